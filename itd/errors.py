@@ -1,0 +1,27 @@
+"""The errors a user can cause. The command line prints their message as one line; a traceback is for bugs only."""
+
+from __future__ import annotations
+
+
+class ItdError(Exception):
+    """Something the user can mend: the message says what was wrong, what was given, what is allowed, what to do next."""
+
+
+class SpaceError(ItdError):
+    """An attribute, site, option or space that cannot be."""
+
+
+class ModelError(ItdError):
+    """A model, site path or weights file that cannot be used."""
+
+
+class DataError(ItdError):
+    """A data set or an image that cannot be read."""
+
+
+class ResultError(ItdError):
+    """A result folder or Parquet file that cannot be written, read or continued."""
+
+
+class NotFiniteError(ItdError):
+    """A logit that is not finite: names the configuration and the image."""

@@ -1,0 +1,31 @@
+"""The convolution and the pool at a setting; a model rewritten to take a configuration; the model registry."""
+
+from itd.patcher.dynamic import DynamicAvgPool2d, DynamicConv2d, DynamicMaxPool2d, conv_at, pool_at
+from itd.patcher.geometry import Choices, Geometry, half_stride_weight, resize_kernel, resize_matrix
+from itd.patcher.model import DynamicModel, entry_of, model_space, patch, site_specs
+from itd.patcher.registry import MODELS, ModelEntry, SiteModule, Sites, build_model, parse_sites, resolve_sites
+
+__all__ = [
+    "MODELS",
+    "Choices",
+    "DynamicAvgPool2d",
+    "DynamicConv2d",
+    "DynamicMaxPool2d",
+    "DynamicModel",
+    "Geometry",
+    "ModelEntry",
+    "SiteModule",
+    "Sites",
+    "build_model",
+    "conv_at",
+    "entry_of",
+    "half_stride_weight",
+    "model_space",
+    "parse_sites",
+    "patch",
+    "pool_at",
+    "resize_kernel",
+    "resize_matrix",
+    "resolve_sites",
+    "site_specs",
+]

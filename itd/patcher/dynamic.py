@@ -1,0 +1,146 @@
+"""The layers that take a setting: the plain, differentiable reading of DESIGN's "What a setting computes"."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from itd.errors import ModelError, SpaceError
+from itd.patcher.geometry import Choices, Geometry, half_stride_weight, resize_kernel
+from itd.space import Setting
+
+DEFAULT = Setting()
+
+
+def conv_at(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, setting: Setting, choices: Choices
+) -> Tensor:
+    """A convolution at a setting.
+
+    x: (N, I, H, W). weight: (O, I/g, k0, k0), untouched. geometry: the pretrained layer's. Returns (N, O, H', W'),
+    with H' = 2H at stride 1/2.
+    """
+    return _convolve(x, resize_kernel(weight, setting.size or geometry.kernel, choices), bias, geometry.at(setting), choices)
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, at: Geometry, choices: Choices) -> Tensor:
+    if at.stride != 0.5:
+        return F.conv2d(x, weight, bias, int(at.stride), at.padding, at.dilation, at.groups)
+    if at.kernel == 1 and choices.shortcut == "nearest":
+        return F.interpolate(F.conv2d(x, weight, bias, 1, 0, 1, at.groups), scale_factor=2, mode="nearest")
+    flipped = half_stride_weight(weight, at.groups)
+    return F.conv_transpose2d(x, flipped, bias, 2, at.padding, 1, at.groups, at.dilation)
+
+
+def pool_at(x: Tensor, pool: nn.MaxPool2d | nn.AvgPool2d, setting: Setting, choices: Choices) -> Tensor:
+    """A pool at a stride: kernel and padding kept. x: (N, C, H, W) -> (N, C, H', W'), exactly 2H at stride 1/2."""
+    stride = setting.stride or pool.stride
+    if stride == 0.5:
+        x, stride = _upsample(x, choices), 1
+        if pool.kernel_size == 2:  # one row below and one column at the right keep the output at exactly 2H
+            x = F.pad(x, (0, 1, 0, 1), mode="replicate")
+    if isinstance(pool, nn.MaxPool2d):
+        return F.max_pool2d(x, pool.kernel_size, int(stride), pool.padding, pool.dilation, pool.ceil_mode)
+    return F.avg_pool2d(
+        x, pool.kernel_size, int(stride), pool.padding, pool.ceil_mode, pool.count_include_pad, pool.divisor_override
+    )
+
+
+def _upsample(x: Tensor, choices: Choices) -> Tensor:
+    if choices.pool_half == "nearest":
+        return F.interpolate(x, scale_factor=2, mode="nearest")
+    out = x.new_zeros(x.shape[0], x.shape[1], 2 * x.shape[2], 2 * x.shape[3])
+    out[:, :, ::2, ::2] = x
+    return out
+
+
+class DynamicConv2d(nn.Conv2d):
+    """A pretrained `nn.Conv2d` that takes a setting; it shares the original's parameters and their names."""
+
+    setting: Setting
+    choices: Choices
+
+    @classmethod
+    def wrap(cls, path: str, conv: nn.Conv2d, choices: Choices) -> DynamicConv2d:
+        """The same layer with `setting` left at the pretrained values."""
+        new = cls.__new__(cls)
+        new.__dict__ = {**conv.__dict__, "_parameters": dict(conv._parameters)}
+        new.geometry = Geometry.of(path, conv)
+        new.setting, new.choices, new._resized = DEFAULT, choices, {}
+        return new
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.setting == DEFAULT:
+            return super().forward(x)
+        at = self.geometry.at(self.setting)
+        return _convolve(x, self._kernel(at.kernel), self.bias, at, self.choices)
+
+    def _kernel(self, k: int) -> Tensor:
+        """The resized kernel; without gradients it is made once for each state of the weight."""
+        if k == self.geometry.kernel or torch.is_grad_enabled():
+            return resize_kernel(self.weight, k, self.choices)
+        key = (k, self.weight._version, self.weight.dtype, self.weight.device)
+        if key not in self._resized:
+            self._resized = {old: w for old, w in self._resized.items() if old[1:] == key[1:]}
+            kernel = resize_kernel(self.weight.detach(), k, self.choices)
+            self._resized[key] = kernel.contiguous(memory_format=torch.channels_last)
+        return self._resized[key]
+
+
+class _DynamicPool:
+    setting: Setting
+    choices: Choices
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.setting == DEFAULT:
+            return super().forward(x)  # type: ignore[misc]
+        return pool_at(x, self, self.setting, self.choices)  # type: ignore[arg-type]
+
+
+class DynamicMaxPool2d(_DynamicPool, nn.MaxPool2d):
+    """A max pool that takes a stride."""
+
+
+class DynamicAvgPool2d(_DynamicPool, nn.AvgPool2d):
+    """An average pool that takes a stride."""
+
+
+DynamicLayer = DynamicConv2d | DynamicMaxPool2d | DynamicAvgPool2d
+
+
+def wrap_layer(path: str, module: nn.Module, choices: Choices) -> DynamicLayer:
+    """The layer at `path` as one that takes a setting; ModelError for a layer that cannot."""
+    if isinstance(module, nn.Conv2d):
+        return DynamicConv2d.wrap(path, module, choices)
+    for kind, dynamic in ((nn.MaxPool2d, DynamicMaxPool2d), (nn.AvgPool2d, DynamicAvgPool2d)):
+        if isinstance(module, kind):
+            check_pool(path, module)
+            new: Any = dynamic.__new__(dynamic)
+            new.__dict__ = dict(module.__dict__)
+            new.setting, new.choices = DEFAULT, choices
+            return new
+    raise ModelError(
+        f"{path} is a {type(module).__name__}, which cannot vary; a site takes Conv2d, MaxPool2d or AvgPool2d"
+    )
+
+
+def check_pool(path: str, pool: nn.Module) -> None:
+    """ModelError by path for a pool whose stride cannot vary."""
+    kernel, stride, padding = pool.kernel_size, pool.stride, pool.padding
+    if not all(isinstance(v, int) for v in (kernel, stride, padding)):
+        raise ModelError(f"{path}: a pool with kernel {kernel}, stride {stride} is not square; it cannot vary")
+    if pool.ceil_mode or getattr(pool, "return_indices", False) or getattr(pool, "dilation", 1) != 1:
+        raise ModelError(f"{path}: a pool with ceil_mode, return_indices or dilation cannot vary")
+
+
+def check_pool_half(path: str, pool: nn.Module) -> None:
+    """SpaceError for a pool that stride 1/2 is not defined for: max k=3, p=1 and average k=2, p=0 are."""
+    kind = "max" if isinstance(pool, nn.MaxPool2d) else "average"
+    if (kind, pool.kernel_size, pool.padding) not in (("max", 3, 1), ("average", 2, 0)):
+        raise SpaceError(
+            f"{path}: stride 1/2 is defined for a max pool of 3 (padding 1) and an average pool of 2, not for a "
+            f"{kind} pool of {pool.kernel_size} (padding {pool.padding}); leave out stride 1/2"
+        )

@@ -1,0 +1,166 @@
+"""Which models are known and where their four sites are. Data and lookups; the rewriting is in `model`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from itd.errors import ModelError
+from itd.space import ATTRIBUTES, SITES
+
+ALL = frozenset(ATTRIBUTES)
+STRIDE = frozenset({"stride"})
+KERNEL = frozenset({"dilation", "size"})
+
+
+@dataclass(frozen=True)
+class SiteModule:
+    """A module of a site and the attributes that it takes there."""
+
+    path: str
+    attributes: frozenset[str]
+
+
+Sites = dict[str, tuple[SiteModule, ...]]
+"""Site name -> its modules."""
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A registered model: torchvision's name, its sites and what they take by default.
+
+    stem_stride: the output stride with every site at stride 1. upsampling: sites whose default stride list has 1/2.
+    fixed: (site, attribute) -> why it stays at its default. v1_top1: the published ImageNet accuracy in percent of
+    torchvision's IMAGENET1K_V1 weights (torchvision's documentation).
+    """
+
+    name: str
+    sites: Sites
+    stem_stride: int
+    v1_top1: float
+    upsampling: frozenset[str] = frozenset("CD")
+    fixed: dict[tuple[str, str], str] = field(default_factory=dict)
+
+
+def _resnet_basic(name: str, top1: float) -> ModelEntry:
+    sites: Sites = {"A": (SiteModule("layer1.0.conv1", ALL),)}
+    for i, site in enumerate("BCD", start=2):
+        sites[site] = (SiteModule(f"layer{i}.0.conv1", ALL), SiteModule(f"layer{i}.0.downsample.0", STRIDE))
+    reason = "its block has no projection on the shortcut to take the same stride"
+    return ModelEntry(name, sites, 4, top1, fixed={("A", "stride"): reason})
+
+
+def _resnet(name: str, top1: float) -> ModelEntry:
+    sites = {
+        site: (SiteModule(f"layer{i}.0.conv2", ALL), SiteModule(f"layer{i}.0.downsample.0", STRIDE))
+        for i, site in enumerate(SITES, start=1)
+    }
+    return ModelEntry(name, sites, 4, top1)
+
+
+def _mobilenet_v2() -> ModelEntry:
+    paths = (f"features.{i}.conv.1.0" for i in (2, 4, 7, 14))
+    return ModelEntry(
+        "mobilenet_v2", {s: (SiteModule(p, ALL),) for s, p in zip(SITES, paths, strict=True)}, 2, 71.878
+    )
+
+
+def _densenet(name: str, top1: float) -> ModelEntry:
+    pools = ("features.pool0", *(f"features.transition{i}.pool" for i in (1, 2, 3)))
+    sites = {
+        site: (SiteModule(pool, STRIDE), SiteModule(f"features.denseblock{i}.denselayer1.conv2", KERNEL))
+        for i, (site, pool) in enumerate(zip(SITES, pools, strict=True), start=1)
+    }
+    return ModelEntry(name, sites, 2, top1)
+
+
+MODELS: dict[str, ModelEntry] = {
+    entry.name: entry
+    for entry in (
+        _resnet_basic("resnet18", 69.758),
+        _resnet_basic("resnet34", 73.314),
+        _resnet("resnet50", 76.130),
+        _resnet("resnet101", 77.374),
+        _resnet("resnet152", 78.312),
+        _resnet("resnext50_32x4d", 77.618),
+        _resnet("resnext101_32x8d", 79.312),
+        _resnet("wide_resnet50_2", 78.468),
+        _resnet("wide_resnet101_2", 78.848),
+        _mobilenet_v2(),
+        _densenet("densenet121", 74.434),
+        _densenet("densenet161", 77.138),
+        _densenet("densenet169", 75.600),
+        _densenet("densenet201", 76.896),
+    )
+}
+
+
+def build_model(name: str, num_classes: int = 1000) -> nn.Module:
+    """A torchvision network with random weights, in evaluation mode; ModelError for a name torchvision lacks."""
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        import difflib
+
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise ModelError(
+            f"no such model: {name!r}; {hint}registered are {', '.join(MODELS)}; "
+            "any other torchvision classifier works with --sites A=path,B=path (see: itd models)"
+        )
+    extra = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    return models.get_model(name, weights=None, num_classes=num_classes, **extra).eval()
+
+
+def parse_sites(name: str, text: str | None) -> tuple[Sites | None, tuple[str, ...]]:
+    """What `--sites` says: (own sites or None for the registered ones, names of the swept sites).
+
+    >>> parse_sites("resnet50", "AB")[1]
+    ('A', 'B')
+    """
+    if text is not None and "=" in text:
+        return _parse_paths(text)
+    if name not in MODELS:
+        raise ModelError(
+            f"{name} has no registered sites; name them: --sites A=path[+path],B=path "
+            f"(registered models: {', '.join(MODELS)})"
+        )
+    letters = text if text is not None else "".join(SITES)
+    wrong = [letter for letter in letters if letter not in SITES]
+    if wrong or not letters or len(set(letters)) != len(letters):
+        raise ModelError(
+            f"no such sites: {letters!r}; allowed are letters of ABCD, each once, or A=path[+path],B=path"
+        )
+    return None, tuple(s for s in SITES if s in letters)
+
+
+def _parse_paths(text: str) -> tuple[Sites, tuple[str, ...]]:
+    sites: Sites = {}
+    for part in text.split(","):
+        letter, _, paths = part.strip().partition("=")
+        if letter not in SITES or letter in sites or not paths:
+            raise ModelError(f"--sites has {part.strip()!r}; allowed is A=path[+path], each of A to D once")
+        sites[letter] = tuple(SiteModule(path.strip(), frozenset()) for path in paths.split("+"))
+    sites = {s: sites[s] for s in SITES if s in sites}
+    return sites, tuple(sites)
+
+
+def resolve_sites(model: nn.Module, sites: Sites) -> Sites:
+    """Sites whose modules all say what they take: a 1x1 convolution and a pool only stride, any other everything."""
+    by_path = dict(model.named_modules())
+    resolved: Sites = {}
+    seen: dict[str, str] = {}
+    for name, modules in sites.items():
+        found = []
+        for module in modules:
+            if module.path not in by_path:
+                raise ModelError(f"site {name}: the model has no module {module.path!r}; see model.named_modules()")
+            if seen.setdefault(module.path, name) != name:
+                raise ModelError(f"{module.path} is in sites {seen[module.path]} and {name}; a module has one site")
+            layer = by_path[module.path]
+            pointwise = not isinstance(layer, nn.Conv2d) or set(layer.kernel_size) == {1}
+            found.append(SiteModule(module.path, module.attributes or (STRIDE if pointwise else ALL)))
+        resolved[name] = tuple(found)
+    return resolved

@@ -1,0 +1,254 @@
+"""The operators a tree runs, each with its output shape, its multiply-accumulates and its scratch memory.
+
+Not here: which operator runs when (`graph`, `stages`), and how a site's layer becomes an operator (`site_ops`).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+CHANNELS_LAST = torch.channels_last
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu_,
+    "relu6": lambda x: F.hardtanh_(x, 0.0, 6.0),
+}
+"""What changes a tensor of its own in place."""
+_ONEDNN_ACTIVATION: dict[str | None, tuple[str, list[float]]] = {
+    None: ("none", []),
+    "relu": ("relu", []),
+    "relu6": ("hardtanh", [0.0, 6.0]),
+}
+
+
+class WindowError(ValueError):
+    """A window that exceeds its input: the configuration cannot run at this image size."""
+
+
+def onednn_fuses(weight: Tensor) -> bool:
+    """Whether oneDNN's convolution with a packed weight and a fused activation can take this weight."""
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    )
+
+
+class Op:
+    """A pure function of tensors. Subclasses say what it costs without running it, by way of meta tensors.
+
+    pointwise: each output position depends on the same input position alone, so that it commutes with subsampling.
+    """
+
+    pointwise = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def meta(self, *args: Any, **kwargs: Any) -> Any:
+        """The output's shape and type, as a meta tensor, from meta tensors."""
+        return self(*args, **kwargs)
+
+    def macs(self, out: Any, *args: Any) -> int:
+        """Multiply-accumulates for these (meta) tensors."""
+        return 0
+
+    def scratch(self, out: Any, *args: Any) -> int:
+        """Bytes in use while it runs, beyond its inputs and its output."""
+        return 0
+
+
+class ConvOp(Op):
+    """A convolution with its normalisation folded in, an optional addition and an optional activation.
+
+    weight: (O, I/g, kh, kw); bias: (O,) or None. Called with x (N, I, H, W) and, where something is added before the
+    activation, `other` (N, O, H', W').
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        groups: int,
+        activation: str | None = None,
+    ) -> None:
+        self.weight = weight.contiguous(memory_format=CHANNELS_LAST)
+        self.bias = bias
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self.activation = activation
+        self.pointwise = weight.shape[2:] == (1, 1) and stride == (1, 1) and padding == (0, 0)
+        self.packed: Tensor | None = None
+        self.fuses = onednn_fuses(weight)
+
+    def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        if self.fuses:
+            return self._fused(x, other)
+        out = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        if other is not None:
+            out = out.add_(other) if out.shape == other.shape else out + other
+        return ACTIVATIONS[self.activation](out) if self.activation else out
+
+    def _fused(self, x: Tensor, other: Tensor | None) -> Tensor:
+        geometry = (list(self.padding), list(self.stride), list(self.dilation), self.groups)
+        if self.packed is None:
+            self.packed = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *geometry, list(x.shape))
+        x = x.contiguous(memory_format=CHANNELS_LAST)
+        name, scalars = _ONEDNN_ACTIVATION[self.activation]
+        run = torch.ops.mkldnn._convolution_pointwise
+        if other is None:
+            return run(x, self.packed, self.bias, *geometry, name, scalars, "")
+        other = other.contiguous(memory_format=CHANNELS_LAST)
+        fused = "relu" if self.activation == "relu" else None  # the one activation that may follow an addition there
+        out = run.binary(x, other, self.packed, self.bias, *geometry, "add", 1.0, fused, [], "")
+        return ACTIVATIONS[self.activation](out) if self.activation and not fused else out
+
+    def meta(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        size = [
+            (length + 2 * p - d * (k - 1) - 1) // s + 1
+            for length, k, s, p, d in zip(
+                x.shape[2:], self.weight.shape[2:], self.stride, self.padding, self.dilation, strict=True
+            )
+        ]
+        if min(size) < 1:
+            raise WindowError
+        return x.new_empty((x.shape[0], self.weight.shape[0], *size))
+
+    def macs(self, out: Tensor, *args: Any) -> int:
+        return out.numel() * math.prod(self.weight.shape[1:])
+
+
+class BatchNormOp(Op):
+    """A normalisation that could not be folded, as a scale and a shift, with an optional activation."""
+
+    pointwise = True
+
+    def __init__(self, scale: Tensor, shift: Tensor, activation: str | None = None) -> None:
+        self.scale, self.shift, self.activation = scale, shift, activation
+        self.zeros, self.ones = torch.zeros_like(scale), torch.ones_like(scale)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        out = F.batch_norm(x, self.zeros, self.ones, self.scale, self.shift, False, 0.0, 0.0)
+        return ACTIVATIONS[self.activation](out) if self.activation else out
+
+    def meta(self, x: Tensor) -> Tensor:
+        return torch.empty_like(x)
+
+
+class CatOp(Op):
+    """Tensors side by side along the channels."""
+
+    pointwise = True
+
+    def __call__(self, xs: Any) -> Tensor:
+        return torch.cat(xs, dim=1)
+
+
+class AddOp(Op):
+    """An addition of two tensors with an optional activation."""
+
+    pointwise = True
+
+    def __init__(self, activation: str | None = None) -> None:
+        self.activation = activation
+
+    def __call__(self, x: Any, y: Any) -> Any:
+        out = x + y
+        return ACTIVATIONS[self.activation](out) if self.activation else out
+
+
+class ActivationOp(Op):
+    """An activation that could not be fused into what came before it."""
+
+    pointwise = True
+
+    def __init__(self, activation: str) -> None:
+        self.activation = activation
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.relu(x) if self.activation == "relu" else F.relu6(x)
+
+    def meta(self, x: Tensor) -> Tensor:
+        return torch.empty_like(x)
+
+
+_POINTWISE_MODULES = (nn.SiLU, nn.GELU, nn.Sigmoid, nn.Tanh, nn.Hardswish, nn.Hardsigmoid, nn.LeakyReLU, nn.ELU, nn.Mish)
+_POINTWISE_FUNCTIONS: frozenset[Any] = frozenset(
+    {operator.mul, torch.mul, torch.sigmoid, torch.tanh, F.silu, F.gelu, F.hardswish, F.leaky_relu, F.elu}
+)
+
+
+class ModuleOp(Op):
+    """Any other layer, run as it is (its in-place flag taken away)."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = copy.copy(module)
+        if getattr(self.module, "inplace", False):
+            self.module.inplace = False  # type: ignore[assignment]
+        self.pointwise = isinstance(module, _POINTWISE_MODULES)
+        self._meta: nn.Module | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+    def meta(self, *args: Any, **kwargs: Any) -> Any:
+        if self._meta is None:
+            self._meta = copy.deepcopy(self.module).to("meta")
+        try:
+            return self._meta(*args, **kwargs)
+        except RuntimeError as error:
+            raise WindowError from error
+
+    def macs(self, out: Any, *args: Any) -> int:
+        if isinstance(self.module, nn.Linear):
+            return out.numel() * self.module.in_features
+        if isinstance(self.module, nn.Conv2d):
+            return out.numel() * math.prod(self.module.weight.shape[1:])
+        if isinstance(self.module, nn.ConvTranspose2d):
+            return args[0].numel() * math.prod(self.module.weight.shape[1:])
+        return 0
+
+
+class FunctionOp(Op):
+    """A function or tensor method of the traced network, run as it is."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.pointwise = function in _POINTWISE_FUNCTIONS
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def meta(self, *args: Any, **kwargs: Any) -> Any:
+        args = tuple(a.to("meta") if isinstance(a, Tensor) else a for a in args)
+        try:
+            return self.function(*args, **kwargs)
+        except RuntimeError as error:
+            raise WindowError from error
+
+    def macs(self, out: Any, *args: Any) -> int:
+        if self.function in (F.linear, torch.matmul, torch.bmm, operator.matmul):
+            return out.numel() * args[0].shape[-1]
+        if self.function is F.conv2d:
+            return out.numel() * math.prod(args[1].shape[1:])
+        return 0
+
+
+def tensor_method(name: str) -> Callable[..., Any]:
+    """`x.name(...)` as a function of x."""
+
+    def call(x: Any, *args: Any, **kwargs: Any) -> Any:
+        return getattr(x, name)(*args, **kwargs)
+
+    return call

@@ -1,0 +1,77 @@
+"""From logits to the per-sample scores of a result (DESIGN: "Results"). They stay on the device until a unit is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+COLUMNS = ("pred", "quality", "nll", "rank", "confidence")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of logits (rows, K): pred, rank int16, quality, nll, confidence float32, finite bool, each (rows,)."""
+
+    pred: Tensor
+    quality: Tensor
+    nll: Tensor
+    rank: Tensor
+    confidence: Tensor
+    finite: Tensor
+
+
+def score(logits: Tensor, labels: Tensor) -> Scores:
+    """Score logits against labels (ITD paper, eq. 1: quality = p_y + 1[prediction == label]).
+
+    logits: (rows, K), taken as float32. labels: (rows,) integer.
+    Prediction: the lowest index among the largest logits. Rank: strictly larger logits, plus equal ones at lower
+    indices; 0 exactly where the prediction is the label.
+
+    >>> s = score(torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([1]))
+    >>> int(s.pred), int(s.rank)
+    (0, 1)
+    """
+    logits = logits.float()
+    labels = labels.to(torch.int64)
+    index = torch.arange(logits.shape[1], device=logits.device)
+    top = logits.amax(dim=1, keepdim=True)
+    pred = torch.where(logits == top, index, logits.shape[1]).amin(dim=1)
+    own = logits.gather(1, labels[:, None])
+    rank = ((logits > own) | ((logits == own) & (index < labels[:, None]))).sum(dim=1)
+    log_p = torch.log_softmax(logits, dim=1)
+    own_log_p = log_p.gather(1, labels[:, None])[:, 0]
+    return Scores(
+        pred=pred.to(torch.int16),
+        quality=own_log_p.exp() + (pred == labels),
+        nll=-own_log_p,
+        rank=rank.to(torch.int16),
+        confidence=log_p.amax(dim=1).exp(),
+        finite=torch.isfinite(logits).all(dim=1),
+    )
+
+
+class ScoreBuffer:
+    """The scores of one unit of work: C configurations of n images, kept where they are computed."""
+
+    def __init__(self, configs: int, labels: np.ndarray, device: torch.device | str) -> None:
+        shape = (configs, len(labels))
+        self.labels = torch.from_numpy(labels.astype(np.int64)).to(device)
+        types = {"pred": torch.int16, "rank": torch.int16, "finite": torch.bool}
+        self.columns = {
+            name: torch.zeros(shape, dtype=types.get(name, torch.float32), device=device)
+            for name in (*COLUMNS, "finite")
+        }
+
+    def add(self, configs: np.ndarray, images: np.ndarray, logits: Tensor) -> None:
+        """Score rows of logits (rows, K); configs, images: their numbers, (rows,)."""
+        at = torch.from_numpy(np.stack([configs, images])).to(logits.device, non_blocking=True)
+        scores = score(logits, self.labels[at[1]])
+        for name, column in self.columns.items():
+            column[at[0], at[1]] = getattr(scores, name)
+
+    def on_host(self) -> dict[str, np.ndarray]:
+        """Every column as (C, n) numpy, `finite` among them."""
+        return {name: column.cpu().numpy() for name, column in self.columns.items()}

@@ -1,0 +1,30 @@
+"""What may vary: attributes, sites, settings, configurations and the allowed space. Pure Python, no torch."""
+
+from itd.space.build import build_space, count_product
+from itd.space.setting import (
+    ATTRIBUTES,
+    SITES,
+    Config,
+    Setting,
+    SiteSpec,
+    Space,
+    format_config,
+    format_value,
+    parse_attributes,
+    parse_value,
+)
+
+__all__ = [
+    "ATTRIBUTES",
+    "SITES",
+    "Config",
+    "Setting",
+    "SiteSpec",
+    "Space",
+    "build_space",
+    "count_product",
+    "format_config",
+    "format_value",
+    "parse_attributes",
+    "parse_value",
+]
