@@ -1,3 +1,30 @@
-"""itd: an oracle evaluation engine for inference-time-dynamic CNNs."""
+"""itd: an oracle evaluation engine for inference-time-dynamic CNNs.
+
+The public verbs are loaded when they are first used, so that `import itd` costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
 
 __version__ = "0.1.0"
+
+_VERBS = {
+    "SweepRequest": "itd.runner.request",
+    "sweep": "itd.api",
+    "prepare_sweep": "itd.api",
+    "patch": "itd.patcher",
+    "open_result": "itd.store",
+    "oracle": "itd.analysis",
+    "greedy": "itd.analysis",
+}
+
+__all__ = ["__version__", *_VERBS]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _VERBS:
+        import importlib
+
+        return getattr(importlib.import_module(_VERBS[name]), name)
+    raise AttributeError(f"module 'itd' has no attribute {name!r}")

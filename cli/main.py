@@ -1,0 +1,127 @@
+"""The `itd` command: a table of commands, each loaded only when it is called, and errors as one line."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import click
+
+from itd.errors import ItdError
+from itd_cli.options import Interrupted
+
+COMMANDS = {
+    "sweep": ("itd_cli.sweep:sweep", "Run every configuration of a network on every image."),
+    "oracle": ("itd_cli.oracle:oracle", "Static, worst, median and best accuracy of results."),
+    "greedy": ("itd_cli.greedy:greedy", "Accuracy of the best few configurations, added greedily."),
+    "models": ("itd_cli.models:models", "List the models, their sites and spaces."),
+}
+"""name -> (module:attribute, help). The help stands here so that `itd --help` loads no command."""
+
+INTERRUPTED = "interrupted; nothing already written is lost: the same command goes on from there"
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is called, and prints every error as one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
+            hint = f"; did you mean `itd {near[0]}`?" if near else ""
+            ctx.fail(f"no such command: {name!r}; the commands are {', '.join(COMMANDS)}{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        if not standalone_mode:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        try:
+            code = super().main(args, prog_name or "itd", complete_var, standalone_mode=False, **extra)
+            sys.stdout.flush()
+        except Interrupted as error:
+            _end(str(error), 130)
+        except (click.Abort, KeyboardInterrupt):
+            _end(INTERRUPTED, 130)
+        except ItdError as error:
+            _end(str(error), 1)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(2)
+        except click.ClickException as error:
+            _end(_usage(error), error.exit_code)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the last flush complain
+            sys.exit(1)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage(error: click.ClickException) -> str:
+    """A mistake in the command line as one line, with what to do next."""
+    text = " ".join(error.format_message().split()).rstrip(".")
+    text = text[:1].lower() + text[1:]
+    context = getattr(error, "ctx", None)
+    if context is None or "; " in text:
+        return text
+    return f"{text}; `{context.command_path} --help` shows what is allowed"
+
+
+def _end(message: str, code: int) -> NoReturn:
+    line = "interrupted" if code == 130 and not message else " ".join(message.split())
+    prefix = "itd: " if code == 130 else "itd: error: "
+    click.echo(prefix + line, err=True)
+    sys.exit(code)
+
+
+def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        from itd import __version__
+
+        click.echo(f"itd {__version__}")
+        ctx.exit()
+
+
+@click.group(
+    name="itd",
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Example: itd sweep --model resnet50 --attr stride, then itd oracle results/*.parquet",
+)
+@click.option("--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version.")
+def cli() -> None:
+    """Oracle evaluation of inference-time-dynamic CNNs: change stride, dilation or kernel size of a pretrained network.
+
+    `itd sweep` runs every configuration on every image and keeps the scores as Parquet; the other commands read them.
+    """
+
+
+def main() -> None:
+    """What the `itd` script runs."""
+    cli(prog_name="itd")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""What commands share: output options, and the interruption that says how to go on."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from itd.errors import ItdError, ResultError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Interrupted(ItdError):
+    """Ctrl-C, with a message of how to go on: printed as one line, exit status 130."""
+
+
+def output_options(*, plot: bool = False) -> Callable[[F], F]:
+    """`--json`, `--csv FILE` and, where the command draws, `--plot FILE`."""
+
+    def add(command: F) -> F:
+        if plot:
+            command = click.option("--plot", metavar="FILE", help="Draw a figure: .png, .svg or .pdf.")(command)
+        command = click.option("--csv", "csv_path", metavar="FILE", help="Write the figures as CSV.")(command)
+        return click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")(command)
+
+    return add
+
+
+def results_argument(command: F) -> F:
+    """One or more results."""
+    return click.argument("results", nargs=-1, required=True, metavar="RESULT...")(command)
+
+
+def print_json(value: Any) -> None:
+    """JSON on standard output: one object a line, so that it is easy to look at and to cut."""
+    if isinstance(value, list):
+        click.echo("[" + ",\n ".join(json.dumps(item) for item in value) + "]")
+    else:
+        click.echo(json.dumps(value))
+
+
+def note(text: str) -> None:
+    """A remark, on standard error, so that standard output holds only what was asked for."""
+    click.echo(f"itd: note: {text}", err=True)
+
+
+def write_csv(path: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes rows as CSV; a value that is absent or None is empty."""
+    try:
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+    except OSError as error:
+        raise ResultError(f"cannot write the CSV {path}: {error.strerror or error}; give --csv another path") from error

@@ -1,0 +1,157 @@
+"""`itd sweep`: every configuration of a network on every image, into a Parquet result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from itd_cli.options import Interrupted, note
+
+
+def _range(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int, int]:
+    try:
+        low, high = (int(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not LOW,HIGH; allowed are two whole numbers as in 4,288") from None
+    if not 1 <= low <= high:
+        raise click.BadParameter(f"{text!r} has no value in it; allowed is 1 <= LOW <= HIGH as in 4,288")
+    return low, high
+
+
+def _shard(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    try:
+        number, of = (int(part) for part in text.split("/"))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not i/n; allowed is for example 1/8") from None
+    if not 1 <= number <= of:
+        raise click.BadParameter(f"{text!r}: i must be from 1 to n, as in 1/8")
+    return number, of
+
+
+def _what(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(
+        [
+            click.option("--model", required=True, metavar="NAME", help="torchvision's name, such as resnet50."),
+            click.option("--attr", "attributes", required=True, metavar="A[,A]", help="stride, dilation, size, or several."),
+            click.option("--sites", metavar="S", help="ABCD, a part of it, or A=path[+path],B=path for any network."),
+            click.option("--options", multiple=True, metavar="O", help="1,2,3 for every site; A=1,2 for one; stride:A=1,2."),
+            click.option("--size-scale", type=click.Choice(["area", "side", "none"]), default="area", show_default=True),
+            click.option("--align-corners", is_flag=True, help="Of the bilinear resize of kernels."),
+            click.option("--shortcut", type=click.Choice(["zero", "nearest"]), default="zero", show_default=True),
+            click.option("--pool-half", type=click.Choice(["nearest", "zero"]), default="nearest", show_default=True),
+            click.option("--stride-range", default="4,288", show_default=True, callback=_range, metavar="LOW,HIGH"),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def _on_what(command: Callable[..., Any]) -> Callable[..., Any]:
+    count = click.IntRange(min=1)
+    for option in reversed(
+        [
+            click.option("--data", metavar="DIR|digits", help="A folder per class; default $ITD_DATA, else the digits."),
+            click.option("--classes", "classes_file", metavar="FILE", help="One folder name per line, in label order."),
+            click.option("--num-classes", type=count, metavar="K"),
+            click.option("--weights", metavar="NAME|FILE|none", help="Of torchvision's enum, .pth or .safetensors."),
+            click.option("--resize", "resize_px", type=count, metavar="PX", help="Shorter side; default the weights' own."),
+            click.option("--crop", "crop_px", type=count, metavar="PX", help="Centre crop; default the weights' own."),
+            click.option("--limit", type=count, metavar="N", help="The first N images; a larger N extends a result."),
+            click.option("--every", type=count, default=1, metavar="K", help="Each K-th image, before the limit."),
+            click.option("--allow-missing", is_flag=True, help="An image that cannot be decoded becomes null rows."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def _how(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(
+        [
+            click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Images in the tree at once."),
+            click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one."),
+            click.option("--precision", default="fp32", show_default=True, metavar="P", help="fp32, tf32, bf16 or fp16."),
+            click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode."),
+            click.option("--shard", callback=_shard, metavar="i/n", help="Only this part of the work, for job arrays."),
+            click.option("--out", metavar="PATH", help="Default results/<model>-<attr>.parquet."),
+            click.option("--plan", "only_plan", is_flag=True, help="Say what would be done, then stop."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@click.command(epilog="Example: itd sweep --model resnet50 --attr stride --data /imagenet/val --limit 1000")
+@_what
+@_on_what
+@_how
+def sweep(only_plan: bool, size_scale: str, align_corners: bool, shortcut: str, pool_half: str, **given: Any) -> None:
+    """Run every allowed configuration on every image and keep one row of scores for each, as Parquet.
+
+    The same command again finishes what is missing. Without --data and --weights the network is trained once on the
+    embedded digits, so that every command works anywhere.
+    """
+    from itd.api import prepare_sweep
+    from itd.api import sweep as run
+    from itd.patcher import Choices
+    from itd.runner.request import SweepRequest
+
+    choices = Choices(size_scale, align_corners, shortcut, pool_half)
+    request = SweepRequest(choices=choices, **given)
+    if only_plan:
+        click.echo(plan_text(prepare_sweep(request).plan()))
+        return
+    bar = _Bar()
+    try:
+        report = run(request, on_start=bar.start)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; whole units are kept: give the same command again to go on") from None
+    finally:
+        bar.close()
+    rate = report.done * report.configs / report.seconds if report.done else 0.0
+    note(f"{report.images - report.left} of {report.images} images are in {report.out} ({report.done} now, {rate:.0f} rows/s)")
+
+
+class _Bar:
+    """Progress on standard error: images x configurations per second, and the time left."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+
+    def start(self, prepared: Any, already: int, todo: int) -> Callable[[int], Any]:
+        from tqdm import tqdm
+
+        images, configs = len(prepared.samples), len(prepared.space)
+        for reason, count in prepared.space.removed.items():
+            note(f"{count} configurations are left out: {reason}")
+        note(f"{configs} configurations, {images} images, {already} of them there already -> {prepared.out}")
+        self.bar = tqdm(total=todo * configs, unit="img·cfg", unit_scale=True, smoothing=0.05, disable=not todo)
+        return self.bar.update
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def plan_text(plan: Any) -> str:
+    """What `--plan` prints."""
+    shared = plan.plain_macs / plan.tree_macs if plan.tree_macs else 1.0
+    lines = [
+        f"model            {plan.model}, {'+'.join(plan.attributes)}",
+        f"configurations   {plan.configs:,} (default: {'not in the space' if plan.default is None else plan.default})",
+        *(f"left out         {count:,}: {reason}" for reason, count in plan.removed.items()),
+        f"images           {plan.images:,}",
+        f"MACs, plain      {_giga(plan.plain_macs)}: every configuration on its own",
+        f"MACs, shared     {_giga(plan.tree_macs)}: {shared:.1f}x fewer in the prefix tree",
+        f"scores           {plan.score_bytes / 1e6:,.1f} MB before compression",
+        f"result           {plan.out}",
+    ]
+    return "\n".join(lines)
+
+
+def _giga(macs: int) -> str:
+    return f"{macs / 1e9:,.1f} GMAC"

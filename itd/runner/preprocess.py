@@ -1,0 +1,91 @@
+"""From a PIL image to a network's input: resize, crop, normalise. Not for augmentation, nor for reading files."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from itd.errors import DataError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+_INTERPOLATIONS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "nearest": Image.Resampling.NEAREST,
+}
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What is done to an image before the network sees it; the default is torchvision's for its V1 ImageNet weights.
+
+    resize_px: length of the shorter side after resizing (None: not resized). crop_px: side of the square cut from the
+    centre. mean, std: per channel, of values in 0 to 1. interpolation: bilinear, bicubic or nearest, with PIL's filter.
+
+    Raises DataError where the crop is larger than the resized image.
+
+    >>> Preprocess()(Image.new("RGB", (300, 500))).shape
+    torch.Size([3, 224, 224])
+    """
+
+    resize_px: int | None = 256
+    crop_px: int = 224
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        if self.crop_px < 1:
+            raise DataError(f"--crop {self.crop_px} is not an image size; give a whole number of pixels of at least 1")
+        if self.resize_px is not None and self.resize_px < self.crop_px:
+            raise DataError(
+                f"--resize {self.resize_px} is smaller than --crop {self.crop_px}, which would add a black border; "
+                f"give --resize of at least {self.crop_px}"
+            )
+        if self.interpolation not in _INTERPOLATIONS:
+            allowed = ", ".join(_INTERPOLATIONS)
+            raise DataError(f"no such interpolation: {self.interpolation!r}; the interpolations are {allowed}")
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """image: RGB -> pixels: (3, crop_px, crop_px) float32."""
+        image = _centre_crop(self._resize(image), self.crop_px)
+        pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous().to(torch.float32)
+        mean, std = (torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (self.mean, self.std))
+        return pixels.div_(255).sub_(mean).div_(std)
+
+    def _resize(self, image: Image.Image) -> Image.Image:
+        short = min(image.size)
+        if self.resize_px is None or short == self.resize_px:
+            return image
+        # Truncation, not rounding, of the longer side is torchvision's.
+        width, height = (int(self.resize_px * side / short) if side != short else self.resize_px for side in image.size)
+        return image.resize((width, height), _INTERPOLATIONS[self.interpolation])
+
+    def identity(self) -> dict[str, Any]:
+        """The preprocessing as JSON values, for a result's identity; `from_identity` reads it back."""
+        values = asdict(self)
+        return values | {"mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_identity(cls, values: dict[str, Any]) -> Preprocess:
+        """The preprocessing that `identity` wrote down."""
+        return cls(**(values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])}))
+
+
+DIGITS_PREPROCESS = Preprocess(resize_px=None, crop_px=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+"""For the embedded digits: the 64 x 64 canvas as it is, in -1 to 1."""
+
+
+def _centre_crop(image: Image.Image, crop_px: int) -> Image.Image:
+    """The square at the centre, placed as torchvision's CenterCrop does; a smaller image gets a black border."""
+    width, height = image.size
+    left, top = (
+        round((side - crop_px) / 2.0) if side >= crop_px else -((crop_px - side) // 2) for side in (width, height)
+    )
+    return image.crop((left, top, left + crop_px, top + crop_px))

@@ -1,0 +1,290 @@
+"""What a sweep was asked to do, checked and resolved before anything is computed: model, space, images, identity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from itd.errors import ItdError, SpaceError
+from itd.patcher import MODELS, Choices, DynamicModel, Sites, build_model, model_space, parse_sites, patch
+from itd.patcher.model import site_specs
+from itd.runner.graph import build_graph
+from itd.runner.images import ImageSet, select
+from itd.runner.plan import Costs, Walk, fixed_op, resolve, walk
+from itd.runner.precision import Precision
+from itd.runner.preprocess import Preprocess
+from itd.runner.stages import cut
+from itd.runner.trie import build_trie
+from itd.runner.weights import Weights, apply_weights
+from itd.space import ATTRIBUTES, SITES, Space, parse_attributes, parse_value
+
+WINDOW_RULE = "a window exceeds its input"
+_ROW_BYTES = 16
+"""pred, quality, nll, rank and confidence of one row, before compression."""
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """What `itd sweep` takes. Texts are as typed; None is the default.
+
+    model: torchvision's name. attributes: `stride` or `stride,size`. sites: `ABCD`, a part of it, or `A=path,B=path`.
+    options: each `1,2,3`, `A=1,2` or `stride:A=1,2`. stride_range: allowed total output stride. resize_px, crop_px: in
+    place of the weights' own. limit, every: which images. images_per_unit: used where the result is created.
+    """
+
+    model: str
+    attributes: str
+    sites: str | None = None
+    options: tuple[str, ...] = ()
+    choices: Choices = field(default_factory=Choices)
+    stride_range: tuple[int, int] = (4, 288)
+    data: str | None = None
+    classes_file: str | None = None
+    num_classes: int | None = None
+    weights: str | None = None
+    resize_px: int | None = None
+    crop_px: int | None = None
+    limit: int | None = None
+    every: int = 1
+    batch_size: int | None = None
+    device: str | None = None
+    precision: str = "fp32"
+    workers: int = 0
+    out: str | None = None
+    allow_missing: bool = False
+    shard: tuple[int, int] | None = None
+    images_per_unit: int | None = None
+
+    def checked_device(self) -> torch.device:
+        """The device; ItdError where it is not there."""
+        name = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            device = torch.device(name)
+        except RuntimeError as error:
+            raise ItdError(f"no such device: {name!r}; allowed are cpu, cuda, cuda:0 and so on") from error
+        if device.type not in ("cpu", "cuda"):
+            raise ItdError(f"device {name} is not supported; allowed are cpu and cuda")
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ItdError(f"--device {name}: torch sees no GPU here; give --device cpu, or install a GPU build of torch")
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise ItdError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, numbered from 0")
+        return device
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sweep ready to run. samples: (N,) int32 of the selected images. macs: (C,) of each plain forward.
+
+    plain: the trie's costs with nothing shared inside a configuration's own path; tree: as the engine runs it.
+    """
+
+    request: SweepRequest
+    model: DynamicModel
+    space: Space
+    images: ImageSet
+    samples: np.ndarray
+    preprocess: Preprocess
+    precision: Precision
+    device: torch.device
+    identity: Mapping[str, Any]
+    weights_label: str
+    macs: tuple[int, ...]
+    tree_macs: int
+    out: str
+
+    def plan(self) -> SweepPlan:
+        """What `--plan` prints."""
+        n = len(self.samples)
+        return SweepPlan(
+            model=self.request.model,
+            attributes=self.space.attributes,
+            configs=len(self.space),
+            default=self.space.default,
+            removed=dict(self.space.removed),
+            images=n,
+            plain_macs=sum(self.macs) * n,
+            tree_macs=self.tree_macs * n,
+            score_bytes=len(self.space) * n * _ROW_BYTES,
+            out=self.out,
+        )
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a sweep will do. removed: reason -> configurations left out. plain_macs, tree_macs: multiply-accumulates of
+    all images, each configuration on its own and as the tree runs them. score_bytes: before compression."""
+
+    model: str
+    attributes: tuple[str, ...]
+    configs: int
+    default: int | None
+    removed: Mapping[str, int]
+    images: int
+    plain_macs: int
+    tree_macs: int
+    score_bytes: int
+    out: str
+
+
+def patched_model(request: SweepRequest, num_classes: int) -> tuple[DynamicModel, tuple[str, ...], Sites | None]:
+    """The network with random weights, patched; the swept sites; the user's own sites, if any."""
+    own, swept = parse_sites(request.model, request.sites)
+    network = build_model(request.model, num_classes)
+    return patch(network, own or request.model, request.choices), swept, own
+
+
+def request_space(request: SweepRequest, model: DynamicModel, swept: Sequence[str], own: Sites | None) -> Space:
+    """The space a request asks for, before images are looked at."""
+    attributes = parse_attributes(request.attributes)
+    entry = None if own else MODELS[request.model]
+    return model_space(
+        model,
+        attributes,
+        entry=entry,
+        stem_stride=None if entry else stem_stride(model, request.crop_px or 224),
+        swept=swept,
+        options=parse_options(request.options, attributes, swept),
+        stride_range=request.stride_range,
+    )
+
+
+def parse_options(
+    texts: Sequence[str], attributes: Sequence[str], swept: Sequence[str]
+) -> dict[tuple[str, str], tuple[float, ...]]:
+    """What `--options` says: (site, attribute) -> values.
+
+    >>> parse_options(["1,2", "C=1/2"], ["stride"], ["B", "C"])
+    {('B', 'stride'): (1, 2), ('C', 'stride'): (0.5,)}
+    """
+    found: dict[tuple[str, str], tuple[float, ...]] = {}
+    for text in sorted(texts, key=lambda t: "=" in t):
+        head, equals, tail = text.rpartition("=")
+        if equals and ":" in head:
+            attribute, _, site = head.partition(":")
+        elif ":" in tail:
+            (attribute, _, tail), site = tail.partition(":"), ""
+        else:
+            attribute, site = "", head
+        attribute, site = attribute.strip(), site.strip()
+        if not attribute and len(attributes) > 1:
+            raise SpaceError(
+                f"--options {text} does not say of which attribute; with --attr {','.join(attributes)} "
+                f"write {attributes[0]}:{text}"
+            )
+        attribute = attribute or attributes[0]
+        if attribute not in ATTRIBUTES:
+            raise SpaceError(f"--options {text}: no such attribute: {attribute!r}; allowed are {', '.join(ATTRIBUTES)}")
+        if equals and site not in SITES:
+            raise SpaceError(f"--options {text}: no such site: {site!r}; allowed are {', '.join(swept)}")
+        values = tuple(parse_value(attribute, part) for part in tail.split(","))
+        for name in (site,) if site else swept:
+            found[name, attribute] = values
+    return found
+
+
+def stem_stride(model: DynamicModel, crop_px: int) -> float:
+    """The output stride at the last site with every site at stride 1, read off the shapes of one forward.
+
+    It is what the stride range rule needs for a network that is not registered.
+    """
+    graph = build_graph(model, torch.float32, "cpu", optimise=False)
+    values: dict[int, Any] = {0: torch.empty((1, 3, crop_px, crop_px), device="meta")}
+    out_px = crop_px
+    for node in graph.nodes:
+        values[node.id] = fixed_op(node).meta(*resolve(node.args, values), **resolve(node.kwargs, values))
+        if node.site is not None:
+            out_px = values[node.id].shape[2]
+    sites = math.prod(spec.default.stride or 1 for spec in site_specs(model))
+    return max(1.0, round(crop_px / out_px) / sites)
+
+
+def prepare(request: SweepRequest, images: ImageSet, weights: Weights) -> Prepared:
+    """Everything that can be refused is refused here, before the first image is decoded."""
+    device = request.checked_device()
+    precision = Precision(request.precision, str(device))
+    model, swept, own = patched_model(request, weights.num_classes)
+    apply_weights(model, weights)
+    model.eval()
+    space = request_space(request, model, swept, own)
+    preprocess = _preprocess(request, weights)
+    plain, tree = walks(model, space, preprocess.crop_px)
+    impossible = plain.impossible()
+    if impossible:
+        space = space.without(impossible, f"{WINDOW_RULE} at {preprocess.crop_px} px")
+        plain, tree = walks(model, space, preprocess.crop_px)
+    return Prepared(
+        request=request,
+        model=model,
+        space=space,
+        images=images,
+        samples=select(len(images), request.every, request.limit),
+        preprocess=preprocess,
+        precision=precision,
+        device=device,
+        identity=_identity(request, model, space, images, weights, preprocess),
+        weights_label=weights.label,
+        macs=tuple(m for m in plain.per_config if m is not None),
+        tree_macs=tree.macs,
+        out=request.out or default_out(request.model, space.attributes),
+    )
+
+
+def default_out(model: str, attributes: Sequence[str]) -> str:
+    """Where a result goes.
+
+    >>> default_out("resnet50", ("stride", "size"))
+    'results/resnet50-stride+size.parquet'
+    """
+    return f"results/{model}-{'+'.join(attributes)}.parquet"
+
+
+def walks(model: DynamicModel, space: Space, crop_px: int) -> tuple[Walk, Walk]:
+    """The costs of a space for one image: with nothing optimised, and as the tree runs it."""
+    attributes = {m.path: m.attributes for modules in model.sites.values() for m in modules}
+    found = []
+    for optimise in (False, True):
+        graph = build_graph(model, torch.float32, "cpu", optimise=optimise)
+        stages = cut(model, graph, space, subsample=optimise)
+        found.append(walk(space, build_trie(space, stages), Costs(stages, attributes, torch.float32), crop_px))
+    return found[0], found[1]
+
+
+def _preprocess(request: SweepRequest, weights: Weights) -> Preprocess:
+    from dataclasses import replace
+
+    given = weights.preprocess
+    if request.crop_px is not None:
+        given = replace(given, crop_px=request.crop_px, resize_px=_resize(given.resize_px, request))
+    elif request.resize_px is not None:
+        given = replace(given, resize_px=request.resize_px)
+    return given
+
+
+def _resize(own: int | None, request: SweepRequest) -> int | None:
+    return request.resize_px if request.resize_px is not None else own
+
+
+def _identity(
+    request: SweepRequest,
+    model: DynamicModel,
+    space: Space,
+    images: ImageSet,
+    weights: Weights,
+    preprocess: Preprocess,
+) -> dict[str, Any]:
+    return {
+        "model": request.model,
+        "weights_sha256": weights.sha256,
+        "sites": {name: [m.path for m in modules] for name, modules in model.sites.items()},
+        "space": space.identity(),
+        "choices": request.choices.identity(),
+        "data": images.fingerprint(),
+        "every": request.every,
+        "preprocess": preprocess.identity(),
+        "precision": request.precision,
+    }

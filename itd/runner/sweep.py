@@ -1,0 +1,231 @@
+"""The sweep: units of images through the tree, scores into the result. One process, one device."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import queue
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from itd import __version__
+from itd.errors import NotFiniteError
+from itd.runner.loader import Batch, batches
+from itd.runner.request import Prepared
+from itd.runner.scores import COLUMNS, ScoreBuffer
+from itd.runner.tree import TreeExecutor
+from itd.space import format_config
+from itd.store import ResultWriter, Unit
+
+Progress = Callable[[int], Any]
+"""Told how many (image, configuration) pairs were just computed."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SweepReport:
+    """What a sweep did. images: selected. already: there before. done: added now. left: to other shards."""
+
+    out: str
+    images: int
+    already: int
+    done: int
+    configs: int
+    seconds: float
+
+    @property
+    def left(self) -> int:
+        """Images still missing."""
+        return self.images - self.already - self.done
+
+
+def open_writer(prepared: Prepared) -> ResultWriter:
+    """The result of a prepared sweep, created or continued."""
+    return ResultWriter.open(
+        prepared.out,
+        identity=dict(prepared.identity),
+        space=prepared.space,
+        macs=prepared.macs,
+        samples=prepared.samples,
+        images_per_unit=prepared.request.images_per_unit or unit_size(len(prepared.samples), prepared.device),
+        provenance=provenance(prepared),
+    )
+
+
+def unit_size(images: int, device: torch.device) -> int:
+    """Images in a unit of a new result: about 64 units, 8 to 16 images on a CPU and to 256 on a GPU.
+
+    >>> unit_size(50_000, torch.device("cpu"))
+    16
+    """
+    most = 256 if device.type == "cuda" else 16
+    return max(8, min(most, 1 << max(0, images // 64).bit_length()))
+
+
+def sweep(prepared: Prepared, writer: ResultWriter, progress: Progress | None = None) -> SweepReport:
+    """Compute and write the units that are missing.
+
+    Raises NotFiniteError naming configuration and image, DataError for an image that cannot be decoded, ResultError
+    where the disk refuses. Units written before stay.
+    """
+    started = time.perf_counter()
+    already = writer.done_images
+    units = writer.todo(prepared.request.shard)
+    done = 0
+    if units:
+        executor = TreeExecutor(
+            prepared.model, prepared.space, device=prepared.device, precision=prepared.precision
+        )
+        for unit, unit_batches in _grouped(_ahead(_stream(prepared, units))):
+            _run_unit(prepared, writer, executor, unit, unit_batches, progress)
+            done += len(unit)
+    return SweepReport(
+        prepared.out, len(prepared.samples), already, done, len(prepared.space), time.perf_counter() - started
+    )
+
+
+def _run_unit(
+    prepared: Prepared,
+    writer: ResultWriter,
+    executor: TreeExecutor,
+    unit: Unit,
+    unit_batches: Iterable[Batch],
+    progress: Progress | None,
+) -> None:
+    labels = prepared.images.labels[unit.samples]
+    buffer = ScoreBuffer(len(prepared.space), labels, prepared.device)
+    missing = np.zeros(len(unit), bool)
+    start = 0
+    for batch in unit_batches:
+        first = start
+
+        def add(configs: np.ndarray, images: np.ndarray, logits: Tensor, first: int = first) -> None:
+            buffer.add(configs, images + first, logits)
+            if progress is not None:
+                progress(len(configs))
+
+        executor.run(batch.pixels, add)
+        start += len(batch.samples)
+        missing[first:start] = batch.missing
+    columns = buffer.on_host()
+    _require_finite(prepared, unit, columns.pop("finite") | missing)
+    writer.write(unit, labels=labels, missing=missing, **{name: columns[name] for name in COLUMNS})
+
+
+def _require_finite(prepared: Prepared, unit: Unit, finite: np.ndarray) -> None:
+    if finite.all():
+        return
+    config, image = (int(v) for v in np.argwhere(~finite)[0])
+    sample = int(unit.samples[image])
+    shown = format_config(prepared.space.sites, prepared.space.configs[config])
+    raise NotFiniteError(
+        f"logits that are not finite: configuration {config}, {shown}, image {sample} "
+        f"({prepared.images.names[sample]}); {int((~finite).sum())} rows of this unit have some; "
+        "try --precision fp32, or check the weights; what was written before is kept"
+    )
+
+
+def _stream(prepared: Prepared, units: list[Unit]) -> Iterator[tuple[Unit, Batch]]:
+    request = prepared.request
+    size = request.batch_size or (64 if prepared.device.type == "cuda" else 8)
+    for unit in units:
+        for batch in batches(
+            prepared.images,
+            unit.samples,
+            prepared.preprocess,
+            batch_size=size,
+            workers=request.workers,
+            allow_missing=request.allow_missing,
+            pin_memory=prepared.device.type == "cuda",
+        ):
+            yield unit, batch
+
+
+def _grouped(stream: Iterator[tuple[Unit, Batch]]) -> Iterator[tuple[Unit, Iterator[Batch]]]:
+    import itertools
+
+    for _, group in itertools.groupby(stream, key=lambda item: item[0].first):
+        unit, first = next(group)
+        yield unit, itertools.chain([first], (batch for _, batch in group))
+
+
+def _ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
+    """The items, decoded by a thread while the tree runs; its errors are raised here."""
+    ready: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(kind: str, value: Any) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put((kind, value), timeout=0.2)
+            except queue.Full:
+                continue
+
+    def fill() -> None:
+        try:
+            for item in items:
+                put("item", item)
+                if stop.is_set():
+                    return
+            put("end", None)
+        except BaseException as error:  # raised again where the items are used
+            put("error", error)
+
+    thread = threading.Thread(target=fill, daemon=True, name="itd-decode")
+    thread.start()
+    try:
+        while True:
+            kind, value = ready.get()
+            if kind == "error":
+                raise value
+            if kind == "end":
+                return
+            yield value
+    finally:
+        stop.set()
+
+
+def provenance(prepared: Prepared) -> dict[str, Any]:
+    """Where and when a run was made: never part of what makes two results the same."""
+    import torchvision
+
+    device = prepared.device
+    return {
+        "itd": __version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine() + " CPU",
+        "threads": torch.get_num_threads(),
+        "weights": prepared.weights_label,
+        "data": prepared.images.source,
+        "batch_size": prepared.request.batch_size,
+        "workers": prepared.request.workers,
+        "git": _git_revision(),
+        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _git_revision() -> str | None:
+    try:
+        out = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return out.stdout.strip() or None

@@ -1,0 +1,7 @@
+"""The Parquet results: writing them so that nothing is lost, reading them so that nothing wrong passes. No torch."""
+
+from itd.store.result import Result, open_result
+from itd.store.verify import Damage, VerifyReport, verify
+from itd.store.writer import ResultWriter, Unit
+
+__all__ = ["Damage", "Result", "ResultWriter", "Unit", "VerifyReport", "open_result", "verify"]

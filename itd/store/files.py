@@ -1,0 +1,157 @@
+"""Files that are either whole or absent: temporary names, fsync, rename, a lock, and disk errors as one line."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from itd.errors import ResultError
+
+SIDE = "_itd"
+"""The sub-folder that readers of the table never see."""
+
+DAY_S = 86_400
+_HOST = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:32] or "host"
+_TEMPORARY = re.compile(r"^tmp-([A-Za-z0-9]+)-(\d+)-[0-9a-f]+$")
+_ON = "nothing already written is lost"
+
+
+@contextlib.contextmanager
+def disk_errors(path: str | Path) -> Iterator[None]:
+    """Turns an OSError of a write into one line that says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise ResultError(_say(path, error)) from error
+
+
+def _say(path: str | Path, error: OSError) -> str:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        next_step = f"{_ON}: free some space, then give the same command again and it goes on from there"
+    elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        next_step = f"{_ON}: make the folder writable and give the same command again, or another --out"
+    elif error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+        next_step = "a result is a folder: give another --out"
+    else:
+        next_step = f"{_ON}: the same command goes on from there"
+    return f"cannot write {path}: {reason}; {next_step}"
+
+
+def write_atomic(target: Path, data: bytes, check: Callable[[Path], None] | None = None) -> None:
+    """Writes `data` under a temporary name in the side folder, checks it there, then renames it to `target`."""
+    with temporary(target, data) as temp:
+        if check is not None:
+            check(temp)
+        move(temp, target)
+
+
+@contextlib.contextmanager
+def temporary(target: Path, data: bytes) -> Iterator[Path]:
+    """A written and fsynced temporary file that goes away unless it was moved to its final name."""
+    side = target.parent if target.parent.name == SIDE else target.parent / SIDE
+    temp = side / f"tmp-{_HOST}-{os.getpid()}-{secrets.token_hex(6)}"
+    try:
+        with open(temp, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temp
+    finally:
+        with contextlib.suppress(OSError):
+            temp.unlink(missing_ok=True)
+
+
+def move(temp: Path, target: Path) -> None:
+    """Renames, and makes the rename last."""
+    os.replace(temp, target)
+    fsync_folder(target.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Makes the names in a folder last, where the file system can."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
+
+
+def remove_stale(side: Path) -> None:
+    """Removes temporary files of dead processes of this machine, and any that are older than a day."""
+    for entry in list(os.scandir(side)):
+        match = _TEMPORARY.match(entry.name)
+        if match is None:
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            old = time.time() - entry.stat().st_mtime > DAY_S
+            if old or (match[1] == _HOST and not _alive(int(match[2]))):
+                os.unlink(entry.path)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
+
+
+@contextlib.contextmanager
+def locked(side: Path) -> Iterator[None]:
+    """One writer at a time, also between processes; without effect where the file system or system has no locks."""
+    handle = os.open(side / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except ImportError:
+            pass
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+                raise
+        yield
+    finally:
+        os.close(handle)
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file; ResultError where it is damaged."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ResultError(f"{path} is damaged: it is not JSON ({error}); restore it from a copy") from error
+
+
+def to_json(value: Any) -> bytes:
+    """A value as JSON that reads well."""
+    return (json.dumps(value, indent=1, default=_encode) + "\n").encode()
+
+
+def sha256(data: bytes) -> str:
+    """The SHA-256 of bytes, in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _encode(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    return str(value)

@@ -1,0 +1,157 @@
+"""Which row of a part is which (configuration, sample): checked to be each exactly once, and where the nulls are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from itd.errors import ResultError
+from itd.store.part import Part, read_columns, read_schema
+from itd.store.schema import INDEX, SCORES
+
+
+@dataclass(frozen=True)
+class Index:
+    """The rows of one part as a grid of configurations x samples.
+
+    numbers: (C,). samples, labels: (n,). order: the row of each grid place where rows are in another order than
+    configuration, then sample; else None. mask: (n,) bool, the samples without null rows; None where all are.
+    """
+
+    part: Part
+    numbers: np.ndarray
+    samples: np.ndarray
+    labels: np.ndarray
+    order: np.ndarray | None = field(repr=False)
+    mask: np.ndarray | None = field(repr=False)
+
+    @property
+    def kept(self) -> int:
+        """How many samples have no null row."""
+        return len(self.samples) if self.mask is None else int(self.mask.sum())
+
+    def keep(self, values: np.ndarray) -> np.ndarray:
+        """(..., n) less the samples that have null rows."""
+        return values if self.mask is None else values[..., self.mask]
+
+    def grid(self, values: np.ndarray) -> np.ndarray:
+        """A column's rows as (C, n)."""
+        if self.order is not None:
+            values = values[self.order]
+        return values.reshape(len(self.numbers), len(self.samples))
+
+    def arrange(self, column: pa.ChunkedArray) -> np.ndarray:
+        """A column as (C, kept)."""
+        return self.keep(self.grid(_numpy(column)))
+
+
+def read_index(part: Part, numbers: np.ndarray | None, samples: np.ndarray | None) -> Index:
+    """Reads and checks which rows a part has.
+
+    numbers, samples: what must be there, where that is known. Raises ResultError for a (sample, config) row that is
+    missing or there twice, a sample with two labels, and rows of other samples or configurations.
+    """
+    table = read_columns(part, INDEX, threads=numbers is None)
+    if any(table.column(name).null_count for name in INDEX):
+        raise ResultError(f"{part.path} has null in sample, label or config; only scores may be null: write it again")
+    rows = {name: _numpy(table.column(name)) for name in INDEX}
+    if not len(rows["config"]):
+        raise ResultError(f"{part.path} has no rows; delete it and give the same `itd sweep` command again")
+    del table
+    found, order = _arrange(part, rows)
+    count = len(rows["config"]) // len(found)
+    of_samples, of_labels = rows["sample"], rows["label"]
+    if order is not None:
+        of_samples, of_labels = of_samples[order], of_labels[order]
+    here = of_samples[:count].astype(np.int32)
+    labels = of_labels[:count].astype(np.int16)
+    if numbers is not None and not np.array_equal(found, numbers):
+        raise ResultError(
+            f"{part.path} has {len(found)} configurations where the result has {len(numbers)}, or other numbers; "
+            "delete it and give the same `itd sweep` command again"
+        )
+    if samples is not None and not np.array_equal(here, samples):
+        raise ResultError(
+            f"{part.path} holds other samples than its name says; delete it and give the same `itd sweep` command again"
+        )
+    if (of_labels.reshape(len(found), count) != labels).any():
+        raise ResultError(f"{part.path} gives one sample two labels; write the file again")
+    index = Index(part, found, here, labels, order, None)
+    mask = _without_nulls(index)
+    return index if mask.all() else Index(part, found, here, labels, order, mask)
+
+
+def _arrange(part: Part, rows: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+    """The configuration numbers, and the order of rows that makes the grid (None: as they are)."""
+    config, sample = rows["config"], rows["sample"]
+    change = np.flatnonzero(config[:65_536] != config[0])
+    if not len(change):
+        change = np.flatnonzero(config != config[0])
+    count = int(change[0]) if len(change) else len(config)
+    if len(config) % count == 0:
+        numbers, first = config[::count], sample[:count]
+        if (
+            (np.diff(numbers) > 0).all()
+            and (config.reshape(-1, count) == numbers[:, None]).all()
+            and (sample.reshape(-1, count) == first).all()
+            and len(np.unique(first)) == count
+        ):
+            return numbers.astype(np.int64), None
+    return _sorted(part, config, sample)
+
+
+def _sorted(part: Part, config: np.ndarray, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    order = np.lexsort((sample, config))
+    config, sample = config[order], sample[order]
+    twice = np.flatnonzero((config[1:] == config[:-1]) & (sample[1:] == sample[:-1]))
+    if len(twice):
+        at = int(twice[0])
+        raise ResultError(
+            f"{part.path}: the row of sample {sample[at]}, config {config[at]} is there twice; write each row once"
+        )
+    numbers, counts = np.unique(config, return_counts=True)
+    samples = np.unique(sample)
+    if len(numbers) * len(samples) != len(config):
+        number = int(numbers[np.argmin(counts)])
+        absent = np.setdiff1d(samples, sample[config == number])
+        raise ResultError(
+            f"{part.path}: {len(numbers) * len(samples) - len(config)} rows are missing, such as sample {absent[0]}, "
+            f"config {number}; write every configuration of every sample"
+        )
+    return numbers.astype(np.int64), order
+
+
+def _without_nulls(index: Index) -> np.ndarray:
+    """(n,) bool: the samples none of whose scores is null or, in a file written elsewhere, not a number."""
+    _, meta = read_schema(index.part)
+    mask = np.ones(len(index.samples), dtype=bool)
+    for name in SCORES:
+        ours = index.part.record is not None
+        if (ours and _null_count(meta, name) == 0) or (not ours and name != "quality" and _null_count(meta, name) == 0):
+            continue
+        column = read_columns(index.part, [name], threads=not ours).column(0)
+        null = column.is_null(nan_is_null=True).to_numpy()
+        mask &= ~index.grid(null).any(0)
+    return mask
+
+
+def _null_count(meta: pq.FileMetaData, name: str) -> int | None:
+    """How many nulls the footer counts in a column; None where it does not say."""
+    place = meta.schema.names.index(name)
+    total = 0
+    for group in range(meta.num_row_groups):
+        statistics = meta.row_group(group).column(place).statistics
+        if statistics is None or not statistics.has_null_count:
+            return None
+        total += statistics.null_count
+    return total
+
+
+def _numpy(column: pa.ChunkedArray) -> np.ndarray:
+    """A column as numpy; nulls become NaN in a float column and 0 in an integer one (their samples are left out)."""
+    if column.null_count and pa.types.is_integer(column.type):
+        column = column.fill_null(0)
+    return column.to_numpy()

@@ -1,0 +1,217 @@
+"""The manifest of a result: what it is of, which images were asked for, where it comes from; how it grows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from itd.errors import ResultError
+from itd.space import Space
+from itd.store.files import SIDE, read_json, sha256, to_json, write_atomic
+from itd.store.part import list_parts
+from itd.store.schema import setting_type
+
+FORMAT = 1
+ABSENT = "(absent)"
+
+
+def manifest_path(folder: Path) -> Path:
+    """Where a result's manifest lies."""
+    return folder / SIDE / "manifest.json"
+
+
+def load_manifest(folder: Path) -> dict[str, Any] | None:
+    """A folder's manifest, None where it has none; ResultError where it is not one that this version reads."""
+    path = manifest_path(folder)
+    try:
+        found = read_json(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise ResultError(f"{path} cannot be read: {error.strerror}; make it readable") from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        given = found.get("format") if isinstance(found, dict) else type(found).__name__
+        raise ResultError(f"{path} has format {given!r}; this version reads format {FORMAT}: use the itd that wrote it")
+    wanted = (
+        "identity",
+        "samples",
+        "images_per_unit",
+        "attributes",
+        "sites",
+        "configs",
+        "configs_sha256",
+        "provenance",
+    )
+    absent = [name for name in wanted if name not in found]
+    if absent:
+        raise ResultError(f"{path} is damaged: it has no {', '.join(absent)}; restore it from a copy")
+    return found
+
+
+def create(
+    folder: Path,
+    identity: dict[str, Any],
+    space: Space,
+    macs: Sequence[int],
+    samples: np.ndarray,
+    images_per_unit: int,
+    provenance: dict[str, Any],
+) -> dict[str, Any]:
+    """Writes the configurations, then the manifest: with the manifest the result exists."""
+    parts = list_parts(folder)
+    if parts:
+        raise ResultError(
+            f"{folder} holds {parts[0].name} but no {SIDE}/manifest.json, so it cannot be continued; give another --out"
+        )
+    configs = _encode_configs(space, macs)
+    write_atomic(folder / SIDE / "configs.parquet", configs)
+    manifest = {
+        "format": FORMAT,
+        "identity": as_json(identity),
+        "images": len(samples),
+        "samples": to_runs(samples),
+        "images_per_unit": images_per_unit,
+        "attributes": list(space.attributes),
+        "sites": [site.name for site in space.sites],
+        "swept": list(space.swept),
+        "configs": len(space),
+        "default": space.default,
+        "removed": dict(space.removed),
+        "configs_sha256": sha256(configs),
+        "provenance": [as_json(provenance)],
+    }
+    save(folder, manifest)
+    return manifest
+
+
+def save(folder: Path, manifest: dict[str, Any]) -> None:
+    """Writes the manifest."""
+    write_atomic(manifest_path(folder), to_json(manifest))
+
+
+def load_configs(folder: Path, manifest: dict[str, Any]) -> pa.Table:
+    """The configurations of a result: config, settings, macs, is_default."""
+    path = folder / SIDE / "configs.parquet"
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ResultError(f"{path} cannot be read: {error.strerror}; restore it from a copy") from error
+    if sha256(data) != manifest["configs_sha256"]:
+        raise ResultError(f"{path} is damaged: it does not match {SIDE}/manifest.json; restore it from a copy")
+    return pq.read_table(BytesIO(data))
+
+
+def _encode_configs(space: Space, macs: Sequence[int]) -> bytes:
+    table = {"config": pa.array(range(len(space)), pa.int16())}
+    for name, values in space.columns().items():
+        table[name] = pa.array(values, setting_type(name))
+    table["macs"] = pa.array([int(m) for m in macs], pa.int64())
+    table["is_default"] = pa.array([i == space.default for i in range(len(space))])
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(table), sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue().to_pybytes()
+
+
+def check_same(
+    path: str,
+    manifest: dict[str, Any],
+    configs: pa.Table,
+    identity: dict[str, Any],
+    space: Space,
+    samples: np.ndarray,
+) -> None:
+    """Refuses to continue a result as another one, naming each field that differs."""
+    lines = [f"{name} is {there}, given {here}" for name, there, here in differences(manifest["identity"], identity)]
+    if not lines:
+        lines += _other_configs(configs, space)
+    known = from_runs(manifest["samples"])
+    both = min(len(known), len(samples))
+    other = np.flatnonzero(known[:both] != samples[:both])
+    if len(other):
+        at = int(other[0])
+        lines.append(f"image {at} of the selection is sample {known[at]}, given {samples[at]}")
+    if lines:
+        raise ResultError(
+            f"{path} holds another run: {'; '.join(lines)}; give another --out, or the options that it was made with"
+        )
+
+
+def _other_configs(configs: pa.Table, space: Space) -> list[str]:
+    if configs.num_rows != len(space):
+        return [f"configurations is {configs.num_rows}, given {len(space)}"]
+    lines = []
+    for name, values in space.columns().items():
+        there = configs.column(name).to_pylist() if name in configs.column_names else None
+        if there != list(values):
+            lines.append(f"the settings in {name} differ")
+    default = configs.column("is_default").to_pylist()
+    if default != [i == space.default for i in range(len(space))]:
+        lines.append("the default configuration differs")
+    return lines
+
+
+def differences(there: Any, here: Any) -> list[tuple[str, str, str]]:
+    """The fields in which two identities differ: (dotted name, value there, value here), values shortened.
+
+    >>> differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
+    [('a.c', '2', '3')]
+    """
+    found: list[tuple[str, str, str]] = []
+    _compare("", as_json(there), as_json(here), found)
+    return found
+
+
+def _compare(name: str, there: Any, here: Any, found: list[tuple[str, str, str]]) -> None:
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in dict.fromkeys([*there, *here]):
+            inner = f"{name}.{key}" if name else str(key)
+            _compare(inner, there.get(key, ABSENT), here.get(key, ABSENT), found)
+    elif there != here:
+        found.append((name, _shorten(there), _shorten(here)))
+
+
+def _shorten(value: Any, most: int = 60) -> str:
+    text = value if value is ABSENT else json.dumps(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def as_json(value: Any) -> Any:
+    """A value as it comes back from JSON: tuples are lists, keys are strings."""
+    return json.loads(to_json(value))
+
+
+def to_runs(samples: np.ndarray) -> list[list[int]]:
+    """Sample numbers as runs [start, step, count].
+
+    >>> to_runs(np.array([0, 5, 10, 11]))
+    [[0, 5, 3], [11, 1, 1]]
+    """
+    runs: list[list[int]] = []
+    for sample in np.asarray(samples).tolist():
+        if runs:
+            start, step, count = runs[-1]
+            if count == 1 or sample == start + step * count:
+                runs[-1] = [start, sample - start if count == 1 else step, count + 1]
+                continue
+        runs.append([sample, 1, 1])
+    return runs
+
+
+def from_runs(runs: Sequence[Sequence[int]]) -> np.ndarray:
+    """The sample numbers of runs: (N,) int32."""
+    pieces = [start + step * np.arange(count) for start, step, count in runs]
+    return np.concatenate(pieces).astype(np.int32) if pieces else np.zeros(0, np.int32)
+
+
+def extend(manifest: dict[str, Any], samples: np.ndarray, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest with one more run, and with more images where the run asks for more."""
+    more = len(samples) > manifest["images"]
+    images = {"images": len(samples), "samples": to_runs(samples)} if more else {}
+    return {**manifest, **images, "provenance": [*manifest["provenance"], as_json(provenance)]}

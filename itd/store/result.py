@@ -1,0 +1,262 @@
+"""Reading a result as arrays: samples x configurations, with everything checked that could make a figure wrong."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from itd.errors import ResultError
+from itd.space import SITES
+from itd.store import manifest as manifests
+from itd.store.index import Index, read_index
+from itd.store.part import Part, list_parts, read_columns, read_schema, with_record
+from itd.store.schema import SCORES, TYPES, check_columns, default_of, plain, setting_columns
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass
+class Result:
+    """A result's scores as arrays (C configurations, N samples).
+
+    path: as given. config_numbers: (C,) the numbers of the configurations. settings: column -> (C,) values. macs: (C,)
+    int64 or None where a single file does not say. default: the default configuration's number, or None.
+    samples: (N,) int32. labels: (N,) int16. images_requested: how many were asked for. nulls: how many samples are
+    left out because they have null rows.
+    """
+
+    path: str
+    attributes: tuple[str, ...]
+    sites: tuple[str, ...]
+    config_numbers: np.ndarray
+    settings: dict[str, list[float | None]]
+    macs: np.ndarray | None
+    default: int | None
+    samples: np.ndarray
+    labels: np.ndarray
+    images_requested: int
+    nulls: int
+    manifest: dict[str, Any] | None = field(repr=False)
+    _indices: list[Index] = field(repr=False)
+
+    @property
+    def n(self) -> int:
+        """How many samples there are, without those that have null rows."""
+        return len(self.samples)
+
+    @property
+    def configs(self) -> int:
+        """How many configurations there are."""
+        return len(self.config_numbers)
+
+    @property
+    def images_done(self) -> int:
+        """How many of the requested images are there, with those that have null rows."""
+        return self.n + self.nulls
+
+    @property
+    def partial(self) -> bool:
+        """Whether the sweep still has images to do."""
+        return self.images_done < self.images_requested
+
+    @property
+    def default_index(self) -> int | None:
+        """The row of the default configuration in `matrix`, or None."""
+        rows = self.config_numbers.tolist()
+        return rows.index(self.default) if self.default in rows else None
+
+    def setting(self, index: int) -> dict[str, dict[str, float]]:
+        """The settings of row `index`, as `{"A": {"stride": 2}, ...}`."""
+        out: dict[str, dict[str, float]] = {site: {} for site in self.sites}
+        for column, values in self.settings.items():
+            attribute, site = column.split("_")
+            if site in out and (value := values[index]) is not None:
+                out[site][attribute] = value
+        return out
+
+    def matrix(self, column: str) -> np.ndarray:
+        """One score: (C, N), rows in the order of `config_numbers`, columns in the order of `samples`.
+
+        column: pred, quality, nll, rank or confidence.
+
+        >>> open_result("results/resnet50-stride.parquet").matrix("quality")  # doctest: +SKIP
+        """
+        if column not in SCORES:
+            raise ResultError(f"no such score: {column!r}; allowed are {', '.join(SCORES)}")
+        out = np.empty((self.configs, self.n), dtype=TYPES[column].to_pandas_dtype())
+        starts = np.cumsum([0, *(index.kept for index in self._indices)])
+
+        def fill(i: int) -> None:
+            index = self._indices[i]
+            table = read_columns(index.part, [column], threads=len(self._indices) == 1)
+            out[:, starts[i] : starts[i + 1]] = index.arrange(table.column(0))
+
+        for_each(fill, range(len(self._indices)))
+        return out
+
+
+def for_each(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """`work` on each item, on a few threads; the first error ends it."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        futures = [pool.submit(work, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def open_result(path: str | Path) -> Result:
+    """Opens a folder of `itd sweep`, or a single Parquet file with the same columns.
+
+    Raises ResultError where it is absent, not a result, damaged, or where a (sample, config) row is missing or there
+    twice.
+
+    >>> open_result("results/resnet50-stride.parquet").n  # doctest: +SKIP
+    1000
+    """
+    given, root = str(path), Path(path)
+    if not root.exists():
+        raise ResultError(
+            f"no such result: {given}; give a folder or file written by `itd sweep`, such as results/*.parquet"
+        )
+    try:
+        parts = list_parts(root) if root.is_dir() else [Part(root)]  # before the manifest, which grows first
+        manifest = manifests.load_manifest(root) if root.is_dir() else None
+    except OSError as error:
+        raise ResultError(f"{given} cannot be read: {error.strerror}; make it readable") from error
+    if manifest is not None:
+        return _open_folder(given, root, manifest, parts)
+    if not parts:
+        raise ResultError(
+            f"{given} is not a result: the folder holds no Parquet file; make one with `itd sweep --out {given}`"
+        )
+    return _open_files(given, parts)
+
+
+def _open_folder(given: str, root: Path, manifest: dict[str, Any], parts: list[Part]) -> Result:
+    configs = manifests.load_configs(root, manifest)
+    samples = manifests.from_runs(manifest["samples"])
+    check_partition(given, parts, len(samples))
+    numbers = configs.column("config").to_numpy()
+
+    def read(part: Part) -> Index:
+        part = with_record(part)
+        check_columns(read_schema(part)[0], str(part.path))
+        return read_index(part, numbers, samples[part.first : part.last + 1])
+
+    columns = setting_columns(manifest["attributes"])
+    return _assemble(
+        given,
+        for_each(read, parts),
+        attributes=manifest["attributes"],
+        sites=manifest["sites"],
+        numbers=numbers,
+        settings={name: [plain(v) for v in configs.column(name).to_pylist()] for name in columns},
+        macs=configs.column("macs").to_numpy(),
+        default=manifest["default"],
+        requested=len(samples),
+        manifest=manifest,
+    )
+
+
+def check_partition(given: str, parts: list[Part], images: int) -> None:
+    """ResultError where a Parquet file is not a part, or parts overlap or go beyond the images."""
+    for part in parts:
+        if part.first < 0:
+            raise ResultError(f"{given} holds {part.name}, which is not a part of the result; move it elsewhere")
+        if part.last >= images or part.last < part.first:
+            raise ResultError(f"{given} holds {part.name}, but the result has {images} images; move it elsewhere")
+    for before, after in itertools.pairwise(parts):
+        if after.first <= before.last:
+            raise ResultError(
+                f"{given}: {before.name} and {after.name} overlap; delete one, then give the same `itd sweep` again"
+            )
+
+
+def _open_files(given: str, parts: list[Part]) -> Result:
+    """Parquet files without a manifest: everything comes from their rows."""
+    indices: list[Index] = []
+    for part in map(with_record, parts):
+        schema, _ = read_schema(part)
+        attributes = check_columns(schema, str(part.path))
+        indices.append(read_index(part, indices[0].numbers if indices else None, None))
+        if len(indices) == 1:
+            first_attributes, columns = attributes, setting_columns(attributes)
+            settings = _settings_from_rows(indices[0], columns)
+            default = default_of(schema)
+        elif attributes != first_attributes:
+            raise ResultError(
+                f"{given}: {part.name} varies {', '.join(attributes)}, the others {', '.join(first_attributes)}"
+            )
+    sites = [s for s in SITES if any(v is not None for c in columns if c.endswith(s) for v in settings[c])]
+    return _assemble(
+        given,
+        indices,
+        attributes=first_attributes,
+        sites=sites,
+        numbers=indices[0].numbers,
+        settings=settings,
+        macs=None,
+        default=default,
+        requested=sum(len(index.samples) for index in indices),
+        manifest=None,
+    )
+
+
+def _settings_from_rows(index: Index, columns: list[str]) -> dict[str, list[float | None]]:
+    """Each configuration's settings; ResultError where its rows do not agree on them."""
+    settings = {}
+    for name in columns:
+        table = read_columns(index.part, [name], threads=True)
+        values = index.grid(table.column(0).cast(pa.float32()).to_numpy())
+        same = (values == values[:, :1]) | (np.isnan(values) & np.isnan(values[:, :1]))
+        if not same.all():
+            number = index.numbers[np.flatnonzero(~same.all(1))[0]]
+            raise ResultError(f"{index.part.path}: rows of config {number} have different {name}; write the file again")
+        settings[name] = [plain(v) for v in values[:, 0].tolist()] if values.shape[1] else []
+    return settings
+
+
+def _assemble(
+    given: str,
+    indices: list[Index],
+    *,
+    attributes: list[str],
+    sites: list[str],
+    numbers: np.ndarray,
+    settings: dict[str, list[float | None]],
+    macs: np.ndarray | None,
+    default: int | None,
+    requested: int,
+    manifest: dict[str, Any] | None,
+) -> Result:
+    every = np.concatenate([np.zeros(0, np.int32), *(index.samples for index in indices)])
+    distinct, counts = np.unique(every, return_counts=True)
+    if len(distinct) != len(every):
+        raise ResultError(f"{given}: rows of sample {distinct[counts > 1][0]} are there twice; write the rows once")
+    nulls = sum(len(index.samples) - index.kept for index in indices)
+    return Result(
+        path=given,
+        attributes=tuple(attributes),
+        sites=tuple(sites),
+        config_numbers=numbers,
+        settings=settings,
+        macs=macs,
+        default=default,
+        samples=np.concatenate([np.zeros(0, np.int32), *(index.keep(index.samples) for index in indices)]),
+        labels=np.concatenate([np.zeros(0, np.int16), *(index.keep(index.labels) for index in indices)]),
+        images_requested=requested,
+        nulls=nulls,
+        manifest=manifest,
+        _indices=indices,
+    )

@@ -1,0 +1,155 @@
+"""The columns of a result, their types and how they are laid out in Parquet. No file is touched here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from itd.errors import ResultError
+from itd.space import ATTRIBUTES, SITES
+
+INDEX = ("sample", "label", "config")
+SCORES = ("pred", "quality", "nll", "rank", "confidence")
+
+TYPES: Mapping[str, pa.DataType] = {
+    "sample": pa.int32(),
+    "label": pa.int16(),
+    "config": pa.int16(),
+    "pred": pa.int16(),
+    "quality": pa.float32(),
+    "nll": pa.float32(),
+    "rank": pa.int16(),
+    "confidence": pa.float32(),
+}
+SETTING_TYPES: Mapping[str, pa.DataType] = {"stride": pa.float32(), "dilation": pa.int8(), "size": pa.int8()}
+FLOATS = tuple(name for name in SCORES if pa.types.is_floating(TYPES[name]))
+
+
+def setting_columns(attributes: Sequence[str]) -> list[str]:
+    """`stride_A` .. `stride_D` for each attribute, in the order of the table.
+
+    >>> setting_columns(["size"])
+    ['size_A', 'size_B', 'size_C', 'size_D']
+    """
+    return [f"{attribute}_{site}" for attribute in ATTRIBUTES if attribute in attributes for site in SITES]
+
+
+def setting_type(column: str) -> pa.DataType:
+    """The Arrow type of a setting column."""
+    return SETTING_TYPES[column.split("_")[0]]
+
+
+def part_schema(attributes: Sequence[str], default: int | None) -> pa.Schema:
+    """The schema of a part.
+
+    The default configuration travels in the metadata under the key where pandas keeps `DataFrame.attrs`, so that it
+    survives a user's reading the folder and writing one file, with pandas as with pyarrow.
+    """
+    fields = [pa.field(name, TYPES[name], nullable=False) for name in INDEX]
+    fields += [pa.field(name, setting_type(name)) for name in setting_columns(attributes)]
+    fields += [pa.field(name, TYPES[name]) for name in SCORES]
+    return pa.schema(fields, metadata={"PANDAS_ATTRS": json.dumps({"itd": {"default": default}})})
+
+
+def default_of(schema: pa.Schema) -> int | None:
+    """The default configuration that a file's metadata names, if it does."""
+    try:
+        found = json.loads((schema.metadata or {})[b"PANDAS_ATTRS"])["itd"]["default"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return found if isinstance(found, int) else None
+
+
+def part_table(
+    schema: pa.Schema,
+    settings: Mapping[str, Sequence[float | None]],
+    samples: np.ndarray,
+    labels: np.ndarray,
+    scores: Mapping[str, np.ndarray],
+    missing: np.ndarray,
+) -> pa.Table:
+    """The rows of one unit, ordered by configuration, then sample.
+
+    samples, labels, missing: (n,). settings: column -> one value for each configuration. scores: column -> (C, n).
+    """
+    configs, n = scores["quality"].shape
+    null = np.tile(missing, configs) if missing.any() else None
+    number = np.repeat(np.arange(configs), n)
+    columns = {
+        "sample": pa.array(np.tile(samples.astype(np.int32), configs)),
+        "label": pa.array(np.tile(labels.astype(np.int16), configs)),
+        "config": pa.array(number.astype(np.int16)),
+    }
+    for name, values in settings.items():
+        columns[name] = pa.array(list(values), type=setting_type(name)).take(pa.array(number))
+    for name in SCORES:
+        flat = np.ascontiguousarray(scores[name]).reshape(-1).astype(TYPES[name].to_pandas_dtype())
+        columns[name] = pa.array(flat, mask=null)
+    return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def encode(table: pa.Table) -> bytes:
+    """A table as a Parquet file with page checksums.
+
+    Floats are split by byte before zstd (smaller and as fast to read as plain, pyarrow 26); everything else repeats
+    and goes through a dictionary. Without a page index, the column chunks fill the file from the magic to the footer:
+    a checksum of each, and one of the footer, cover every bit.
+    """
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        compression_level=3,
+        use_dictionary=[name for name in table.column_names if name not in FLOATS],
+        use_byte_stream_split=list(FLOATS),
+        write_page_checksum=True,
+        write_statistics=True,
+    )
+    return sink.getvalue().to_pybytes()
+
+
+def check_columns(schema: pa.Schema, where: str) -> list[str]:
+    """The attributes of a table that is a result; ResultError for any other table, naming the columns."""
+    names = set(schema.names)
+    attributes = [a for a in ATTRIBUTES if any(f"{a}_{site}" in names for site in SITES)]
+    wanted = [*INDEX, *setting_columns(attributes), *SCORES]
+    absent = [name for name in wanted if name not in names]
+    if not attributes:
+        absent.insert(0, "stride_A.. or dilation_A.. or size_A..")
+    if absent:
+        raise ResultError(
+            f"{where} is not a result: it has no column {', '.join(absent)} (its columns: {_few(schema.names)}); "
+            "give a folder or file written by `itd sweep`"
+        )
+    wrong = []
+    for name in wanted:
+        kind = schema.field(name).type
+        if pa.types.is_integer(kind) or (pa.types.is_floating(kind) and name not in INDEX):
+            continue
+        wrong.append(f"{name} is {kind}, not {TYPES.get(name) or setting_type(name)}")
+    if wrong:
+        raise ResultError(
+            f"{where} has another schema than a result: {'; '.join(wrong)}; give one written by `itd sweep`"
+        )
+    return attributes
+
+
+def plain(value: Any) -> float | int | None:
+    """A setting as JSON shows it: whole numbers as int, a null as None.
+
+    >>> plain(2.0), plain(0.5), plain(float("nan"))
+    (2, 0.5, None)
+    """
+    if value is None or value != value:
+        return None
+    return int(value) if float(value).is_integer() else float(value)
+
+
+def _few(names: Sequence[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

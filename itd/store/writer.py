@@ -1,0 +1,193 @@
+"""Writing a result: the unit partition, what is left to do, and one part for each unit, whole or absent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from itd.errors import ResultError
+from itd.space import Space
+from itd.store import manifest as manifests
+from itd.store.files import SIDE, disk_errors, locked, move, remove_stale, temporary, to_json, write_atomic
+from itd.store.part import Part, list_parts, make_record, part_name, read_columns, record_path
+from itd.store.schema import FLOATS, SCORES, encode, part_schema, part_table, setting_columns
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A contiguous range of images times all configurations.
+
+    first, last: positions in the list of selected images, both included. samples: (last - first + 1,) int32.
+    """
+
+    first: int
+    last: int
+    samples: np.ndarray
+
+    def __len__(self) -> int:
+        return self.last - self.first + 1
+
+
+class ResultWriter:
+    """A result that is being written. Any number of them may work on one folder at the same time."""
+
+    def __init__(self, path: str, manifest: dict[str, Any], configs: pa.Table, samples: np.ndarray) -> None:
+        self.path = path
+        self.folder = Path(path)
+        self.samples = samples
+        self.images_per_unit: int = manifest["images_per_unit"]
+        self.manifest = manifest
+        self._configs = configs.num_rows
+        self._settings = {n: configs.column(n).to_pylist() for n in setting_columns(manifest["attributes"])}
+        self._schema = part_schema(manifest["attributes"], manifest["default"])
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        identity: dict[str, Any],
+        space: Space,
+        macs: Sequence[int],
+        samples: np.ndarray,
+        images_per_unit: int,
+        provenance: dict[str, Any],
+    ) -> ResultWriter:
+        """Creates a result, or continues the one that is there.
+
+        path: the folder. identity: what must be the same to continue. macs: (C,) of each plain forward. samples: (N,)
+        the selected images in order; the ones there must begin the list or continue it. images_per_unit: used only
+        where the result is created. provenance: of this run.
+
+        Raises ResultError where the folder holds another run, naming the fields that differ, or cannot be written.
+        """
+        samples = np.asarray(samples, dtype=np.int32)
+        if len(macs) != len(space):
+            raise ValueError(f"{len(macs)} macs for {len(space)} configurations")
+        if images_per_unit < 1:
+            raise ValueError(f"images_per_unit is {images_per_unit}")
+        folder = Path(path)
+        with disk_errors(path):
+            (folder / SIDE).mkdir(parents=True, exist_ok=True)
+            remove_stale(folder / SIDE)
+            with locked(folder / SIDE):
+                found = manifests.load_manifest(folder)
+                if found is None:
+                    found = manifests.create(folder, identity, space, macs, samples, images_per_unit, provenance)
+                    configs = manifests.load_configs(folder, found)
+                else:
+                    configs = manifests.load_configs(folder, found)
+                    manifests.check_same(str(path), found, configs, identity, space, samples)
+                    found = manifests.extend(found, samples, provenance)
+                    manifests.save(folder, found)
+        return cls(str(path), found, configs, samples)
+
+    @property
+    def done_images(self) -> int:
+        """How many of the selected images are there already."""
+        return int(self._covered(len(self.samples)).sum())
+
+    def todo(self, shard: tuple[int, int] | None = None) -> list[Unit]:
+        """The units that are not there yet, by position.
+
+        shard: (i, n) keeps every n-th cell of the partition, those whose number is i modulo n; so 1..n and 0..n-1 both
+        share out all the work, and a shard's cells do not depend on what is done already.
+        """
+        if shard is not None and not (shard[1] >= 1 and 0 <= shard[0] <= shard[1]):
+            raise ResultError(f"no such shard: {shard[0]}/{shard[1]}; allowed is i/n with i from 1 to n")
+        covered = self._covered(len(self.samples))
+        units = []
+        for cell, first in enumerate(range(0, len(self.samples), self.images_per_unit)):
+            if shard is not None and cell % shard[1] != shard[0] % shard[1]:
+                continue
+            inside = covered[first : first + self.images_per_unit]
+            for start, stop in _gaps(inside):
+                a, b = first + start, first + stop
+                units.append(Unit(a, b - 1, self.samples[a:b]))
+        return units
+
+    def write(
+        self,
+        unit: Unit,
+        *,
+        labels: np.ndarray,
+        pred: np.ndarray,
+        quality: np.ndarray,
+        nll: np.ndarray,
+        rank: np.ndarray,
+        confidence: np.ndarray,
+        missing: np.ndarray,
+    ) -> None:
+        """Writes one unit; where it is there already, nothing happens.
+
+        labels: (n,) int16. pred, quality, nll, rank, confidence: (C, n). missing: (n,) bool: images whose scores are
+        null. Raises ResultError where the disk refuses; then nothing of the unit is left.
+        """
+        scores = {"pred": pred, "quality": quality, "nll": nll, "rank": rank, "confidence": confidence}
+        missing = np.asarray(missing, dtype=bool)
+        self._check(unit, labels, scores, missing)
+        table = part_table(self._schema, self._settings, unit.samples, np.asarray(labels), scores, missing)
+        data = encode(table)
+        record = make_record(data)
+        target = self.folder / part_name(unit.first, unit.last)
+        with disk_errors(target), temporary(target, data) as temp:
+            self._reopen(temp, unit, record)
+            with locked(self.folder / SIDE):
+                if self._may_write(unit):
+                    write_atomic(record_path(target), to_json(record))
+                    move(temp, target)
+
+    def _check(self, unit: Unit, labels: np.ndarray, scores: dict[str, np.ndarray], missing: np.ndarray) -> None:
+        n = len(unit)
+        if not np.array_equal(self.samples[unit.first : unit.last + 1], unit.samples):
+            raise ValueError(f"unit {unit.first}..{unit.last} is not of this result's images")
+        for name, array in {"labels": labels, "missing": missing, **scores}.items():
+            shape = (self._configs, n) if name in SCORES else (n,)
+            if np.shape(array) != shape:
+                raise ValueError(f"{name} has shape {np.shape(array)}, not {shape}")
+        for name in FLOATS:
+            if not np.isfinite(scores[name][:, ~missing]).all():
+                raise ResultError(
+                    f"{name} of images {unit.first} to {unit.last} is not finite, so they are not written; "
+                    "run with --precision fp32"
+                )
+
+    def _reopen(self, temp: Path, unit: Unit, record: dict[str, Any]) -> None:
+        """Reads the temporary file back with every check."""
+        try:
+            table = read_columns(Part(temp, unit.first, unit.last, record), self._schema.names)
+            whole = table.schema.equals(self._schema) and table.num_rows == self._configs * len(unit)
+        except ResultError:
+            whole = False
+        if not whole:
+            raise ResultError(
+                f"images {unit.first} to {unit.last} do not read back from {self.path} as they were written; nothing "
+                "already written is lost: check the disk, then give the same command again"
+            )
+
+    def _may_write(self, unit: Unit) -> bool:
+        there = self._covered(unit.last + 1)[unit.first :]
+        if there.any() and not there.all():
+            raise ResultError(
+                f"another run with another --limit has written a part of images {unit.first} to {unit.last} in the "
+                "meantime; nothing already written is lost: give the same command again and it goes on from there"
+            )
+        return not there.any()
+
+    def _covered(self, images: int) -> np.ndarray:
+        covered = np.zeros(images, dtype=bool)
+        for part in list_parts(self.folder):
+            if part.first >= 0:
+                covered[part.first : part.last + 1] = True
+        return covered
+
+
+def _gaps(covered: np.ndarray) -> list[tuple[int, int]]:
+    """The stretches that are not covered, as (start, stop)."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[True], covered, [True]]).astype(np.int8)))
+    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]

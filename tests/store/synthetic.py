@@ -1,0 +1,93 @@
+"""Makes result folders from given arrays, for tests: no network is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from itd.space import SITES, Setting, SiteSpec, Space, build_space
+from itd.store import ResultWriter
+
+
+def make_space(configs: int, *, default: int | None = 0, attribute: str = "dilation") -> Space:
+    """A space of `configs` configurations in which number `default` is the default."""
+    base = next(b for b in range(1, 17) if b**4 >= configs)
+    values = tuple(range(1, 2 * base, 2)) if attribute == "size" else tuple(range(1, base + 1))
+    sites = [SiteSpec(n, Setting(stride=1, dilation=1, size=3), {attribute: values}) for n in SITES]
+    space = build_space([attribute], sites, stem_stride=1, stride_range=(1, 10**9))
+    space = space.without(range(configs, len(space)), "not wanted")
+    return Space(**{**space.__dict__, "default": default})
+
+
+def make_scores(configs: int, images: int, seed: int = 0, accuracy: float = 0.4) -> dict[str, np.ndarray]:
+    """Plausible scores, (configs, images) each, consistent with one another; and `labels`, (images,)."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 1000, images).astype(np.int16)
+    hard = rng.random(images)
+    correct = rng.random((configs, images)) < accuracy * 2 * hard
+    p = np.where(correct, rng.uniform(0.5, 1, correct.shape), rng.uniform(0.01, 0.4, correct.shape)).astype(np.float32)
+    wrong = (labels + 1 + rng.integers(0, 998, correct.shape)) % 1000
+    return {
+        "labels": labels,
+        "pred": np.where(correct, labels, wrong).astype(np.int16),
+        "quality": p + correct.astype(np.float32),
+        "nll": -np.log(p),
+        "rank": np.where(correct, 0, rng.integers(1, 999, correct.shape)).astype(np.int16),
+        "confidence": np.where(correct, p, np.float32(0.5)).astype(np.float32),
+    }
+
+
+def open_writer(
+    path: Path,
+    images: int,
+    *,
+    space: Space | None = None,
+    images_per_unit: int = 4,
+    identity: dict | None = None,
+    samples: np.ndarray | None = None,
+) -> ResultWriter:
+    """A writer on `path` for images 0..images-1, or for `samples`."""
+    space = space or make_space(6)
+    return ResultWriter.open(
+        path,
+        identity={"model": "resnet50", "space": space.identity()} if identity is None else identity,
+        space=space,
+        macs=[1000 + i for i in range(len(space))],
+        samples=np.arange(images, dtype=np.int32) if samples is None else samples,
+        images_per_unit=images_per_unit,
+        provenance={"tool": "tests"},
+    )
+
+
+def write_units(writer: ResultWriter, scores: dict[str, np.ndarray], missing: np.ndarray | None = None) -> None:
+    """Writes all that is left to do. Scores are by position; missing: (images,) bool."""
+    for unit in writer.todo():
+        here = slice(unit.first, unit.last + 1)
+        gone = np.zeros(len(unit), bool) if missing is None else missing[here]
+        writer.write(unit, missing=gone, **{name: array[..., here] for name, array in scores.items()})
+
+
+def make_result(
+    path: Path,
+    scores: dict[str, np.ndarray],
+    *,
+    default: int | None = 0,
+    attribute: str = "dilation",
+    images_per_unit: int = 4,
+    missing: np.ndarray | None = None,
+) -> Path:
+    """A whole result folder with the given scores: (C, N) each, and labels (N,)."""
+    configs, images = scores["quality"].shape
+    space = make_space(configs, default=default, attribute=attribute)
+    write_units(open_writer(path, images, space=space, images_per_unit=images_per_unit), scores, missing)
+    return path
+
+
+def from_quality(quality: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores where only the quality matters."""
+    quality = np.asarray(quality, dtype=np.float32)
+    zero = np.zeros(quality.shape, np.float32)
+    small = np.zeros(quality.shape, np.int16)
+    labels = np.zeros(quality.shape[1], np.int16)
+    return {"labels": labels, "pred": small, "quality": quality, "nll": zero, "rank": small, "confidence": zero}
