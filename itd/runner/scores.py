@@ -38,17 +38,18 @@ def score(logits: Tensor, labels: Tensor) -> Scores:
     labels = labels.to(torch.int64)
     index = torch.arange(logits.shape[1], device=logits.device)
     top = logits.amax(dim=1, keepdim=True)
-    pred = torch.where(logits == top, index, logits.shape[1]).amin(dim=1)
+    pred = torch.where(logits == top, index, logits.shape[1] - 1).amin(dim=1)
     own = logits.gather(1, labels[:, None])
     rank = ((logits > own) | ((logits == own) & (index < labels[:, None]))).sum(dim=1)
-    log_p = torch.log_softmax(logits, dim=1)
-    own_log_p = log_p.gather(1, labels[:, None])[:, 0]
+    # log-softmax with the largest term left out of the sum, so that nll stays exact where p_y rounds to 1
+    rest = (logits - top).exp().scatter(1, pred[:, None], 0.0).sum(dim=1)
+    nll = torch.log1p(rest) + (top - own)[:, 0]
     return Scores(
         pred=pred.to(torch.int16),
-        quality=own_log_p.exp() + (pred == labels),
-        nll=-own_log_p,
+        quality=(-nll).exp() + (pred == labels),
+        nll=nll,
         rank=rank.to(torch.int16),
-        confidence=log_p.amax(dim=1).exp(),
+        confidence=1.0 / (1.0 + rest),
         finite=torch.isfinite(logits).all(dim=1),
     )
 

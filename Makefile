@@ -1,0 +1,76 @@
+# Targets: env, test, lint, types, demo, bench, bench-gpu, notebooks, clean. PYTHON is used once, to make .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ITD := $(BIN)/itd
+STAMP := $(VENV)/.installed
+
+DEMO_MODEL ?= resnet18
+DEMO_LIMIT ?= 40
+DEMO_ATTRS := stride dilation size
+DEMO_RESULTS := $(DEMO_ATTRS:%=demo/$(DEMO_MODEL)-%.parquet)
+
+BENCH_MODELS ?= resnet50 resnext50_32x4d mobilenet_v2 densenet121
+BENCH_ATTRS ?= stride dilation size
+BENCH_IMAGES ?= 4
+BENCH_GPU_IMAGES ?= 32
+
+.DEFAULT_GOAL := test
+.PHONY: env test lint types pytest demo bench bench-gpu notebooks clean
+
+env: $(STAMP)
+
+# Installed in place (editable), so only a change of pyproject.toml asks for another installation.
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -e '.[dev]'
+	touch $@
+
+test: lint types pytest
+
+pytest: env
+	$(BIN)/python -m pytest
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy has to find cli/ under the name that it is imported by.
+types: env
+	mkdir -p build/types
+	ln -sfn ../../cli build/types/itd_cli
+	$(BIN)/mypy
+
+# Trains the network on the embedded digits (once, cached), sweeps, prints the tables and writes the figure.
+demo: env
+	mkdir -p demo
+	set -e; for attr in $(DEMO_ATTRS); do \
+	  $(ITD) sweep --model $(DEMO_MODEL) --attr $$attr --data digits --limit $(DEMO_LIMIT) \
+	    --out demo/$(DEMO_MODEL)-$$attr.parquet; \
+	done
+	$(ITD) oracle $(DEMO_RESULTS)
+	$(ITD) greedy $(DEMO_RESULTS) --plot demo/greedy.png
+	@echo "figure: $(CURDIR)/demo/greedy.png"
+
+bench: env
+	set -e; for model in $(BENCH_MODELS); do for attr in $(BENCH_ATTRS); do \
+	  $(BIN)/python benchmarks/sweep.py --model $$model --attr $$attr --images $(BENCH_IMAGES); \
+	done; done
+
+bench-gpu: env
+	set -e; for model in $(BENCH_MODELS); do for attr in $(BENCH_ATTRS); do \
+	  $(BIN)/python benchmarks/sweep.py --model $$model --attr $$attr --images $(BENCH_GPU_IMAGES) --device cuda; \
+	done; done
+
+# Executed on copies: the notebooks themselves stay without output.
+notebooks: env
+	mkdir -p build/notebooks
+	set -e; for notebook in notebooks/*.ipynb; do \
+	  $(BIN)/python -c "import sys, nbformat, nbclient; book = nbformat.read(sys.argv[1], 4); \
+	nbclient.NotebookClient(book, resources={'metadata': {'path': 'notebooks'}}).execute(); \
+	nbformat.write(book, sys.argv[2])" $$notebook build/notebooks/$$(basename $$notebook); \
+	done
+
+clean:
+	rm -rf build demo dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +

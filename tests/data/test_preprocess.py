@@ -1,0 +1,61 @@
+"""Preprocessing equals torchvision's own on PIL images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import models, transforms
+
+from itd.errors import DataError
+from itd.runner.preprocess import DIGITS_PREPROCESS, Preprocess
+
+
+def picture(width: int, height: int) -> Image.Image:
+    rng = np.random.default_rng(width * 10_000 + height)
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("size", [(500, 375), (333, 501), (256, 256), (227, 227), (256, 400), (40, 900), (257, 258)])
+def test_default_is_torchvisions_v1_preset(size: tuple[int, int]) -> None:
+    image = picture(*size)
+    preset = models.ResNet50_Weights.IMAGENET1K_V1.transforms()
+    assert torch.equal(Preprocess()(image), preset(image))
+
+
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (231, 300)])
+def test_other_sizes_equal_resize_and_centre_crop(size: tuple[int, int]) -> None:
+    image = picture(*size)
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    reference = transforms.Compose(
+        [transforms.Resize(233), transforms.CenterCrop(225), transforms.ToTensor(), transforms.Normalize(mean, std)]
+    )
+    assert torch.equal(Preprocess(233, 225, mean, std)(image), reference(image))
+
+
+def test_bicubic_equals_torchvisions_preset() -> None:
+    image = picture(300, 411)
+    preset = models.EfficientNet_B0_Weights.IMAGENET1K_V1.transforms()
+    ours = Preprocess(preset.resize_size[0], preset.crop_size[0], interpolation=preset.interpolation.value)
+    assert torch.equal(ours(image), preset(image))
+
+
+def test_without_resize_a_small_image_gets_the_border_of_centre_crop() -> None:
+    image = picture(51, 70)
+    reference = transforms.Compose([transforms.CenterCrop(64), transforms.ToTensor(), transforms.Normalize(0.5, 0.5)])
+    assert torch.equal(DIGITS_PREPROCESS(image), reference(image))
+
+
+def test_identity_is_json_and_reads_back() -> None:
+    import json
+
+    chosen = Preprocess(resize_px=None, crop_px=64, mean=(0.5, 0.25, 0.125))
+    assert Preprocess.from_identity(json.loads(json.dumps(chosen.identity()))) == chosen
+
+
+def test_crop_larger_than_resize_is_refused() -> None:
+    with pytest.raises(DataError, match=r"--resize 200 is smaller than --crop 224.*at least 224"):
+        Preprocess(resize_px=200)
+    with pytest.raises(DataError, match="--crop 0"):
+        Preprocess(crop_px=0)
