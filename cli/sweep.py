@@ -36,10 +36,16 @@ def _what(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         [
             click.option("--model", required=True, metavar="NAME", help="torchvision's name, such as resnet50."),
-            click.option("--attr", "attributes", required=True, metavar="A[,A]", help="stride, dilation, size, or several."),
+            click.option(
+                "--attr", "attributes", required=True, metavar="A[,A]", help="stride, dilation, size, or several."
+            ),
             click.option("--sites", metavar="S", help="ABCD, a part of it, or A=path[+path],B=path for any network."),
-            click.option("--options", multiple=True, metavar="O", help="1,2,3 for every site; A=1,2 for one; stride:A=1,2."),
-            click.option("--size-scale", type=click.Choice(["area", "side", "none"]), default="area", show_default=True),
+            click.option(
+                "--options", multiple=True, metavar="O", help="1,2,3 for every site; A=1,2 for one; stride:A=1,2."
+            ),
+            click.option(
+                "--size-scale", type=click.Choice(["area", "side", "none"]), default="area", show_default=True
+            ),
             click.option("--align-corners", is_flag=True, help="Of the bilinear resize of kernels."),
             click.option("--shortcut", type=click.Choice(["zero", "nearest"]), default="zero", show_default=True),
             click.option("--pool-half", type=click.Choice(["nearest", "zero"]), default="nearest", show_default=True),
@@ -54,11 +60,15 @@ def _on_what(command: Callable[..., Any]) -> Callable[..., Any]:
     count = click.IntRange(min=1)
     for option in reversed(
         [
-            click.option("--data", metavar="DIR|digits", help="A folder per class; default $ITD_DATA, else the digits."),
+            click.option(
+                "--data", metavar="DIR|digits", help="A folder per class; default $ITD_DATA, else the digits."
+            ),
             click.option("--classes", "classes_file", metavar="FILE", help="One folder name per line, in label order."),
             click.option("--num-classes", type=count, metavar="K"),
             click.option("--weights", metavar="NAME|FILE|none", help="Of torchvision's enum, .pth or .safetensors."),
-            click.option("--resize", "resize_px", type=count, metavar="PX", help="Shorter side; default the weights' own."),
+            click.option(
+                "--resize", "resize_px", type=count, metavar="PX", help="Shorter side; default the weights' own."
+            ),
             click.option("--crop", "crop_px", type=count, metavar="PX", help="Centre crop; default the weights' own."),
             click.option("--limit", type=count, metavar="N", help="The first N images; a larger N extends a result."),
             click.option("--every", type=count, default=1, metavar="K", help="Each K-th image, before the limit."),
@@ -74,8 +84,12 @@ def _how(command: Callable[..., Any]) -> Callable[..., Any]:
         [
             click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Images in the tree at once."),
             click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one."),
-            click.option("--precision", default="fp32", show_default=True, metavar="P", help="fp32, tf32, bf16 or fp16."),
-            click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode."),
+            click.option(
+                "--precision", default="fp32", show_default=True, metavar="P", help="fp32, tf32, bf16 or fp16."
+            ),
+            click.option(
+                "--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode."
+            ),
             click.option("--shard", callback=_shard, metavar="i/n", help="Only this part of the work, for job arrays."),
             click.option("--out", metavar="PATH", help="Default results/<model>-<attr>.parquet."),
             click.option("--plan", "only_plan", is_flag=True, help="Say what would be done, then stop."),
@@ -113,7 +127,8 @@ def sweep(only_plan: bool, size_scale: str, align_corners: bool, shortcut: str, 
     finally:
         bar.close()
     rate = report.done * report.configs / report.seconds if report.done else 0.0
-    note(f"{report.images - report.left} of {report.images} images are in {report.out} ({report.done} now, {rate:.0f} rows/s)")
+    there = report.images - report.left
+    note(f"{there} of {report.images} images are in {report.out} ({report.done} now, {rate:.0f} rows/s)")
 
 
 class _Bar:

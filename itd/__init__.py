@@ -19,7 +19,7 @@ _VERBS = {
     "greedy": "itd.analysis",
 }
 
-__all__ = ["__version__", *_VERBS]  # noqa: PLE0604
+__all__ = ["__version__", *_VERBS]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ItdError(Exception):
-    """Something the user can mend: the message says what was wrong, what was given, what is allowed, what to do next."""
+    """What the user can mend: the message says what was wrong, what was given, what is allowed and what to do next."""
 
 
 class SpaceError(ItdError):

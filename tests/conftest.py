@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def random_network():
-    """name -> a torchvision network of 10 classes, seeded random weights, normalisation statistics that are not 0, 1."""
+    """name -> a torchvision network of 10 classes: seeded random weights, normalisation statistics other than 0, 1."""
     import torch
     from torch import nn
 

@@ -23,7 +23,9 @@ def conv_at(
     x: (N, I, H, W). weight: (O, I/g, k0, k0), untouched. geometry: the pretrained layer's. Returns (N, O, H', W'),
     with H' = 2H at stride 1/2.
     """
-    return _convolve(x, resize_kernel(weight, setting.size or geometry.kernel, choices), bias, geometry.at(setting), choices)
+    return _convolve(
+        x, resize_kernel(weight, setting.size or geometry.kernel, choices), bias, geometry.at(setting), choices
+    )
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, at: Geometry, choices: Choices) -> Tensor:
@@ -37,7 +39,8 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, at: Geometry, choi
 
 def pool_at(x: Tensor, pool: nn.MaxPool2d | nn.AvgPool2d, setting: Setting, choices: Choices) -> Tensor:
     """A pool at a stride: kernel and padding kept. x: (N, C, H, W) -> (N, C, H', W'), exactly 2H at stride 1/2."""
-    stride = setting.stride or pool.stride
+    own: Any = pool.stride
+    stride: float = setting.stride or own
     if stride == 0.5:
         x, stride = _upsample(x, choices), 1
         if pool.kernel_size == 2:  # one row below and one column at the right keep the output at exactly 2H
@@ -62,6 +65,8 @@ class DynamicConv2d(nn.Conv2d):
 
     setting: Setting
     choices: Choices
+    geometry: Geometry
+    _resized: dict[tuple[Any, ...], Tensor]
 
     @classmethod
     def wrap(cls, path: str, conv: nn.Conv2d, choices: Choices) -> DynamicConv2d:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from itd.errors import ModelError, SpaceError
-from itd.patcher.dynamic import DEFAULT, DynamicConv2d, DynamicLayer, check_pool_half, wrap_layer
+from itd.patcher.dynamic import DEFAULT, DynamicConv2d, check_pool_half, wrap_layer
 from itd.patcher.geometry import Choices
 from itd.patcher.registry import MODELS, ModelEntry, Sites, resolve_sites
 from itd.space import ATTRIBUTES, Setting, SiteSpec, Space, build_space
@@ -41,7 +41,7 @@ class DynamicModel(nn.Module):
         unknown = [name for name in config if name not in self.sites]
         if unknown:
             raise SpaceError(f"no such site: {', '.join(unknown)}; this model has {', '.join(self.sites)}")
-        layers = [
+        layers: list[tuple[str, Any, Setting]] = [
             (m.path, self.get_submodule(m.path), config[name].only(m.attributes))
             for name, modules in self.sites.items()
             for m in modules
@@ -76,14 +76,14 @@ def patch(model: nn.Module, sites: str | Sites, choices: Choices | None = None) 
         for module in modules:
             parent, _, child = module.path.rpartition(".")
             layer = wrap_layer(module.path, new.get_submodule(module.path), choices)
-            new.get_submodule(parent)._modules[child] = layer  # type: ignore[assignment]
-    new.__class__ = _dynamic_class(type(new))
+            new.get_submodule(parent)._modules[child] = layer
+    new.__class__ = _dynamic_class(type(new))  # type: ignore[arg-type]
     new.sites, new.choices = resolved, choices  # type: ignore[assignment]
     return new  # type: ignore[return-value]
 
 
 @functools.cache
-def _dynamic_class(cls: type[nn.Module]) -> type[DynamicModel]:
+def _dynamic_class(cls: Any) -> type[DynamicModel]:
     return type(f"Dynamic{cls.__name__}", (DynamicModel, cls), {"__init__": cls.__init__, "forward": cls.forward})
 
 
@@ -110,7 +110,9 @@ def site_specs(model: DynamicModel, entry: ModelEntry | None = None) -> tuple[Si
     fixed = entry.fixed if entry else {}
     specs = []
     for name, modules in model.sites.items():
-        default, options, why = Setting(), {}, {}
+        default = Setting()
+        options: dict[str, tuple[float, ...]] = {}
+        why: dict[str, str] = {}
         for attribute in ATTRIBUTES:
             takers = [m.path for m in modules if attribute in m.attributes]
             if not takers:
@@ -128,10 +130,12 @@ def site_specs(model: DynamicModel, entry: ModelEntry | None = None) -> tuple[Si
     return tuple(specs)
 
 
-def _default_of(attribute: str, layer: DynamicLayer) -> float:
+def _default_of(attribute: str, layer: Any) -> Any:
     if not isinstance(layer, DynamicConv2d):
-        return layer.stride  # type: ignore[return-value]
-    return {"stride": layer.geometry.stride, "dilation": layer.geometry.dilation, "size": layer.geometry.kernel}[attribute]
+        return layer.stride
+    return {"stride": layer.geometry.stride, "dilation": layer.geometry.dilation, "size": layer.geometry.kernel}[
+        attribute
+    ]
 
 
 def model_space(

@@ -52,7 +52,7 @@ def _resnet_basic(name: str, top1: float) -> ModelEntry:
 
 
 def _resnet(name: str, top1: float) -> ModelEntry:
-    sites = {
+    sites: Sites = {
         site: (SiteModule(f"layer{i}.0.conv2", ALL), SiteModule(f"layer{i}.0.downsample.0", STRIDE))
         for i, site in enumerate(SITES, start=1)
     }
@@ -61,14 +61,12 @@ def _resnet(name: str, top1: float) -> ModelEntry:
 
 def _mobilenet_v2() -> ModelEntry:
     paths = (f"features.{i}.conv.1.0" for i in (2, 4, 7, 14))
-    return ModelEntry(
-        "mobilenet_v2", {s: (SiteModule(p, ALL),) for s, p in zip(SITES, paths, strict=True)}, 2, 71.878
-    )
+    return ModelEntry("mobilenet_v2", {s: (SiteModule(p, ALL),) for s, p in zip(SITES, paths, strict=True)}, 2, 71.878)
 
 
 def _densenet(name: str, top1: float) -> ModelEntry:
     pools = ("features.pool0", *(f"features.transition{i}.pool" for i in (1, 2, 3)))
-    sites = {
+    sites: Sites = {
         site: (SiteModule(pool, STRIDE), SiteModule(f"features.denseblock{i}.denselayer1.conv2", KERNEL))
         for i, (site, pool) in enumerate(zip(SITES, pools, strict=True), start=1)
     }
@@ -130,9 +128,7 @@ def parse_sites(name: str, text: str | None) -> tuple[Sites | None, tuple[str, .
     letters = text if text is not None else "".join(SITES)
     wrong = [letter for letter in letters if letter not in SITES]
     if wrong or not letters or len(set(letters)) != len(letters):
-        raise ModelError(
-            f"no such sites: {letters!r}; allowed are letters of ABCD, each once, or A=path[+path],B=path"
-        )
+        raise ModelError(f"no such sites: {letters!r}; allowed are letters of ABCD, each once, or A=path[+path],B=path")
     return None, tuple(s for s in SITES if s in letters)
 
 

@@ -197,9 +197,7 @@ class _Builder:
             return
         last, (weight, bias) = self._folded(node, module)
         follower, kind = self._next_activation(last)
-        op = SiteOp(
-            str(node.target), module, weight, bias, self.model.choices, activation=kind, factored=self.optimise
-        )
+        op = SiteOp(str(node.target), module, weight, bias, self.model.choices, activation=kind, factored=self.optimise)
         self._emit(node, op, (self._resolve(node.args[0]),), site=str(node.target))
         if last is not node:
             self._alias(last, node)
@@ -250,7 +248,7 @@ class _Builder:
     def _is_channel_cat(self, node: fx.Node) -> bool:
         if node.target not in (torch.cat, torch.concat) or not isinstance(node.args[0], (list, tuple)):
             return False
-        return node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0) == 1
+        return bool(node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0) == 1)
 
     def _is_identity(self, node: fx.Node, module: nn.Module | None) -> bool:
         if isinstance(module, (nn.Dropout, nn.Dropout2d, nn.Identity)):
@@ -285,17 +283,19 @@ def in_place_reads(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
     """
     for node in graph.nodes:
         module = modules.get(str(node.target)) if node.op == "call_module" else None
-        changes = bool(getattr(module, "inplace", False) or node.kwargs.get("inplace", False))
+        changes = bool(getattr(module, "inplace", False)) or bool(node.kwargs.get("inplace", False))
         changes |= node.target in (operator.iadd, F.relu_)
         if node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__"):
             if node.target not in ("relu_", "add_"):
-                raise ModelError(f"the traced network changes a tensor in place by {node.target}; that is not supported")
+                raise ModelError(
+                    f"the traced network changes a tensor in place by {node.target}; that is not supported"
+                )
             changes = True
         if not changes or not node.args or not isinstance(node.args[0], fx.Node):
             continue
-        later = list(graph.nodes)
-        after = set(later[later.index(node) + 1 :])
-        node.args[0].replace_all_uses_with(node, delete_user_cb=lambda user, after=after: user in after)
+        order = list(graph.nodes)
+        after = frozenset(order[order.index(node) + 1 :])
+        node.args[0].replace_all_uses_with(node, delete_user_cb=after.__contains__)
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:

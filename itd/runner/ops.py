@@ -183,7 +183,17 @@ class ActivationOp(Op):
         return torch.empty_like(x)
 
 
-_POINTWISE_MODULES = (nn.SiLU, nn.GELU, nn.Sigmoid, nn.Tanh, nn.Hardswish, nn.Hardsigmoid, nn.LeakyReLU, nn.ELU, nn.Mish)
+_POINTWISE_MODULES = (
+    nn.SiLU,
+    nn.GELU,
+    nn.Sigmoid,
+    nn.Tanh,
+    nn.Hardswish,
+    nn.Hardsigmoid,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.Mish,
+)
 _POINTWISE_FUNCTIONS: frozenset[Any] = frozenset(
     {operator.mul, torch.mul, torch.sigmoid, torch.tanh, F.silu, F.gelu, F.hardswish, F.leaky_relu, F.elu}
 )

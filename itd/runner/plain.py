@@ -27,9 +27,8 @@ class PlainExecutor:
         precision: Precision | None = None,
     ) -> None:
         self.precision, self.device, self.space = precision or Precision(), torch.device(device), space
-        self.model = copy.deepcopy(model).to(
-            device=self.device, dtype=self.precision.dtype, memory_format=torch.channels_last
-        )
+        model = copy.deepcopy(model).to(device=self.device, dtype=self.precision.dtype)
+        self.model = model.to(memory_format=torch.channels_last)
 
     def run(self, pixels: Tensor, sink: Sink, configs: Iterable[int] | None = None) -> None:
         """Every configuration, or those given, on every image. pixels: (N, 3, H, W) float32."""

@@ -70,7 +70,9 @@ class SweepRequest:
         if device.type not in ("cpu", "cuda"):
             raise ItdError(f"device {name} is not supported; allowed are cpu and cuda")
         if device.type == "cuda" and not torch.cuda.is_available():
-            raise ItdError(f"--device {name}: torch sees no GPU here; give --device cpu, or install a GPU build of torch")
+            raise ItdError(
+                f"--device {name}: torch sees no GPU here; give --device cpu, or install a GPU build of torch"
+            )
         if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
             raise ItdError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, numbered from 0")
         return device

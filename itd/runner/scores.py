@@ -1,4 +1,4 @@
-"""From logits to the per-sample scores of a result (DESIGN: "Results"). They stay on the device until a unit is done."""
+"""From logits to the per-sample scores of a result. They stay on the device until a unit is done."""
 
 from __future__ import annotations
 

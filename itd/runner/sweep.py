@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import platform
 import queue
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -83,12 +84,11 @@ def sweep(prepared: Prepared, writer: ResultWriter, progress: Progress | None = 
     units = writer.todo(prepared.request.shard)
     done = 0
     if units:
-        executor = TreeExecutor(
-            prepared.model, prepared.space, device=prepared.device, precision=prepared.precision
-        )
-        for unit, unit_batches in _grouped(_ahead(_stream(prepared, units))):
-            _run_unit(prepared, writer, executor, unit, unit_batches, progress)
-            done += len(unit)
+        executor = TreeExecutor(prepared.model, prepared.space, device=prepared.device, precision=prepared.precision)
+        with contextlib.closing(_ahead(_stream(prepared, units))) as stream:
+            for unit in units:
+                _run_unit(prepared, writer, executor, unit, _take(stream, len(unit)), progress)
+                done += len(unit)
     return SweepReport(
         prepared.out, len(prepared.samples), already, done, len(prepared.space), time.perf_counter() - started
     )
@@ -135,11 +135,12 @@ def _require_finite(prepared: Prepared, unit: Unit, finite: np.ndarray) -> None:
     )
 
 
-def _stream(prepared: Prepared, units: list[Unit]) -> Iterator[tuple[Unit, Batch]]:
+def _stream(prepared: Prepared, units: list[Unit]) -> Iterator[Batch]:
+    """The batches of the units in order; none reaches over the end of a unit."""
     request = prepared.request
     size = request.batch_size or (64 if prepared.device.type == "cuda" else 8)
     for unit in units:
-        for batch in batches(
+        yield from batches(
             prepared.images,
             unit.samples,
             prepared.preprocess,
@@ -147,19 +148,18 @@ def _stream(prepared: Prepared, units: list[Unit]) -> Iterator[tuple[Unit, Batch
             workers=request.workers,
             allow_missing=request.allow_missing,
             pin_memory=prepared.device.type == "cuda",
-        ):
-            yield unit, batch
+        )
 
 
-def _grouped(stream: Iterator[tuple[Unit, Batch]]) -> Iterator[tuple[Unit, Iterator[Batch]]]:
-    import itertools
+def _take(stream: Iterator[Batch], images: int) -> Iterator[Batch]:
+    """The next batches, `images` images in all."""
+    while images > 0:
+        batch = next(stream)
+        images -= len(batch.samples)
+        yield batch
 
-    for _, group in itertools.groupby(stream, key=lambda item: item[0].first):
-        unit, first = next(group)
-        yield unit, itertools.chain([first], (batch for _, batch in group))
 
-
-def _ahead(items: Iterator[T], depth: int = 2) -> Iterator[T]:
+def _ahead(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
     """The items, decoded by a thread while the tree runs; its errors are raised here."""
     ready: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
     stop = threading.Event()
@@ -208,7 +208,7 @@ def provenance(prepared: Prepared) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine() + " CPU",
         "threads": torch.get_num_threads(),
         "weights": prepared.weights_label,
-        "data": prepared.images.source,
+        "data": Path(prepared.images.source).name,
         "batch_size": prepared.request.batch_size,
         "workers": prepared.request.workers,
         "git": _git_revision(),

@@ -75,9 +75,7 @@ def _joined(segments: list[Segment]) -> Segment:
     if len(segments) == 1:
         return segments[0]
     values = {i: torch.cat([s.values[i] for s in segments]) for i in segments[0].values}
-    return Segment(
-        values, np.concatenate([s.prefixes for s in segments]), np.concatenate([s.images for s in segments])
-    )
+    return Segment(values, np.concatenate([s.prefixes for s in segments]), np.concatenate([s.images for s in segments]))
 
 
 def default_budget_bytes(device: torch.device) -> int:
@@ -208,12 +206,12 @@ class TreeExecutor:
             rows = np.flatnonzero(children >= 0)
             if not len(rows):
                 continue
-            part, kept = values, slice(None)
+            part, images = values, segment.images
             if len(rows) < len(children):
                 index = torch.from_numpy(rows).to(self.device, non_blocking=True)
-                part, kept = {i: v.index_select(0, index) for i, v in values.items()}, rows
-            entered = self._branch(stage, choice, part)
-            pushes.append((number + 1, Segment(entered, children[kept].astype(np.int64), segment.images[kept])))
+                part = {i: v.index_select(0, index) for i, v in values.items()}
+                children, images = children[rows], images[rows]
+            pushes.append((number + 1, Segment(self._branch(stage, choice, part), children, images)))
         return pushes
 
     def _branch(self, stage: Stage, choice: Choice, values: dict[int, Tensor]) -> dict[int, Tensor]:

@@ -25,7 +25,7 @@ class Fork:
 
 @dataclass(frozen=True)
 class Trie:
-    """forks[i] leads from stage i to stage i + 1; configs[p] is the configuration that prefix p of the last stage is."""
+    """forks[i] leads from stage i to i + 1; configs[p] is the configuration that prefix p of the last stage is."""
 
     forks: tuple[Fork, ...]
     configs: np.ndarray
@@ -34,7 +34,7 @@ class Trie:
 def build_trie(space: Space, stages: Sequence[Stage]) -> Trie:
     """The trie of a space. stages: as `cut` made them."""
     prefix = [0] * len(space)
-    forks = []
+    forks: list[Fork] = []
     branches = [stage.branch for stage in stages[1:]]
     position = 0
     while position < len(branches):

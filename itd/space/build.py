@@ -102,7 +102,8 @@ def _options(site: SiteSpec, attribute: str, asked: Sequence[float] | None, swep
     if refused:
         shown = ", ".join(format_value(v) for v in refused)
         raise SpaceError(
-            f"site {site.name} cannot take {attribute} {shown}: {site.fixed[attribute]}; leave it at {format_value(own)}"
+            f"site {site.name} cannot take {attribute} {shown}: {site.fixed[attribute]}; "
+            f"leave it at {format_value(own)}"
         )
     return values
 
@@ -134,6 +135,5 @@ def _in_range(total: float, stride_range: tuple[int, int]) -> bool:
 
 
 def _too_many(count: str) -> str:
-    return (
-        f"{count} configurations are too many: at most {MAX_CONFIGS:,} are allowed; give fewer with --options or --sites"
-    )
+    most = f"at most {MAX_CONFIGS:,} are allowed"
+    return f"{count} configurations are too many: {most}; give fewer with --options or --sites"

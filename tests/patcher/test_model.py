@@ -1,4 +1,4 @@
-"""A patched network: torchvision's own numbers by default, the same state dict, the configuration only inside `with`."""
+"""A patched network: torchvision's numbers by default, the same state dict, the configuration only inside `with`."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The tree against one forward for each configuration: every family, every attribute, sites of any traceable network."""
+"""The tree against one forward for each configuration: every family, every attribute, any traceable network."""
 
 import numpy as np
 import pytest
@@ -81,9 +81,7 @@ def test_tree_equals_plain_with_attributes_crossed(name, attributes, random_netw
     model = patch(random_network(name), name)
     lists = {"stride": (1, 2), "dilation": (1, 2), "size": (3, 5)}
     options = {(s, a): lists[a] for s in "CD" for a in attributes}
-    space = model_space(
-        model, attributes, entry=MODELS[name], swept=["C", "D"], options=options, stride_range=(1, 999)
-    )
+    space = model_space(model, attributes, entry=MODELS[name], swept=["C", "D"], options=options, stride_range=(1, 999))
     assert len(space) == 4 ** len(attributes)
     tree, seen = collect(TreeExecutor(model, space), images(2), 10)
     assert (seen == 1).all()
@@ -98,9 +96,7 @@ def test_tree_equals_plain_for_every_open_choice(choices, random_network):
     attribute = "stride" if choices.shortcut == "nearest" else "size"
     options = {("D", attribute): (0.5, 2) if attribute == "stride" else (1, 3, 9)}
     space = model_space(model, [attribute], entry=MODELS["resnet18"], swept=["D"], options=options)
-    agree(
-        collect(TreeExecutor(model, space), images(2), 10)[0], collect(PlainExecutor(model, space), images(2), 10)[0]
-    )
+    agree(collect(TreeExecutor(model, space), images(2), 10)[0], collect(PlainExecutor(model, space), images(2), 10)[0])
 
 
 @pytest.mark.parametrize("budget", [1, 1 << 20, 1 << 40])
@@ -184,9 +180,7 @@ def test_sites_by_path_work_on_other_torchvision_networks(name, random_network):
     sites, _ = parse_sites(name, f"A={convs[0]},B={convs[-1]}")
     model = patch(network, sites)
     space = model_space(model, ["dilation"], options={(s, "dilation"): (1, 2, 3) for s in "AB"})
-    agree(
-        collect(TreeExecutor(model, space), images(2), 10)[0], collect(PlainExecutor(model, space), images(2), 10)[0]
-    )
+    agree(collect(TreeExecutor(model, space), images(2), 10)[0], collect(PlainExecutor(model, space), images(2), 10)[0])
 
 
 def test_bf16_stays_near_fp32(random_network):

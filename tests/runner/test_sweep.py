@@ -1,0 +1,213 @@
+"""The sweep end to end on a small real task: same rows however it is cut, killed, resumed, extended or sharded."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from itd.api import prepare_sweep, sweep
+from itd.errors import DataError, ItdError, NotFiniteError, ResultError
+from itd.patcher import Choices
+from itd.runner.plain import PlainExecutor
+from itd.runner.request import SweepRequest
+from itd.runner.sweep import unit_size
+from itd.store import open_result, verify
+
+
+@pytest.fixture
+def request_(tmp_path):
+    return SweepRequest(
+        "resnet18", "dilation", sites="CD", options=("1,2",), data="digits", weights="none", num_classes=10, crop_px=32,
+        limit=10, batch_size=4, device="cpu", out=str(tmp_path / "r.parquet"), images_per_unit=4,
+    )  # fmt: skip
+
+
+def rows(path):
+    return pd.read_parquet(path).sort_values(["config", "sample"]).reset_index(drop=True)
+
+
+def test_rows_equal_scores_of_plain_forwards(request_):
+    report = sweep(request_, quiet=True)
+    assert (report.done, report.already, report.left, report.configs) == (10, 0, 0, 4)
+    prepared = prepare_sweep(request_)
+    table = rows(request_.out)
+    assert len(table) == 40 and not table.duplicated(["config", "sample"]).any()
+    pixels = torch.stack([prepared.preprocess(prepared.images.load(i)) for i in range(10)])
+    logits = {}
+    PlainExecutor(prepared.model, prepared.space).run(pixels, lambda c, i, x: logits.__setitem__(int(c[0]), x))
+    for number, expected in logits.items():
+        part = table[table.config == number]
+        p = torch.softmax(expected.double(), 1)
+        label = torch.from_numpy(part.label.to_numpy().astype(np.int64))
+        assert (part.pred.to_numpy() == expected.argmax(1).numpy()).all()
+        own = p.gather(1, label[:, None])[:, 0] + (expected.argmax(1) == label)
+        np.testing.assert_allclose(part.quality, own, atol=1e-5)
+        np.testing.assert_allclose(part.confidence, p.amax(1), atol=1e-5)
+    settings = [tuple(s.dilation for s in c) for c in prepared.space.configs]
+    columns = table[[f"dilation_{s}" for s in "ABCD"]].to_numpy()
+    assert [tuple(c) for c in columns] == [settings[c] for c in table.config]
+
+
+def test_batch_size_units_shards_and_extension_give_the_same_rows(request_, tmp_path):
+    sweep(request_, quiet=True)
+    whole = rows(request_.out)
+
+    def same(request):
+        other = rows(request.out)
+        exact = ["sample", "label", "config", "pred", "rank"]
+        pd.testing.assert_frame_equal(other[exact], whole[exact])
+        pd.testing.assert_frame_equal(other, whole, check_exact=False, rtol=1e-4, atol=1e-6)
+
+    other = replace(request_, batch_size=3, images_per_unit=5, workers=1, out=str(tmp_path / "b.parquet"))
+    sweep(other, quiet=True)
+    same(other)
+    sharded = replace(request_, out=str(tmp_path / "s.parquet"))
+    assert sweep(replace(sharded, shard=(2, 2)), quiet=True).left == 4
+    assert sweep(replace(sharded, shard=(1, 2)), quiet=True).left == 0
+    same(sharded)
+    grown = replace(request_, out=str(tmp_path / "g.parquet"))
+    assert sweep(replace(grown, limit=3), quiet=True).done == 3
+    report = sweep(grown, quiet=True)
+    assert (report.already, report.done) == (3, 7)
+    same(grown)
+    assert sweep(grown, quiet=True).done == 0
+    assert verify(grown.out).ok
+
+
+def test_every_keeps_the_index_of_the_full_set(request_):
+    sweep(replace(request_, every=7, limit=3), quiet=True)
+    assert open_result(request_.out).samples.tolist() == [0, 7, 14]
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"options": ("1,3",)}, "space.options"),
+        ({"every": 2}, "every"),
+        ({"crop_px": 48}, "preprocess.crop_px"),
+        ({"precision": "bf16"}, "precision"),
+        ({"choices": Choices("side")}, "choices.size_scale"),
+    ],
+)
+def test_a_changed_identity_is_refused_by_field_name(request_, change, field):
+    sweep(request_, quiet=True)
+    before = rows(request_.out)
+    with pytest.raises(ResultError, match=field):
+        sweep(replace(request_, **change), quiet=True)
+    pd.testing.assert_frame_equal(rows(request_.out), before)
+
+
+CHILD = """
+import sys
+from itd.api import sweep
+from itd.runner.request import SweepRequest
+sweep(SweepRequest("resnet18", "dilation", sites="CD", options=("1,2",), data="digits", weights="none", num_classes=10,
+    crop_px=32, limit=10, batch_size=4, device="cpu", out=sys.argv[1], images_per_unit=1), quiet=True)
+"""
+
+
+def test_killed_again_and_again_the_rerun_gives_the_rows_of_an_uninterrupted_run(request_, tmp_path):
+    whole = replace(request_, images_per_unit=1, out=str(tmp_path / "whole.parquet"))
+    sweep(whole, quiet=True)
+    out, kills = tmp_path / "killed.parquet", 0
+    while kills < 4:
+        child = subprocess.Popen([sys.executable, "-c", CHILD, str(out)])
+        wanted = len(list(out.glob("part-*"))) + 2
+        while child.poll() is None and len(list(out.glob("part-*"))) < wanted:
+            time.sleep(0.002)
+        if child.poll() is None:
+            child.send_signal(signal.SIGKILL)
+            kills += 1
+        child.wait()
+        if len(list(out.glob("part-*"))) == 10:
+            break
+    assert kills >= 3
+    resumed = replace(whole, out=str(out))
+    sweep(resumed, quiet=True)
+    pd.testing.assert_frame_equal(rows(out), rows(whole.out))
+    assert verify(out).ok and not list(out.glob("_itd/*.tmp*"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(rng.integers(0, 255, (40, 50, 3), np.uint8)).save(tmp_path / "data" / name / f"{i}.jpg")
+    return tmp_path / "data"
+
+
+def test_an_image_that_cannot_be_decoded_stops_by_name_or_becomes_null_rows(request_, folder):
+    broken = folder / "dog" / "1.jpg"
+    broken.write_bytes(broken.read_bytes()[:400])
+    request = replace(request_, data=str(folder), num_classes=2, crop_px=32, resize_px=32, images_per_unit=2)
+    with pytest.raises(DataError, match=r"dog/1\.jpg"):
+        sweep(request, quiet=True)
+    assert open_result(request.out).images_done == 4
+    report = sweep(replace(request, allow_missing=True), quiet=True)
+    assert report.done == 2
+    table = rows(request.out)
+    assert table[table["sample"] == 4].pred.isna().all() and table[table["sample"] != 4].pred.notna().all()
+    result = open_result(request.out)
+    assert result.nulls == 1 and result.n == 5
+
+
+def test_logits_that_are_not_finite_stop_the_run_by_configuration_and_image(request_, tmp_path, random_network):
+    state = random_network("resnet18").state_dict()
+    state["fc.weight"] = torch.full_like(state["fc.weight"], 3e38)
+    torch.save(state, tmp_path / "w.pth")
+    request = replace(request_, weights=str(tmp_path / "w.pth"))
+    with pytest.raises(NotFiniteError, match=r"configuration 0, A\(dilation=1\).*image 0 .*fp32"):
+        sweep(request, quiet=True)
+
+
+def test_configurations_whose_window_exceeds_the_input_are_left_out_and_counted(request_):
+    request = replace(request_, model="densenet121", attributes="stride", sites=None, options=())
+    prepared = prepare_sweep(request)
+    assert prepared.space.removed["a window exceeds its input at 32 px"] > 0
+    assert len(prepared.space) + sum(prepared.space.removed.values()) == 400
+    assert all(m > 0 for m in prepared.macs)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": "resnet5"}, "no such model"),
+        ({"model": "vgg11"}, "no registered sites"),
+        ({"attributes": "strid"}, "no such attribute"),
+        ({"sites": "AE"}, "no such sites"),
+        ({"sites": "A=layer1.0.nowhere"}, "no module"),
+        ({"options": ("0",)}, "no such dilation option"),
+        ({"weights": "nowhere.pth"}, "nowhere.pth"),
+        ({"data": "/nonexistent"}, "no such data folder"),
+        ({"precision": "tf32"}, "tf32"),
+        ({"device": "cuda:99"}, "cuda:99"),
+        ({"device": "abacus"}, "no such device"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line_before_anything_is_written(request_, change, words, tmp_path):
+    with pytest.raises(ItdError, match=words) as caught:
+        sweep(replace(request_, **change), quiet=True)
+    assert "\n" not in str(caught.value)
+    assert not os.path.exists(request_.out)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(request_, tmp_path, random_network):
+    torch.save(random_network("mobilenet_v2").state_dict(), tmp_path / "m.pth")
+    with pytest.raises(ItdError, match="resnet18"):
+        sweep(replace(request_, weights=str(tmp_path / "m.pth")), quiet=True)
+
+
+def test_units_are_small_on_a_cpu_and_grow_on_a_gpu():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [unit_size(n, cpu) for n in (1, 100, 1000, 50_000)] == [8, 8, 16, 16]
+    assert unit_size(50_000, gpu) == 256
