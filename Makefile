@@ -50,7 +50,6 @@ demo: env
 	done
 	$(ITD) oracle $(DEMO_RESULTS)
 	$(ITD) greedy $(DEMO_RESULTS) --plot demo/greedy.png
-	@echo "figure: $(CURDIR)/demo/greedy.png"
 
 bench: env
 	set -e; for model in $(BENCH_MODELS); do for attr in $(BENCH_ATTRS); do \

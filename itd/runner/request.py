@@ -135,8 +135,8 @@ class SweepPlan:
 
 def patched_model(request: SweepRequest, num_classes: int) -> tuple[DynamicModel, tuple[str, ...], Sites | None]:
     """The network with random weights, patched; the swept sites; the user's own sites, if any."""
-    own, swept = parse_sites(request.model, request.sites)
     network = build_model(request.model, num_classes)
+    own, swept = parse_sites(request.model, request.sites)
     return patch(network, own or request.model, request.choices), swept, own
 
 
@@ -288,5 +288,6 @@ def _identity(
         "data": images.fingerprint(),
         "every": request.every,
         "preprocess": preprocess.identity(),
+        "variation": None,
         "precision": request.precision,
     }
