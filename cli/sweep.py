@@ -32,6 +32,11 @@ def _shard(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
     return number, of
 
 
+def _choice(name: str, allowed: list[str], text: str) -> Callable[..., Any]:
+    """An open choice of the paper's text: a reconstruction, our reading first."""
+    return click.option(name, type=click.Choice(allowed), default=allowed[0], show_default=True, help=text)
+
+
 def _what(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         [
@@ -43,13 +48,18 @@ def _what(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--options", multiple=True, metavar="O", help="1,2,3 for every site; A=1,2 for one; stride:A=1,2."
             ),
+            _choice("--size-scale", ["area", "side", "none"], "A resized kernel's output times (k0/k)^2, k0/k or 1."),
+            click.option("--align-corners", is_flag=True, help="Of the bilinear resize of kernels; default without."),
+            _choice("--shortcut", ["zero", "nearest"], "What fills the shortcut's projection at stride 1/2."),
+            _choice("--pool-half", ["nearest", "zero"], "How a pool's input is upsampled at stride 1/2."),
             click.option(
-                "--size-scale", type=click.Choice(["area", "side", "none"]), default="area", show_default=True
+                "--stride-range",
+                default="4,288",
+                show_default=True,
+                callback=_range,
+                metavar="LOW,HIGH",
+                help="Allowed total output stride: the rule that leaves ResNet-50 with 361 configurations.",
             ),
-            click.option("--align-corners", is_flag=True, help="Of the bilinear resize of kernels."),
-            click.option("--shortcut", type=click.Choice(["zero", "nearest"]), default="zero", show_default=True),
-            click.option("--pool-half", type=click.Choice(["nearest", "zero"]), default="nearest", show_default=True),
-            click.option("--stride-range", default="4,288", show_default=True, callback=_range, metavar="LOW,HIGH"),
         ]
     ):
         command = option(command)
@@ -108,6 +118,9 @@ def sweep(only_plan: bool, size_scale: str, align_corners: bool, shortcut: str, 
 
     The same command again finishes what is missing. Without --data and --weights the network is trained once on the
     embedded digits, so that every command works anywhere.
+
+    The paper's text leaves --size-scale, --align-corners, --shortcut, --pool-half and --stride-range open: they are
+    reconstructions, ours the default, and part of what makes two results the same.
     """
     from itd.api import prepare_sweep
     from itd.api import sweep as run

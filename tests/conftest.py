@@ -20,6 +20,12 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def repository() -> Path:
+    """The checkout's root."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
 def cuda() -> str:
     """The CUDA device's name."""
     import torch

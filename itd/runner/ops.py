@@ -93,7 +93,7 @@ class ConvOp(Op):
         self.fuses = onednn_fuses(weight)
 
     def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        if self.fuses:
+        if self.fuses and (other is None or tuple(other.shape) == self._out_shape(tuple(x.shape))):
             return self._fused(x, other)
         out = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         if other is not None:
@@ -114,16 +114,16 @@ class ConvOp(Op):
         out = run.binary(x, other, self.packed, self.bias, *geometry, "add", 1.0, fused, [], "")
         return ACTIVATIONS[self.activation](out) if self.activation and not fused else out
 
+    def _out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        sides = zip(shape[2:], self.weight.shape[2:], self.stride, self.padding, self.dilation, strict=True)
+        size = ((length + 2 * p - d * (k - 1) - 1) // s + 1 for length, k, s, p, d in sides)
+        return shape[0], self.weight.shape[0], *size
+
     def meta(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        size = [
-            (length + 2 * p - d * (k - 1) - 1) // s + 1
-            for length, k, s, p, d in zip(
-                x.shape[2:], self.weight.shape[2:], self.stride, self.padding, self.dilation, strict=True
-            )
-        ]
-        if min(size) < 1:
+        shape = self._out_shape(tuple(x.shape))
+        if min(shape[2:]) < 1:
             raise WindowError
-        return x.new_empty((x.shape[0], self.weight.shape[0], *size))
+        return x.new_empty(shape)
 
     def macs(self, out: Tensor, *args: Any) -> int:
         return out.numel() * math.prod(self.weight.shape[1:])
