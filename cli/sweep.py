@@ -130,7 +130,7 @@ def sweep(only_plan: bool, size_scale: str, align_corners: bool, shortcut: str, 
     choices = Choices(size_scale, align_corners, shortcut, pool_half)
     request = SweepRequest(choices=choices, **given)
     if only_plan:
-        click.echo(plan_text(prepare_sweep(request).plan()))
+        click.echo(plan_text(prepare_sweep(request, only_plan=True).plan()))
         return
     bar = _Bar()
     try:

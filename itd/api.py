@@ -4,33 +4,39 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from itd.runner.images import DIGITS, open_images
-from itd.runner.request import Prepared, SweepRequest, patched_model, prepare, request_space
-from itd.runner.sweep import SweepReport, open_writer
+from itd.errors import DataError, ResultError
+from itd.runner.images import DIGITS, open_images, select
+from itd.runner.precision import Precision
+from itd.runner.preprocess import Preprocess
+from itd.runner.request import (
+    Prepared,
+    SweepRequest,
+    asked_preprocess,
+    default_out,
+    patched_model,
+    prepare,
+    request_space,
+)
+from itd.runner.sweep import SweepReport, check_faithful, open_writer
 from itd.runner.sweep import sweep as run_sweep
-from itd.runner.weights import load_weights
+from itd.runner.weights import Weights, load_weights, plan_weights
+from itd.space import parse_attributes
+from itd.store import check_target
 
 
-def prepare_sweep(request: SweepRequest, *, quiet: bool = False) -> Prepared:
+def prepare_sweep(request: SweepRequest, *, only_plan: bool = False, quiet: bool = False) -> Prepared:
     """A request resolved: images found, weights loaded, space built, costs known; nothing run.
 
-    Where the data are the embedded digits and no weights are named, the model is trained on them once. Raises
-    ItdError for anything that cannot be, cheap checks first.
+    Where the data are the embedded digits and no weights are named, the model is trained on them once. only_plan:
+    nothing is trained or fetched; the weights stay random. quiet: no progress bar while training. Raises ItdError for
+    anything that cannot be; what can be told without weights is told before any are made or fetched.
     """
-    device = request.checked_device()
-    model, swept, own = patched_model(request, 10)
-    request_space(request, model, swept, own)
     data = request.data or os.environ.get("ITD_DATA") or DIGITS
-    weights_text = request.weights
-    if data == DIGITS and weights_text is None:
-        from itd.training.digits import train_on_digits
-
-        open_images(data, num_classes=request.num_classes, classes_file=request.classes_file)
-        weights_text = str(train_on_digits(request.model, device=device, progress=not quiet))
-    num_classes = request.num_classes or (10 if data == DIGITS else None)
-    weights = load_weights(request.model, weights_text, num_classes=num_classes)
+    _check_cheaply(request, data)
+    weights = _weights(request, data, only_plan, quiet)
     images = open_images(
         data,
         num_classes=request.num_classes,
@@ -38,6 +44,39 @@ def prepare_sweep(request: SweepRequest, *, quiet: bool = False) -> Prepared:
         classes_file=request.classes_file,
     )
     return prepare(request, images, weights)
+
+
+def _check_cheaply(request: SweepRequest, data: str) -> None:
+    Precision(request.precision, str(request.checked_device()))
+    select(1, request.every, request.limit)
+    model, swept, own = patched_model(request, 10)
+    request_space(request, model, swept, own)
+    out = request.out or default_out(request.model, parse_attributes(request.attributes))
+    check_target(out)
+    if data == DIGITS:
+        open_images(data, num_classes=request.num_classes, classes_file=request.classes_file)
+        return
+    if request.crop_px and request.resize_px:
+        asked_preprocess(request, Preprocess())
+    if not Path(data).is_dir():
+        open_images(data)  # which says what is wrong with it
+    if Path(out).absolute().is_relative_to(Path(data).absolute()):
+        raise ResultError(f"--out {out} is inside --data {data}; give --out a folder elsewhere")
+    if request.classes_file and not Path(request.classes_file).is_file():
+        raise DataError(f"no such file: --classes {request.classes_file}; expected one folder name per line")
+
+
+def _weights(request: SweepRequest, data: str, only_plan: bool, quiet: bool) -> Weights:
+    digits = data == DIGITS
+    num_classes = request.num_classes or (10 if digits else None)
+    if only_plan:
+        return plan_weights(request.model, request.weights, num_classes=num_classes, digits=digits)
+    named = request.weights
+    if digits and named is None:
+        from itd.training.digits import train_on_digits
+
+        named = str(train_on_digits(request.model, device=request.checked_device(), progress=not quiet))
+    return load_weights(request.model, named, num_classes=num_classes)
 
 
 def sweep(
@@ -58,6 +97,7 @@ def sweep(
     5
     """
     prepared = prepare_sweep(request, quiet=quiet)
+    check_faithful(prepared)
     writer = open_writer(prepared)
     todo = sum(len(unit) for unit in writer.todo(request.shard))
     progress = on_start(prepared, writer.done_images, todo) if on_start else None

@@ -23,15 +23,17 @@ def conv_at(
     x: (N, I, H, W). weight: (O, I/g, k0, k0), untouched. geometry: the pretrained layer's. Returns (N, O, H', W'),
     with H' = 2H at stride 1/2.
     """
-    return _convolve(
-        x, resize_kernel(weight, setting.size or geometry.kernel, choices), bias, geometry.at(setting), choices
-    )
+    kernel = resize_kernel(weight, setting.size or geometry.kernel, choices)
+    return _convolve(x, kernel, bias, geometry, setting, choices)
 
 
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, at: Geometry, choices: Choices) -> Tensor:
+def _convolve(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, setting: Setting, choices: Choices
+) -> Tensor:
+    at = geometry.at(setting)
     if at.stride != 0.5:
         return F.conv2d(x, weight, bias, int(at.stride), at.padding, at.dilation, at.groups)
-    if at.kernel == 1 and choices.shortcut == "nearest":
+    if geometry.kernel == 1 and choices.shortcut == "nearest":
         return F.interpolate(F.conv2d(x, weight, bias, 1, 0, 1, at.groups), scale_factor=2, mode="nearest")
     flipped = half_stride_weight(weight, at.groups)
     return F.conv_transpose2d(x, flipped, bias, 2, at.padding, 1, at.groups, at.dilation)
@@ -80,8 +82,8 @@ class DynamicConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.setting == DEFAULT:
             return super().forward(x)
-        at = self.geometry.at(self.setting)
-        return _convolve(x, self._kernel(at.kernel), self.bias, at, self.choices)
+        kernel = self._kernel(self.setting.size or self.geometry.kernel)
+        return _convolve(x, kernel, self.bias, self.geometry, self.setting, self.choices)
 
     def _kernel(self, k: int) -> Tensor:
         """The resized kernel; without gradients it is made once for each state of the weight."""

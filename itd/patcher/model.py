@@ -118,16 +118,32 @@ def site_specs(model: DynamicModel, entry: ModelEntry | None = None) -> tuple[Si
             if not takers:
                 why[attribute] = f"no layer of it takes {attribute}"
                 continue
-            own = _default_of(attribute, model.get_submodule(takers[0]))
-            default |= Setting(**{attribute: own})
+            own = {path: _default_of(attribute, model.get_submodule(path)) for path in takers}
+            if len(set(own.values())) > 1:
+                shown = ", ".join(f"{path} has {value}" for path, value in own.items())
+                raise ModelError(
+                    f"site {name}: its layers differ in {attribute} ({shown}); put them in sites of their own"
+                )
+            default |= Setting(**{attribute: own[takers[0]]})
             values = OPTIONS[attribute]
-            if attribute == "stride" and name not in upsampling:
+            if attribute == "stride" and not (
+                name in upsampling and all(map(_upsamples, map(model.get_submodule, takers)))
+            ):
                 values = tuple(v for v in values if v >= 1)
             options[attribute] = values
             if (name, attribute) in fixed:
                 why[attribute] = fixed[name, attribute]
         specs.append(SiteSpec(name, default, options, why))
     return tuple(specs)
+
+
+def _upsamples(layer: Any) -> bool:
+    """Whether stride 1/2 is defined for a layer."""
+    try:
+        check_setting("layer", layer, Setting(stride=0.5))
+    except SpaceError:
+        return False
+    return True
 
 
 def _default_of(attribute: str, layer: Any) -> Any:

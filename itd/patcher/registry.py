@@ -136,7 +136,7 @@ def _parse_paths(text: str) -> tuple[Sites, tuple[str, ...]]:
     sites: Sites = {}
     for part in text.split(","):
         letter, _, paths = part.strip().partition("=")
-        if letter not in SITES or letter in sites or not paths:
+        if letter not in SITES or letter in sites or not all(path.strip() for path in paths.split("+")):
             raise ModelError(f"--sites has {part.strip()!r}; allowed is A=path[+path], each of A to D once")
         sites[letter] = tuple(SiteModule(path.strip(), frozenset()) for path in paths.split("+"))
     sites = {s: sites[s] for s in SITES if s in sites}

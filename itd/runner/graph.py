@@ -16,7 +16,18 @@ from torch import Tensor, fx, nn
 
 from itd.errors import ModelError
 from itd.patcher import DynamicConv2d, DynamicModel
-from itd.runner.ops import ActivationOp, AddOp, BatchNormOp, CatOp, ConvOp, FunctionOp, ModuleOp, Op, tensor_method
+from itd.runner.ops import (
+    BATCH,
+    ActivationOp,
+    AddOp,
+    BatchNormOp,
+    CatOp,
+    ConvOp,
+    FunctionOp,
+    ModuleOp,
+    Op,
+    tensor_method,
+)
 from itd.runner.site_ops import SiteOp
 
 
@@ -62,9 +73,16 @@ def _refs(value: Any) -> Iterator[Ref]:
 
 
 class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, qualified_name: str) -> bool:
-        return hasattr(m, "setting") or super().is_leaf_module(m, qualified_name)
+    def __init__(self, site_paths: set[str]) -> None:
+        super().__init__()
+        self.site_paths = site_paths
 
+    def is_leaf_module(self, m: nn.Module, qualified_name: str) -> bool:
+        return qualified_name in self.site_paths or super().is_leaf_module(m, qualified_name)
+
+
+_SHAPE = object()
+"""Stands for `x.shape` of which only the number of rows is read."""
 
 _ACTIVATION_FUNCTIONS: dict[Any, str] = {F.relu: "relu", torch.relu: "relu", F.relu_: "relu", F.relu6: "relu6"}
 _ADDITIONS: tuple[Any, ...] = (operator.add, torch.add, operator.iadd)
@@ -78,7 +96,7 @@ def build_graph(model: DynamicModel, dtype: torch.dtype, device: torch.device | 
     """
     if model.training:
         raise ModelError("the network is in training mode; call model.eval() first")
-    tracer = _Tracer()
+    tracer = _Tracer({m.path for modules in model.sites.values() for m in modules})
     try:
         traced = tracer.trace(model)
     except Exception as error:  # torch.fx raises many kinds; each means the same here
@@ -100,6 +118,7 @@ class _Builder:
 
     def build(self) -> Graph:
         in_place_reads(self.fx, self.modules)
+        self.sites_before = self._sites_before()
         inputs = 0
         for node in list(self.fx.nodes):
             if node in self.done:
@@ -116,16 +135,25 @@ class _Builder:
                 self.value[node] = self._cast(_attribute(self.model, str(node.target)))
             else:
                 self._lower(node)
-        missing = self.site_paths - {n.site for n in self.nodes}
+        nodes = _without_dead(self.nodes, self.output)
+        missing = self.site_paths - {n.site for n in nodes}
         if missing:
-            raise ModelError(f"the traced network never runs {', '.join(sorted(missing))}; choose other --sites")
-        return Graph(tuple(_without_dead(self.nodes, self.output)), self.output)
+            raise ModelError(f"no logit depends on {', '.join(sorted(missing))}; choose other --sites")
+        return Graph(tuple(nodes), self.output)
 
     def _finish(self, node: fx.Node) -> None:
         out = self._resolve(node.args[0])
         if not isinstance(out, Ref):
             raise ModelError("the network must return one tensor of logits; this one returns something else")
         self.output = out.id
+
+    def _sites_before(self) -> dict[fx.Node, frozenset[fx.Node]]:
+        """For each node the site layers that it depends on."""
+        before: dict[fx.Node, frozenset[fx.Node]] = {}
+        for node in self.fx.nodes:
+            own = {node} if node.op == "call_module" and str(node.target) in self.site_paths else set()
+            before[node] = frozenset().union(own, *(before[n] for n in node.all_input_nodes))
+        return before
 
     # -- one node -------------------------------------------------------------------------------------------------
 
@@ -141,6 +169,8 @@ class _Builder:
             self.value[node] = self._resolve(node.args[0])
         elif self._is_addition(node):
             self._emit_fused(node, AddOp)
+        elif (batch := self._batch(node)) is not None:
+            self.value[node] = batch
         elif self._is_channel_cat(node):
             parts = self._resolve(node.args[0])
             if len(parts) == 1:
@@ -150,11 +180,34 @@ class _Builder:
         elif (kind := self._activation(node)) is not None:
             self._emit(node, ActivationOp(kind), (self._resolve(node.args[0]),))
         elif module is not None:
-            op = ModuleOp(self._moved(module))
-            self._emit(node, op, self._resolve(node.args), self._resolve(node.kwargs))
+            self._emit_any(node, ModuleOp(self._moved(module)))
         else:
             function = tensor_method(str(node.target)) if node.op == "call_method" else node.target
-            self._emit(node, FunctionOp(function), self._resolve(node.args), self._resolve(node.kwargs))  # type: ignore[arg-type]
+            self._emit_any(node, FunctionOp(function))  # type: ignore[arg-type]
+
+    def _emit_any(self, node: fx.Node, op: Op) -> None:
+        """Any operator; what depends on parameters alone is computed here, once."""
+        args, kwargs = self._resolve(node.args), self._resolve(node.kwargs)
+        if next(_refs((args, kwargs)), None) is not None:
+            self._emit(node, op, args, kwargs)
+            return
+        with torch.no_grad():
+            self.value[node] = op(*args, **kwargs)
+        self.done.add(node)
+
+    def _batch(self, node: fx.Node) -> Any:
+        """BATCH for `x.shape[0]` and `x.size(0)`, the shape's own name for `x.shape`; None for anything else."""
+        of_rows = bool(node.args) and isinstance(node.args[0], fx.Node) and node.args[0] in self.value
+        if not of_rows or not (isinstance(self.value[node.args[0]], Ref) or self.value[node.args[0]] is _SHAPE):  # type: ignore[index]
+            return None
+        if node.op == "call_method" and node.target == "size" and node.args[1:] == (0,):
+            return BATCH
+        if node.target is getattr and node.args[1] == "shape" and self._only_first_is_read(node):
+            return _SHAPE
+        return BATCH if node.target is operator.getitem and self.value[node.args[0]] is _SHAPE else None  # type: ignore[index]
+
+    def _only_first_is_read(self, shape: fx.Node) -> bool:
+        return all(user.target is operator.getitem and user.args[1] == 0 for user in shape.users)
 
     def _emit(self, node: fx.Node, op: Op | SiteOp, args: Any, kwargs: Any = None, site: str | None = None) -> None:
         self.nodes.append(Node(len(self.nodes) + 1, op, tuple(args), kwargs or {}, site))
@@ -221,8 +274,10 @@ class _Builder:
         user = _only_user(node) if self.optimise else None
         if user is None or not self._is_addition(user) or user.args[0] is user.args[1]:
             return None
-        other = next(a for a in user.args if a is not node)
-        return user if isinstance(self.value.get(other), Ref) else None  # type: ignore[arg-type]
+        other: Any = next(a for a in user.args if a is not node)
+        # what is added later in the tree than the convolution would hold it back to where it is run more often
+        there = isinstance(self.value.get(other), Ref) and self.sites_before[other] <= self.sites_before[node]
+        return user if there else None
 
     # -- what a node is -----------------------------------------------------------------------------------------------
 
@@ -246,7 +301,7 @@ class _Builder:
         return named and len(node.args) == 2 and tensors and not node.kwargs
 
     def _is_channel_cat(self, node: fx.Node) -> bool:
-        if node.target not in (torch.cat, torch.concat) or not isinstance(node.args[0], (list, tuple)):
+        if node.target not in (torch.cat, torch.concat) or not node.args or not isinstance(node.args[0], (list, tuple)):
             return False
         return bool(node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0) == 1)
 

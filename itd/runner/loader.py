@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,13 +40,15 @@ def batches(
     preprocess: Preprocess,
     *,
     batch_size: int,
+    cuts: Sequence[int] = (),
     workers: int = 0,
     allow_missing: bool = False,
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
     """Batches of `samples`, in that order; the last may be smaller.
 
-    samples: (n,) int32 indices into `images`. workers: processes that decode; 0 decodes in this one. allow_missing:
+    samples: (n,) int32 indices into `images`. cuts: positions in `samples` that no batch reaches over.
+    workers: processes that decode; 0 decodes in this one. allow_missing:
     an image that cannot be decoded is marked instead of stopping. pin_memory: for copies to a GPU.
 
     Raises DataError naming the first image (in the order of `samples`) that cannot be decoded.
@@ -66,7 +69,7 @@ def batches(
         warnings.filterwarnings("ignore", message="This DataLoader will create")
         loader = DataLoader(
             _Decoded(images, samples, preprocess),
-            batch_size=batch_size,
+            batch_sampler=_ranges(len(samples), batch_size, cuts),
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=pin_memory,
@@ -80,6 +83,16 @@ def batches(
         part = slice(start, start + len(errors))
         start = part.stop
         yield Batch(samples[part], pixels, labels[part], np.array([error is not None for error in errors]))
+
+
+def _ranges(count: int, batch_size: int, cuts: Sequence[int]) -> list[list[int]]:
+    """Positions 0 to count - 1 as batches, each cut starting a new one."""
+    edges = sorted({0, count, *cuts})
+    return [
+        list(range(first, min(first + batch_size, end)))
+        for start, end in itertools.pairwise(edges)
+        for first in range(start, end, batch_size)
+    ]
 
 
 def _guarded(items: Iterator[Any], workers: int) -> Iterator[Any]:

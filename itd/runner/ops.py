@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 CHANNELS_LAST = torch.channels_last
 
@@ -33,6 +34,34 @@ class WindowError(ValueError):
     """A window that exceeds its input: the configuration cannot run at this image size."""
 
 
+class ShapeError(ValueError):
+    """Shapes that an operator cannot take, such as an addition of two sizes: the setting does not fit the network."""
+
+
+class _Batch:
+    """Stands for the number of rows, which differs from one chunk to the next."""
+
+    def __repr__(self) -> str:
+        return "BATCH"
+
+
+BATCH = _Batch()
+"""An argument that is the number of rows of the first one."""
+
+
+def on_meta(value: Any) -> Any:
+    """The same nest of arguments with every tensor on the meta device."""
+    return tree_map(lambda v: v.to("meta") if isinstance(v, Tensor) else v, value)
+
+
+def tried(work: Callable[[], Any], error: type[ValueError]) -> Any:
+    """What a shape computation gives; torch's complaint about shapes becomes `error`."""
+    try:
+        return work()
+    except (RuntimeError, IndexError) as reason:
+        raise error(str(reason).strip().splitlines()[0]) from reason
+
+
 def onednn_fuses(weight: Tensor) -> bool:
     """Whether oneDNN's convolution with a packed weight and a fused activation can take this weight."""
     return (
@@ -47,9 +76,11 @@ class Op:
     """A pure function of tensors. Subclasses say what it costs without running it, by way of meta tensors.
 
     pointwise: each output position depends on the same input position alone, so that it commutes with subsampling.
+    windowed: a convolution or a pool that slides a window over maps (N, C, H, W).
     """
 
     pointwise = False
+    windowed = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError
@@ -73,6 +104,8 @@ class ConvOp(Op):
     weight: (O, I/g, kh, kw); bias: (O,) or None. Called with x (N, I, H, W) and, where something is added before the
     activation, `other` (N, O, H', W').
     """
+
+    windowed = True
 
     def __init__(
         self,
@@ -122,8 +155,9 @@ class ConvOp(Op):
     def meta(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         shape = self._out_shape(tuple(x.shape))
         if min(shape[2:]) < 1:
-            raise WindowError
-        return x.new_empty(shape)
+            raise WindowError("a convolution's window exceeds its input")
+        out = x.new_empty(shape)
+        return out if other is None else tried(lambda: out + other, ShapeError)
 
     def macs(self, out: Tensor, *args: Any) -> int:
         return out.numel() * math.prod(self.weight.shape[1:])
@@ -154,6 +188,9 @@ class CatOp(Op):
     def __call__(self, xs: Any) -> Tensor:
         return torch.cat(xs, dim=1)
 
+    def meta(self, xs: Any) -> Tensor:
+        return tried(lambda: self(xs), ShapeError)
+
 
 class AddOp(Op):
     """An addition of two tensors with an optional activation."""
@@ -166,6 +203,9 @@ class AddOp(Op):
     def __call__(self, x: Any, y: Any) -> Any:
         out = x + y
         return ACTIVATIONS[self.activation](out) if self.activation else out
+
+    def meta(self, x: Any, y: Any) -> Any:
+        return tried(lambda: self(x, y), ShapeError)
 
 
 class ActivationOp(Op):
@@ -199,6 +239,10 @@ _POINTWISE_FUNCTIONS: frozenset[Any] = frozenset(
 )
 
 
+_WINDOW_FUNCTIONS: frozenset[Any] = frozenset({F.conv2d, F.max_pool2d, F.avg_pool2d, torch.conv2d, torch.max_pool2d})
+_WINDOWS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+
+
 class ModuleOp(Op):
     """Any other layer, run as it is (its in-place flag taken away)."""
 
@@ -207,6 +251,7 @@ class ModuleOp(Op):
         if getattr(self.module, "inplace", False):
             self.module.inplace = False  # type: ignore[assignment]
         self.pointwise = isinstance(module, _POINTWISE_MODULES)
+        self.windowed = isinstance(module, _WINDOWS)
         self._meta: nn.Module | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -215,10 +260,9 @@ class ModuleOp(Op):
     def meta(self, *args: Any, **kwargs: Any) -> Any:
         if self._meta is None:
             self._meta = copy.deepcopy(self.module).to("meta")
-        try:
-            return self._meta(*args, **kwargs)
-        except RuntimeError as error:
-            raise WindowError from error
+        module = self._meta
+        kind = WindowError if isinstance(module, _WINDOWS) else ShapeError
+        return tried(lambda: module(*on_meta(args), **on_meta(kwargs)), kind)
 
     def macs(self, out: Any, *args: Any) -> int:
         if isinstance(self.module, nn.Linear):
@@ -236,16 +280,16 @@ class FunctionOp(Op):
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
         self.pointwise = function in _POINTWISE_FUNCTIONS
+        self.windowed = function in _WINDOW_FUNCTIONS
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if any(a is BATCH for a in args):
+            args = tuple(args[0].shape[0] if a is BATCH else a for a in args)
         return self.function(*args, **kwargs)
 
     def meta(self, *args: Any, **kwargs: Any) -> Any:
-        args = tuple(a.to("meta") if isinstance(a, Tensor) else a for a in args)
-        try:
-            return self.function(*args, **kwargs)
-        except RuntimeError as error:
-            raise WindowError from error
+        kind = WindowError if self.windowed else ShapeError
+        return tried(lambda: self(*on_meta(args), **on_meta(kwargs)), kind)
 
     def macs(self, out: Any, *args: Any) -> int:
         if self.function in (F.linear, torch.matmul, torch.bmm, operator.matmul):

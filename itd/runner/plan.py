@@ -5,19 +5,21 @@ Shapes are followed with meta tensors, one image at a time, each distinct shape 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from itd.errors import ModelError, SpaceError
 from itd.runner.graph import Node, Ref
-from itd.runner.ops import Op, WindowError
+from itd.runner.ops import Op, ShapeError, WindowError
 from itd.runner.site_ops import SiteOp
 from itd.runner.stages import Branch, Stage
 from itd.runner.trie import Choice, Fork, Trie
-from itd.space import Setting, Space
+from itd.space import Setting, Space, format_config
 
 Shapes = tuple[tuple[int, ...], ...]
 Values = Mapping[int, Any]
@@ -54,16 +56,21 @@ def fixed_op(node: Node) -> Op:
     return node.op.at(Setting()) if isinstance(node.op, SiteOp) else node.op
 
 
+_ROWS = 3
+"""Rows of a meta tensor: a value that does not have as many is not one of rows, and cannot be cut into chunks."""
+
+
 class Costs:
     """The costs of a tree's stages and branches, each shape worked out once.
 
-    attributes: module path -> what the layer takes. Raises WindowError where a window exceeds its input.
+    attributes: module path -> what the layer takes. Raises WindowError where a window exceeds its input, ShapeError
+    where a setting does not fit the network, ModelError for a network that mixes rows.
     """
 
     def __init__(self, stages: Sequence[Stage], attributes: Mapping[str, frozenset[str]], dtype: torch.dtype) -> None:
         self.stages, self.attributes, self.dtype = stages, attributes, dtype
-        self._stage: dict[tuple[int, Shapes], Cost | None] = {}
-        self._branch: dict[tuple[int, Choice, Shapes], Cost | None] = {}
+        self._stage: dict[tuple[int, Shapes], Cost | ValueError] = {}
+        self._branch: dict[tuple[int, Choice, Shapes], Cost | ValueError] = {}
 
     def stage(self, number: int, shapes: Shapes) -> Cost:
         """The nodes of a stage, from what enters it to what leaves it."""
@@ -94,14 +101,16 @@ class Costs:
                 held += self._bytes(cost.out)
         return peak
 
-    def _tried(self, work: Any) -> Cost | None:
+    def _tried(self, work: Callable[[], Cost]) -> Cost | ValueError:
         try:
             return work()
-        except WindowError:
-            return None
+        except (WindowError, ShapeError) as error:
+            return error
 
     def _metas(self, ids: Sequence[int], shapes: Shapes) -> dict[int, Tensor]:
-        return {i: torch.empty(s, dtype=self.dtype, device="meta") for i, s in zip(ids, shapes, strict=True)}
+        return {
+            i: torch.empty((_ROWS, *s[1:]), dtype=self.dtype, device="meta") for i, s in zip(ids, shapes, strict=True)
+        }
 
     def _run_stage(self, stage: Stage, shapes: Shapes) -> Cost:
         values: dict[int, Any] = self._metas(stage.entering, shapes)
@@ -115,15 +124,26 @@ class Costs:
             peak = max(peak, _live(values) + op.scratch(out, *args))
             for i in frees:
                 del values[i]
-        return Cost(macs, peak, tuple(tuple(values[i].shape) for i in stage.leaving))
+        return Cost(macs // _ROWS, peak // _ROWS, self._shapes(stage.leaving, values))
 
     def _run_branch(self, number: int, choice: Choice, shapes: Shapes) -> Cost:
         stage, before = self.stages[number], self.stages[number - 1]
         assert stage.branch is not None
         values = self._metas(before.leaving, shapes)
         macs, scratch = apply_meta(stage.branch, choice, values, self.attributes)
-        out = tuple(tuple(values[i].shape) for i in stage.entering)
-        return Cost(macs, scratch + self._bytes(out), out)
+        out = self._shapes(stage.entering, values)
+        return Cost(macs // _ROWS, scratch // _ROWS + self._bytes(out), out)
+
+    def _shapes(self, ids: Sequence[int], values: Values) -> Shapes:
+        """The shapes of one row; ModelError for a value that is not one of rows."""
+        for i in ids:
+            if not isinstance(values[i], Tensor) or values[i].ndim == 0 or values[i].shape[0] != _ROWS:
+                shown = tuple(values[i].shape) if isinstance(values[i], Tensor) else type(values[i]).__name__
+                raise ModelError(
+                    f"a value that is not one row for each image ({shown}) crosses a site in this network; write sizes "
+                    "as x.flatten(1) or view(x.shape[0], -1), keep images apart, or choose other --sites"
+                )
+        return tuple((1, *values[i].shape[1:]) for i in ids)
 
     def _bytes(self, shapes: Shapes) -> int:
         return sum(torch.Size(s).numel() for s in shapes) * self.dtype.itemsize
@@ -152,20 +172,19 @@ def _live(values: Values) -> int:
     return sum(v.numel() * v.element_size() for v in values.values() if isinstance(v, Tensor))
 
 
-def _known(cost: Cost | None) -> Cost:
-    if cost is None:
-        raise WindowError
+def _known(cost: Cost | ValueError) -> Cost:
+    if isinstance(cost, ValueError):
+        raise cost
     return cost
 
 
 @dataclass(frozen=True)
 class Walk:
     """A trie walked for one image. macs: of everything the tree runs. per_config: of each configuration's own path,
-    None where its windows exceed their inputs. rows[i]: prefixes at stage i that can run."""
+    None where its windows exceed their inputs."""
 
     macs: int
     per_config: tuple[int | None, ...]
-    rows: tuple[int, ...]
 
     def impossible(self) -> list[int]:
         """Numbers of the configurations that cannot run."""
@@ -173,37 +192,56 @@ class Walk:
 
 
 def walk(space: Space, trie: Trie, costs: Costs, crop_px: int) -> Walk:
-    """Follow one crop_px x crop_px image through every prefix of a trie."""
+    """Follow one crop_px x crop_px image through every prefix of a trie.
+
+    Raises SpaceError naming a configuration where a setting does not fit the network.
+    """
     total = 0
     state: dict[int, tuple[Shapes, int]] = {0: (((1, 3, crop_px, crop_px),), 0)}
-    rows = []
     for number in range(len(costs.stages)):
         leaving: dict[int, tuple[Shapes, int]] = {}
         for prefix, (shapes, path) in state.items():
-            try:
-                cost = costs.stage(number, shapes)
-            except WindowError:
-                continue
-            total += cost.macs
-            leaving[prefix] = (cost.out, path + cost.macs)
-        rows.append(len(leaving))
-        if number == len(costs.stages) - 1:
-            state = leaving
+            cost = _possible(partial(costs.stage, number, shapes), space, trie, number, prefix)
+            if cost is not None:
+                total += cost.macs
+                leaving[prefix] = (cost.out, path + cost.macs)
+        if number == len(trie.forks):
             break
         state = {}
-        fork = trie.forks[number]
-        for prefix, (shapes, path) in leaving.items():
-            for column, choice in enumerate(fork.choices):
-                child = int(fork.children[prefix, column])
-                if child < 0:
-                    continue
-                try:
-                    cost = costs.branch(number + 1, choice, shapes)
-                except WindowError:
-                    continue
+        for prefix, child, choice in _edges(trie.forks[number], leaving):
+            shapes, path = leaving[prefix]
+            branch = partial(costs.branch, number + 1, choice, shapes)
+            cost = _possible(branch, space, trie, number + 1, child)
+            if cost is not None:
                 total += cost.macs
                 state[child] = (cost.out, path + cost.macs)
     per_config: list[int | None] = [None] * len(space)
-    for prefix, (_, path) in state.items():
+    for prefix, (_, path) in leaving.items():
         per_config[int(trie.configs[prefix])] = path
-    return Walk(total, tuple(per_config), tuple(rows))
+    return Walk(total, tuple(per_config))
+
+
+def _edges(fork: Fork, prefixes: Iterable[int]) -> Iterator[tuple[int, int, Choice]]:
+    """(prefix, longer prefix, choice) of every allowed choice."""
+    for prefix in prefixes:
+        for column, choice in enumerate(fork.choices):
+            child = int(fork.children[prefix, column])
+            if child >= 0:
+                yield prefix, child, choice
+
+
+def _possible(work: Callable[[], Cost], space: Space, trie: Trie, number: int, prefix: int) -> Cost | None:
+    """The cost, or None where a window exceeds its input."""
+    try:
+        return work()
+    except WindowError:
+        return None
+    except ShapeError as error:
+        while number < len(trie.forks):  # any configuration that begins so
+            _, prefix, _ = next(_edges(trie.forks[number], [prefix]))
+            number += 1
+        config = space.configs[int(trie.configs[prefix])]
+        raise SpaceError(
+            f"{format_config(space.sites, config)} does not fit the network ({error}); let its shortcut's projection "
+            "take the same stride (--sites A=conv+projection), or leave that option out"
+        ) from error

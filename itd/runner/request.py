@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from itd.runner.trie import build_trie
 from itd.runner.weights import Weights, apply_weights
 from itd.space import ATTRIBUTES, SITES, Space, parse_attributes, parse_value
 
+_PROBE_PX = 512
 WINDOW_RULE = "a window exceeds its input"
 _ROW_BYTES = 16
 """pred, quality, nll, rank and confidence of one row, before compression."""
@@ -34,7 +35,8 @@ class SweepRequest:
 
     model: torchvision's name. attributes: `stride` or `stride,size`. sites: `ABCD`, a part of it, or `A=path,B=path`.
     options: each `1,2,3`, `A=1,2` or `stride:A=1,2`. stride_range: allowed total output stride. resize_px, crop_px: in
-    place of the weights' own. limit, every: which images. images_per_unit: used where the result is created.
+    place of the weights' own. limit, every: which images. batch_size: images in the tree at once (8, 64 on a GPU).
+    workers: processes that decode. shard: (i, n), the i-th of n parts of the work. images_per_unit: of a new result.
     """
 
     model: str
@@ -80,10 +82,8 @@ class SweepRequest:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A sweep ready to run. samples: (N,) int32 of the selected images. macs: (C,) of each plain forward.
-
-    plain: the trie's costs with nothing shared inside a configuration's own path; tree: as the engine runs it.
-    """
+    """A sweep ready to run. samples: (N,) int32 of the selected images. macs: (C,) of each plain forward of one image;
+    tree_macs: of one image's tree. identity: what makes two results the same."""
 
     request: SweepRequest
     model: DynamicModel
@@ -144,65 +144,82 @@ def request_space(request: SweepRequest, model: DynamicModel, swept: Sequence[st
     """The space a request asks for, before images are looked at."""
     attributes = parse_attributes(request.attributes)
     entry = None if own else MODELS[request.model]
+    fixed = {(spec.name, a) for spec in site_specs(model, entry) for a in spec.fixed}
     return model_space(
         model,
         attributes,
         entry=entry,
-        stem_stride=None if entry else stem_stride(model, request.crop_px or 224),
+        stem_stride=stem_stride(model) if entry is None and "stride" in attributes else None,
         swept=swept,
-        options=parse_options(request.options, attributes, swept),
+        options=parse_options(request.options, attributes, swept, fixed),
         stride_range=request.stride_range,
     )
 
 
 def parse_options(
-    texts: Sequence[str], attributes: Sequence[str], swept: Sequence[str]
+    texts: Sequence[str],
+    attributes: Sequence[str],
+    swept: Sequence[str],
+    fixed: Collection[tuple[str, str]] = (),
 ) -> dict[tuple[str, str], tuple[float, ...]]:
     """What `--options` says: (site, attribute) -> values.
+
+    fixed: (site, attribute) that cannot vary; a list for every site passes them over.
 
     >>> parse_options(["1,2", "C=1/2"], ["stride"], ["B", "C"])
     {('B', 'stride'): (1, 2), ('C', 'stride'): (0.5,)}
     """
-    found: dict[tuple[str, str], tuple[float, ...]] = {}
-    for text in sorted(texts, key=lambda t: "=" in t):
-        head, equals, tail = text.rpartition("=")
-        if equals and ":" in head:
-            attribute, _, site = head.partition(":")
-        elif ":" in tail:
-            (attribute, _, tail), site = tail.partition(":"), ""
-        else:
-            attribute, site = "", head
-        attribute, site = attribute.strip(), site.strip()
-        if not attribute and len(attributes) > 1:
-            raise SpaceError(
-                f"--options {text} does not say of which attribute; with --attr {','.join(attributes)} "
-                f"write {attributes[0]}:{text}"
-            )
-        attribute = attribute or attributes[0]
-        if attribute not in ATTRIBUTES:
-            raise SpaceError(f"--options {text}: no such attribute: {attribute!r}; allowed are {', '.join(ATTRIBUTES)}")
-        if equals and site not in SITES:
-            raise SpaceError(f"--options {text}: no such site: {site!r}; allowed are {', '.join(swept)}")
-        values = tuple(parse_value(attribute, part) for part in tail.split(","))
-        for name in (site,) if site else swept:
-            found[name, attribute] = values
-    return found
+    everywhere: dict[tuple[str, str], tuple[float, ...]] = {}
+    alone: dict[tuple[str, str], tuple[float, ...]] = {}
+    for text in texts:
+        attribute, site, listed = _split_option(text, attributes, swept)
+        values = tuple(parse_value(attribute, part) for part in listed.split(","))
+        found = alone if site else everywhere
+        keys = [(name, attribute) for name in ([site] if site else swept) if site or (name, attribute) not in fixed]
+        if any(key in found for key in keys):
+            where = f"site {site}" if site else "every site"
+            raise SpaceError(f"--options gives {attribute} for {where} twice; give one list with all its values")
+        found.update(dict.fromkeys(keys, values))
+    return everywhere | alone
 
 
-def stem_stride(model: DynamicModel, crop_px: int) -> float:
-    """The output stride at the last site with every site at stride 1, read off the shapes of one forward.
+def _split_option(text: str, attributes: Sequence[str], swept: Sequence[str]) -> tuple[str, str, str]:
+    """(attribute, site or "", values) of `1,2`, `A=1,2`, `stride:1,2` or `stride:A=1,2`."""
+    head, colon, rest = text.rpartition(":")
+    site, equals, values = rest.rpartition("=")
+    attribute, site = head.strip(), site.strip()
+    if not colon and len(attributes) > 1:
+        raise SpaceError(
+            f"--options {text} does not say of which attribute; with --attr {','.join(attributes)} "
+            f"write {attributes[0]}:{text}"
+        )
+    if colon and attribute not in ATTRIBUTES:
+        raise SpaceError(f"--options {text}: no such attribute: {attribute!r}; allowed are {', '.join(ATTRIBUTES)}")
+    if equals and site not in SITES:
+        raise SpaceError(f"--options {text}: no such site: {site!r}; allowed are {', '.join(swept)}")
+    return attribute or attributes[0], site, values
 
-    It is what the stride range rule needs for a network that is not registered.
+
+def stem_stride(model: DynamicModel) -> float:
+    """The output stride with every site at stride 1: what the range rule needs for a network that is not registered.
+
+    It is read off the shapes of one forward of a large image: the smallest map that a convolution or a pooling window
+    leaves, before anything is pooled to a single position.
     """
     graph = build_graph(model, torch.float32, "cpu", optimise=False)
-    values: dict[int, Any] = {0: torch.empty((1, 3, crop_px, crop_px), device="meta")}
-    out_px = crop_px
+    values: dict[int, Any] = {0: torch.empty((1, 3, _PROBE_PX, _PROBE_PX), device="meta")}
+    smallest = _PROBE_PX
     for node in graph.nodes:
-        values[node.id] = fixed_op(node).meta(*resolve(node.args, values), **resolve(node.kwargs, values))
-        if node.site is not None:
-            out_px = values[node.id].shape[2]
+        op = fixed_op(node)
+        try:
+            out = op.meta(*resolve(node.args, values), **resolve(node.kwargs, values))
+        except ValueError:  # a classifier of a fixed size: what comes before it is all that is wanted
+            break
+        values[node.id] = out
+        if op.windowed and out.shape[2] > 1:
+            smallest = min(smallest, out.shape[2])
     sites = math.prod(spec.default.stride or 1 for spec in site_specs(model))
-    return max(1.0, round(crop_px / out_px) / sites)
+    return max(1.0, round(_PROBE_PX / smallest) / sites)
 
 
 def prepare(request: SweepRequest, images: ImageSet, weights: Weights) -> Prepared:
@@ -213,7 +230,7 @@ def prepare(request: SweepRequest, images: ImageSet, weights: Weights) -> Prepar
     apply_weights(model, weights)
     model.eval()
     space = request_space(request, model, swept, own)
-    preprocess = _preprocess(request, weights)
+    preprocess = asked_preprocess(request, weights.preprocess)
     plain, tree = walks(model, space, preprocess.crop_px)
     impossible = plain.impossible()
     if impossible:
@@ -256,19 +273,10 @@ def walks(model: DynamicModel, space: Space, crop_px: int) -> tuple[Walk, Walk]:
     return found[0], found[1]
 
 
-def _preprocess(request: SweepRequest, weights: Weights) -> Preprocess:
-    from dataclasses import replace
-
-    given = weights.preprocess
-    if request.crop_px is not None:
-        given = replace(given, crop_px=request.crop_px, resize_px=_resize(given.resize_px, request))
-    elif request.resize_px is not None:
-        given = replace(given, resize_px=request.resize_px)
-    return given
-
-
-def _resize(own: int | None, request: SweepRequest) -> int | None:
-    return request.resize_px if request.resize_px is not None else own
+def asked_preprocess(request: SweepRequest, own: Preprocess) -> Preprocess:
+    """The weights' own preprocessing with what the user asked for; DataError for a crop larger than the image."""
+    resize_px = own.resize_px if request.resize_px is None else request.resize_px
+    return replace(own, resize_px=resize_px, crop_px=own.crop_px if request.crop_px is None else request.crop_px)
 
 
 def _identity(

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from itd.patcher import Choices, Geometry, half_stride_weight, pool_at, resize_kernel, resize_matrix
-from itd.runner.ops import ACTIVATIONS, CHANNELS_LAST, ConvOp, Op, WindowError
+from itd.runner.ops import ACTIVATIONS, CHANNELS_LAST, ConvOp, Op, WindowError, tried
 from itd.space import Setting
 
 
@@ -97,6 +97,8 @@ class FactoredSizeOp(Op):
 class PoolOp(Op):
     """A pool at a stride."""
 
+    windowed = True
+
     def __init__(self, pool: nn.MaxPool2d | nn.AvgPool2d, setting: Setting, choices: Choices) -> None:
         self.pool, self.setting, self.choices = pool, setting, choices
 
@@ -104,10 +106,7 @@ class PoolOp(Op):
         return pool_at(x, self.pool, self.setting, self.choices)
 
     def meta(self, x: Tensor) -> Tensor:
-        try:
-            return self(x)
-        except RuntimeError as error:
-            raise WindowError from error
+        return tried(lambda: self(x), WindowError)
 
     def scratch(self, out: Tensor, *args: Any) -> int:
         return 2 * out.numel() * out.element_size() if self.setting.stride == 0.5 else 0
@@ -147,7 +146,8 @@ class SiteOp:
         k0 = self.layer.geometry.kernel
         if at.stride == 0.5:
             weight = resize_kernel(self.weight, at.kernel, self.choices)
-            return HalfStrideOp(weight, self.bias, at, self.choices.shortcut == "nearest", self.activation)
+            nearest = k0 == 1 and self.choices.shortcut == "nearest"
+            return HalfStrideOp(weight, self.bias, at, nearest, self.activation)
         if self.factored and at.kernel > k0 and _factoring_pays(self.weight, at):
             return FactoredSizeOp(self.weight, self.bias, at, self.choices, self.activation)
         weight = resize_kernel(self.weight, at.kernel, self.choices)

@@ -73,17 +73,18 @@ def _branch_points(model: DynamicModel, graph: Graph, space: Space) -> list[Bran
         for site in space.sites
     }
     before: dict[int, frozenset[int]] = {0: frozenset()}
-    groups: dict[tuple[str, frozenset[int]], list[Node]] = {}
+    groups: dict[tuple[str, frozenset[int], bool], list[Node]] = {}
     for node in graph.nodes:
         above = frozenset().union(*(before[i] for i in node.inputs()))
         if node.site is not None:
             name, attributes = owner[node.site]
             if attributes & varied[name]:
-                groups.setdefault((name, above), []).append(node)
+                strided = "stride" in attributes & varied[name]
+                groups.setdefault((name, above, strided), []).append(node)
             above |= {node.id}
         before[node.id] = above
     points = []
-    for (name, _), nodes in sorted(groups.items(), key=lambda item: item[1][0].id):
+    for (name, *_), nodes in sorted(groups.items(), key=lambda item: item[1][0].id):
         taken = frozenset().union(*(owner[n.site or ""][1] for n in nodes)) & varied[name]
         points.append(Branch(index[name], taken, tuple(nodes)))
     return points

@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from itd import __version__
-from itd.errors import NotFiniteError
+from itd.errors import ModelError, NotFiniteError
 from itd.runner.loader import Batch, batches
+from itd.runner.plain import PlainExecutor
 from itd.runner.request import Prepared
 from itd.runner.scores import COLUMNS, ScoreBuffer
 from itd.runner.tree import TreeExecutor
@@ -61,6 +62,32 @@ def open_writer(prepared: Prepared) -> ResultWriter:
         images_per_unit=prepared.request.images_per_unit or unit_size(len(prepared.samples), prepared.device),
         provenance=provenance(prepared),
     )
+
+
+def check_faithful(prepared: Prepared) -> None:
+    """ModelError where the tree is not the network: what torch.fx traced gives other logits than the module itself.
+
+    One configuration (the default, where it is in the space) on one image of seeded noise, in float32. A network that
+    looks at its input's values, or changes a tensor in place through another name, is found here.
+    """
+    number = prepared.space.default or 0
+    space = replace(prepared.space, configs=(prepared.space.configs[number],), default=0)
+    px = prepared.preprocess.crop_px
+    pixels = torch.randn(1, 3, px, px, generator=torch.Generator().manual_seed(0))
+    found: list[Tensor] = []
+
+    def keep(configs: np.ndarray, images: np.ndarray, logits: Tensor) -> None:
+        found.append(logits)
+
+    for executor in (TreeExecutor, PlainExecutor):
+        executor(prepared.model, space, device=prepared.device).run(pixels, keep)
+    tree, plain = found
+    difference = float((tree - plain).abs().max() / plain.abs().max())
+    if plain.isfinite().all() and not difference <= 1e-3:
+        raise ModelError(
+            f"{prepared.request.model} as torch.fx traces it is not the same network: its logits differ by "
+            f"{difference:.0e} of their scale; rewrite what it does in place or by value, or choose another model"
+        )
 
 
 def unit_size(images: int, device: torch.device) -> int:
@@ -138,17 +165,16 @@ def _require_finite(prepared: Prepared, unit: Unit, finite: np.ndarray) -> None:
 def _stream(prepared: Prepared, units: list[Unit]) -> Iterator[Batch]:
     """The batches of the units in order; none reaches over the end of a unit."""
     request = prepared.request
-    size = request.batch_size or (64 if prepared.device.type == "cuda" else 8)
-    for unit in units:
-        yield from batches(
-            prepared.images,
-            unit.samples,
-            prepared.preprocess,
-            batch_size=size,
-            workers=request.workers,
-            allow_missing=request.allow_missing,
-            pin_memory=prepared.device.type == "cuda",
-        )
+    return batches(
+        prepared.images,
+        np.concatenate([unit.samples for unit in units]),
+        prepared.preprocess,
+        batch_size=request.batch_size or (64 if prepared.device.type == "cuda" else 8),
+        cuts=np.cumsum([len(unit) for unit in units]).tolist(),
+        workers=request.workers,
+        allow_missing=request.allow_missing,
+        pin_memory=prepared.device.type == "cuda",
+    )
 
 
 def _take(stream: Iterator[Batch], images: int) -> Iterator[Batch]:
@@ -217,14 +243,13 @@ def provenance(prepared: Prepared) -> dict[str, Any]:
 
 
 def _git_revision() -> str | None:
+    """The checkout's revision; None for an installed package, whatever repository surrounds it."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists() or not (root / "pyproject.toml").exists():
+        return None
     try:
         out = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=5,
-            check=False,
+            ["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, timeout=5, check=False
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from itd.errors import ItdError
+from itd.errors import ItdError, SpaceError
 from itd.patcher import DynamicModel
 from itd.runner.graph import build_graph
-from itd.runner.ops import CHANNELS_LAST
+from itd.runner.ops import CHANNELS_LAST, ShapeError, WindowError
 from itd.runner.plan import Costs, Shapes, fixed_op, resolve, site_op
 from itd.runner.precision import Precision
 from itd.runner.stages import Branch, Stage, cut
@@ -114,7 +114,6 @@ class TreeExecutor:
         self.costs = Costs(self.stages, self.attributes, self.precision.dtype)
         self.budget_bytes = budget_bytes or default_budget_bytes(self.device)
         self._limits: dict[tuple[int, Shapes], int] = {}
-        self.chunks = 0
 
     def run(self, pixels: Tensor, sink: Sink) -> None:
         """Every configuration on every image. pixels: (N, 3, H, W) float32, on any device."""
@@ -162,7 +161,13 @@ class TreeExecutor:
         key = (number, shapes)
         if key not in self._limits:
             fork = self.trie.forks[number] if number < len(self.trie.forks) else None
-            row_bytes = self.costs.work_bytes(number, shapes, fork)
+            try:
+                row_bytes = self.costs.work_bytes(number, shapes, fork)
+            except (WindowError, ShapeError) as error:
+                raise SpaceError(
+                    f"a configuration of this space cannot run at this image size ({error}); leave it out, as "
+                    "itd.runner.request.prepare does, or give larger images"
+                ) from error
             self._limits[key] = max(1, self.budget_bytes // max(1, row_bytes))
         return self._limits[key]
 
@@ -194,7 +199,6 @@ class TreeExecutor:
         self._run_chunk(queues, number, shapes, segment.part(half, len(segment)), sink)
 
     def _run_rows(self, number: int, segment: Segment, sink: Sink) -> list[tuple[int, Segment]]:
-        self.chunks += 1
         values = run_nodes(self.stages[number], segment.values)
         if number == len(self.trie.forks):
             sink(self.trie.configs[segment.prefixes], segment.images, values[self.output])
@@ -209,7 +213,7 @@ class TreeExecutor:
             part, images = values, segment.images
             if len(rows) < len(children):
                 index = torch.from_numpy(rows).to(self.device, non_blocking=True)
-                part = {i: v.index_select(0, index) for i, v in values.items()}
+                part = {i: _rows_of(v, index) for i, v in values.items()}
                 children, images = children[rows], images[rows]
             pushes.append((number + 1, Segment(self._branch(stage, choice, part), children, images)))
         return pushes
@@ -217,6 +221,11 @@ class TreeExecutor:
     def _branch(self, stage: Stage, choice: Choice, values: dict[int, Tensor]) -> dict[int, Tensor]:
         assert stage.branch is not None
         return take_branch(stage.branch, choice, values, stage.entering, self.attributes)
+
+
+def _rows_of(value: Tensor, index: Tensor) -> Tensor:
+    picked = value.index_select(0, index)
+    return picked.contiguous(memory_format=CHANNELS_LAST) if picked.ndim == 4 else picked
 
 
 def take_branch(

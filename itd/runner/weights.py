@@ -10,7 +10,7 @@ import re
 import socket
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from itd.errors import ModelError
 from itd.patcher.registry import build_model
-from itd.runner.preprocess import Preprocess
+from itd.runner.preprocess import DIGITS_PREPROCESS, Preprocess
 from itd.runner.weights_file import FILE_SUFFIXES, read_file
 
 DEFAULT_ENUM = "IMAGENET1K_V1"
@@ -75,6 +75,19 @@ def load_weights(model_name: str, weights: str | Path | None = None, *, num_clas
             "pass weights for that many classes"
         )
     return Weights(model_name, state, content_sha256(state), label, found or num_classes or 1000, preprocess)
+
+
+def plan_weights(model_name: str, weights: str | Path | None, *, num_classes: int | None, digits: bool) -> Weights:
+    """Random weights with the class count and the preprocessing of `--weights`: enough to plan a sweep.
+
+    Nothing is trained or fetched; a file is read. digits: the data are the embedded digits.
+    """
+    text = DEFAULT_ENUM if weights is None else str(weights)
+    if digits and weights is None:
+        return replace(_random(model_name, 10), preprocess=DIGITS_PREPROCESS)
+    if text == NONE or text.lower().endswith(FILE_SUFFIXES) or os.path.exists(text):
+        return load_weights(model_name, text, num_classes=num_classes)
+    return replace(_random(model_name, num_classes or 1000), preprocess=_preset(_enum_member(model_name, text)))
 
 
 def apply_weights(model: nn.Module, weights: Weights) -> None:
@@ -167,6 +180,17 @@ def _meta_model(model_name: str) -> nn.Module:
 
 def _from_torchvision(model_name: str, text: str) -> tuple[dict[str, Tensor], Preprocess, str]:
     """(state dict, preprocessing, the enum's name) of torchvision's weights, from its cache or by download."""
+    member = _enum_member(model_name, text)
+    try:
+        with contextlib.redirect_stdout(sys.stderr), _timeout(_DOWNLOAD_TIMEOUT_S):
+            state = member.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        _refuse_download(model_name, member, error)
+    return state, _preset(member), member.name
+
+
+def _enum_member(model_name: str, text: str) -> Any:
+    """The member of torchvision's enum for this model; ModelError naming the others."""
     from torchvision.models import get_model_weights
 
     _meta_model(model_name)  # ModelError, with the nearest name, for a model that torchvision lacks
@@ -178,13 +202,7 @@ def _from_torchvision(model_name: str, text: str) -> tuple[dict[str, Tensor], Pr
             f"no such weights: {text!r}; torchvision has for {model_name}: {known}; or pass a state dict as a "
             ".safetensors or .pth FILE, or none for random weights"
         )
-    member = enum[name]
-    try:
-        with contextlib.redirect_stdout(sys.stderr), _timeout(_DOWNLOAD_TIMEOUT_S):
-            state = member.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        _refuse_download(model_name, member, error)
-    return state, _preset(member), member.name
+    return enum[name]
 
 
 def _refuse_download(model_name: str, member: Any, error: Exception) -> NoReturn:

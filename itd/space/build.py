@@ -46,6 +46,10 @@ def build_space(
             raise SpaceError(f"--options names site {name}, which is not swept; the swept sites are {', '.join(swept)}")
         if attribute not in attributes:
             raise SpaceError(f"--options names {attribute}, which is not swept; --attr gives {', '.join(attributes)}")
+    for attribute in attributes:
+        if all(attribute in site.fixed for site in sites if site.name in swept):
+            reasons = "; ".join(f"{site.name}: {site.fixed[attribute]}" for site in sites if site.name in swept)
+            raise SpaceError(f"no swept site takes {attribute} ({reasons}); give another --attr or other --sites")
     lists = {
         site.name: {a: _options(site, a, asked.get((site.name, a)), site.name in swept) for a in attributes}
         for site in sites

@@ -2,6 +2,6 @@
 
 from itd.store.result import Result, open_result
 from itd.store.verify import Damage, VerifyReport, verify
-from itd.store.writer import ResultWriter, Unit
+from itd.store.writer import ResultWriter, Unit, check_target
 
-__all__ = ["Damage", "Result", "ResultWriter", "Unit", "VerifyReport", "open_result", "verify"]
+__all__ = ["Damage", "Result", "ResultWriter", "Unit", "VerifyReport", "check_target", "open_result", "verify"]

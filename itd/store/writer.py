@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +74,7 @@ class ResultWriter:
         if images_per_unit < 1:
             raise ValueError(f"images_per_unit is {images_per_unit}")
         folder = Path(path)
+        check_target(folder)
         with disk_errors(path):
             (folder / SIDE).mkdir(parents=True, exist_ok=True)
             remove_stale(folder / SIDE)
@@ -185,6 +188,23 @@ class ResultWriter:
             if part.first >= 0:
                 covered[part.first : part.last + 1] = True
         return covered
+
+
+def check_target(path: str | Path) -> None:
+    """ResultError where a result cannot be there: a folder with other things in it, or one that cannot be written."""
+    folder = Path(path)
+    with disk_errors(path):
+        there = sorted(entry.name for entry in folder.iterdir()) if folder.exists() else []
+        foreign = [name for name in there if name != SIDE and not name.startswith(("part-", "."))]
+        if foreign:
+            raise ResultError(
+                f"{path} is a folder with other things in it ({foreign[0]}); give --out a new folder or a result's own"
+            )
+        parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+        if not parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _gaps(covered: np.ndarray) -> list[tuple[int, int]]:
