@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 from itd.api import prepare_sweep, sweep
@@ -199,6 +200,49 @@ def test_bad_input_is_refused_in_one_line_before_anything_is_written(request_, c
         sweep(replace(request_, **change), quiet=True)
     assert "\n" not in str(caught.value)
     assert not os.path.exists(request_.out)
+
+
+def test_a_network_that_torch_fx_traces_wrongly_is_refused_before_anything_is_written(request_, monkeypatch):
+    original = torch.nn.functional.relu
+
+    class Aliasing(torchvision.models.ResNet):
+        def forward(self, x):
+            x = self.bn1(self.conv1(x))
+            view = x[:, :]
+            original(view, inplace=True)
+            return super().forward(x[:, :3])
+
+    monkeypatch.setattr("itd.runner.request.build_model", lambda name, classes: Aliasing(
+        torchvision.models.resnet.BasicBlock, [2, 2, 2, 2], num_classes=classes).eval())  # fmt: skip
+    with pytest.raises(ItdError, match="not the same network"):
+        sweep(request_, quiet=True)
+    assert not os.path.exists(request_.out)
+
+
+def test_nothing_is_trained_for_a_plan_nor_before_a_cheap_refusal(request_, monkeypatch, tmp_path):
+    def forbidden(*_, **__):
+        raise AssertionError("trained")
+
+    monkeypatch.setattr("itd.training.digits.train_on_digits", forbidden)
+    bare = replace(request_, weights=None, num_classes=None)
+    assert prepare_sweep(bare, only_plan=True).plan().configs == 4
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("x")
+    for change, words in (
+        ({"precision": "fp8"}, "no such precision"),
+        ({"out": str(tmp_path / "full")}, "thesis.tex"),
+        ({"options": ("1,2", "1,3")}, "twice"),
+        ({"sites": "A=maxpool"}, "no swept site takes dilation"),
+        ({"num_classes": 9}, "10 classes"),
+    ):
+        with pytest.raises(ItdError, match=words):
+            sweep(replace(bare, **change), quiet=True)
+
+
+def test_a_result_inside_the_data_is_refused(request_, folder):
+    request = replace(request_, data=str(folder), num_classes=2, out=str(folder / "r.parquet"))
+    with pytest.raises(ResultError, match="inside --data"):
+        sweep(request, quiet=True)
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(request_, tmp_path, random_network):

@@ -5,10 +5,11 @@ import pytest
 import torch
 from torch import nn
 
-from itd.errors import ItdError, ModelError
+from itd.errors import ItdError, ModelError, SpaceError
 from itd.patcher import MODELS, Choices, build_model, model_space, parse_sites, patch
 from itd.runner.plain import PlainExecutor
 from itd.runner.precision import Precision
+from itd.runner.request import stem_stride, walks
 from itd.runner.tree import TreeExecutor
 from itd.space import SITES
 
@@ -131,7 +132,7 @@ def test_out_of_memory_halves_the_chunk_and_goes_on(random_network, monkeypatch)
 
 
 class Branching(nn.Module):
-    """In-place ReLU whose input is read again, channel concatenation, a gate, and a site that runs twice."""
+    """In-place ReLU whose input is read again, channel concatenation, a gate, a constant added."""
 
     def __init__(self):
         super().__init__()
@@ -206,3 +207,100 @@ def test_a_network_in_training_mode_is_refused():
     model = patch(build_model("resnet18", 10), "resnet18").train()
     with pytest.raises(ModelError, match=r"model\.eval"):
         TreeExecutor(model, model_space(model, ["dilation"], entry=MODELS["resnet18"]))
+
+
+class Awkward(Branching):
+    """A parameter that scales rows, sizes read from the input, an alias changed in place on demand."""
+
+    alias = False
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(8, 1, 1))
+        self.shortcut = nn.Identity()
+
+    def forward(self, x):
+        n = x.size(0)
+        x = self.norm(self.stem(x)) * torch.sigmoid(self.scale)
+        same = self.shortcut(x)
+        if self.alias:
+            self.act(x)
+        x = self.site(x) + self.site(same)
+        x = torch.cat(tensors=[self.left(x), self.right(x)], dim=1)
+        x = self.deep(x)
+        return self.head(x.mean((2, 3)).view(n, -1)).reshape(x.shape[0], 10)
+
+
+@pytest.mark.parametrize("budget", [None, 1 << 14, 1 << 17])
+@pytest.mark.parametrize("attribute", ["stride", "size"])
+def test_constants_batch_sizes_and_a_site_that_runs_twice_are_right_in_any_chunk(attribute, budget):
+    torch.manual_seed(4)
+    sites, swept = parse_sites("mine", "A=site,B=deep")
+    model = patch(Awkward().eval(), sites)
+    space = model_space(model, [attribute], swept=swept, stride_range=(1, 99))
+    tree, seen = collect(TreeExecutor(model, space, budget_bytes=budget), images(5, 31), 10)
+    assert (seen == 1).all()
+    agree(tree, collect(PlainExecutor(model, space), images(5, 31), 10)[0])
+
+
+def test_a_network_that_mixes_images_is_refused():
+    class Mixing(Branching):
+        def forward(self, x):
+            x = self.site(self.stem(x))
+            mean = x.mean(0, keepdim=True)
+            return self.head(self.deep(torch.cat([x, x], 1) + torch.cat([mean, mean], 1)).mean((2, 3)))
+
+    sites, _ = parse_sites("mine", "B=deep")
+    model = patch(Mixing().eval(), sites)
+    with pytest.raises(ModelError, match="not one row for each image"):
+        collect(TreeExecutor(model, model_space(model, ["size"], options={("B", "size"): (1, 3)})), images(2), 10)
+
+
+def test_a_stride_that_breaks_a_residual_addition_is_refused_by_configuration(random_network):
+    sites, _ = parse_sites("resnet18", "A=layer2.0.conv1")
+    model = patch(random_network("resnet18"), sites)
+    space = model_space(model, ["stride"], options={("A", "stride"): (2, 3)}, stride_range=(1, 99))
+    with pytest.raises(SpaceError, match=r"A\(stride=3\) does not fit the network"):
+        walks(model, space, 64)
+    with pytest.raises(SpaceError, match="cannot run at this image size"):
+        collect(TreeExecutor(model, space), images(1), 10)
+
+
+@pytest.mark.parametrize(
+    "text", ["A=layer1.0.conv1+layer1.1.conv1,B=layer3.1.conv2", "A=layer4.0.conv2,B=layer1.0.conv1"]
+)
+def test_sites_of_several_layers_and_in_any_order_are_right(text, random_network):
+    sites, _ = parse_sites("resnet18", text)
+    model = patch(random_network("resnet18"), sites)
+    space = model_space(model, ["size"], options={(s, "size"): (1, 3, 5) for s in "AB"})
+    agree(
+        collect(TreeExecutor(model, space), images(1, 63), 10)[0],
+        collect(PlainExecutor(model, space), images(1, 63), 10)[0],
+    )
+
+
+@pytest.mark.parametrize("pool_half", ["nearest", "zero"])
+def test_pools_at_half_stride_are_right_at_odd_sizes(pool_half, random_network):
+    model = patch(random_network("densenet121"), "densenet121", Choices(pool_half=pool_half))
+    space = model_space(model, ["stride"], entry=MODELS["densenet121"], swept=["D"], stride_range=(1, 999))
+    agree(
+        collect(TreeExecutor(model, space), images(1, 131), 10)[0],
+        collect(PlainExecutor(model, space), images(1, 131), 10)[0],
+    )
+
+
+def test_own_values_that_differ_within_a_site_are_refused(random_network):
+    sites, _ = parse_sites("resnet18", "A=layer1.0.conv1+layer2.0.conv1")
+    model = patch(random_network("resnet18"), sites)
+    with pytest.raises(ModelError, match=r"differ in stride \(layer1.0.conv1 has 1, layer2.0.conv1 has 2\)"):
+        model_space(model, ["stride"])
+
+
+@pytest.mark.parametrize(("name", "text", "expected"), [
+    ("resnet18", "A=layer1.0.conv1,B=layer2.0.conv1+layer2.0.downsample.0", 16),
+    ("vgg11", "A=features.0", 32),
+    ("mobilenet_v2", "A=features.2.conv.1.0", 16),
+])  # fmt: skip
+def test_the_stem_stride_of_a_network_by_path_counts_every_layer(name, text, expected):
+    sites, _ = parse_sites(name, text)
+    assert stem_stride(patch(build_model(name, 10), sites)) == expected
