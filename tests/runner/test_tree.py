@@ -248,7 +248,7 @@ def test_a_network_that_mixes_images_is_refused():
         def forward(self, x):
             x = self.site(self.stem(x))
             mean = x.mean(0, keepdim=True)
-            return self.head(self.deep(torch.cat([x, x], 1) + torch.cat([mean, mean], 1)).mean((2, 3)))
+            return self.head(self.deep(torch.cat([x, x], 1)).mean((2, 3)) * mean.mean((1, 2, 3)))
 
     sites, _ = parse_sites("mine", "B=deep")
     model = patch(Mixing().eval(), sites)
