@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from itd.space import OPEN_CHOICES, Choices
 from itd_cli.options import Interrupted, note
 
 
@@ -32,9 +33,10 @@ def _shard(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
     return number, of
 
 
-def _choice(name: str, allowed: list[str], text: str) -> Callable[..., Any]:
+def _choice(name: str, text: str) -> Callable[..., Any]:
     """An open choice of the paper's text: a reconstruction, our reading first."""
-    return click.option(name, type=click.Choice(allowed), default=allowed[0], show_default=True, help=text)
+    kind, option = click.Choice(OPEN_CHOICES[name]), "--" + name.replace("_", "-")
+    return click.option(option, type=kind, default=OPEN_CHOICES[name][0], show_default=True, help=text)
 
 
 def _what(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,10 +50,10 @@ def _what(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--options", multiple=True, metavar="O", help="1,2,3 for every site; A=1,2 for one; stride:A=1,2."
             ),
-            _choice("--size-scale", ["area", "side", "none"], "A resized kernel's output times (k0/k)^2, k0/k or 1."),
+            _choice("size_scale", "A resized kernel's output times (k0/k)^2, k0/k or 1."),
             click.option("--align-corners", is_flag=True, help="Of the bilinear resize of kernels; default without."),
-            _choice("--shortcut", ["zero", "nearest"], "What fills the shortcut's projection at stride 1/2."),
-            _choice("--pool-half", ["nearest", "zero"], "How a pool's input is upsampled at stride 1/2."),
+            _choice("shortcut", "What fills the shortcut's projection at stride 1/2."),
+            _choice("pool_half", "How a pool's input is upsampled at stride 1/2."),
             click.option(
                 "--stride-range",
                 default="4,288",
@@ -124,7 +126,6 @@ def sweep(only_plan: bool, size_scale: str, align_corners: bool, shortcut: str, 
     """
     from itd.api import prepare_sweep
     from itd.api import sweep as run
-    from itd.patcher import Choices
     from itd.runner.request import SweepRequest
 
     choices = Choices(size_scale, align_corners, shortcut, pool_half)

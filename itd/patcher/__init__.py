@@ -1,9 +1,10 @@
 """The convolution and the pool at a setting; a model rewritten to take a configuration; the model registry."""
 
 from itd.patcher.dynamic import DynamicAvgPool2d, DynamicConv2d, DynamicMaxPool2d, conv_at, pool_at
-from itd.patcher.geometry import Choices, Geometry, half_stride_weight, resize_kernel, resize_matrix
+from itd.patcher.geometry import Geometry, half_stride_weight, resize_kernel, resize_matrix
 from itd.patcher.model import DynamicModel, entry_of, model_space, patch, site_specs
 from itd.patcher.registry import MODELS, ModelEntry, SiteModule, Sites, build_model, parse_sites, resolve_sites
+from itd.space import Choices
 
 __all__ = [
     "MODELS",

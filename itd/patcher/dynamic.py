@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from itd.errors import ModelError, SpaceError
-from itd.patcher.geometry import Choices, Geometry, half_stride_weight, resize_kernel
-from itd.space import Setting
+from itd.patcher.geometry import Geometry, half_stride_weight, resize_kernel
+from itd.space import Choices, Setting
 
 DEFAULT = Setting()
 

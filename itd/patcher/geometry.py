@@ -2,47 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from itd.errors import ModelError, SpaceError
-from itd.space import Setting, format_value
-
-SIZE_SCALES = ("area", "side", "none")
-SHORTCUTS = ("zero", "nearest")
-POOL_HALVES = ("nearest", "zero")
-
-
-@dataclass(frozen=True)
-class Choices:
-    """What the paper's text leaves open, the default reading first (DESIGN: "What a setting computes").
-
-    size_scale: a resized kernel's output is scaled by (k0/k)**2, k0/k or 1. align_corners: of the bilinear resize.
-    shortcut: the 1x1 projection at stride 1/2 fills with zeros or the nearest value. pool_half: a pool at stride 1/2
-    upsamples its input by the nearest value or by zeros.
-    """
-
-    size_scale: str = "area"
-    align_corners: bool = False
-    shortcut: str = "zero"
-    pool_half: str = "nearest"
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("size_scale", SIZE_SCALES), ("shortcut", SHORTCUTS), ("pool_half", POOL_HALVES)):
-            if getattr(self, name) not in allowed:
-                raise SpaceError(f"no such {name}: {getattr(self, name)!r}; allowed are {', '.join(allowed)}")
-
-    def identity(self) -> dict[str, Any]:
-        """The choices as JSON values."""
-        return asdict(self)
-
-    def scale(self, k0: int, k: int) -> float:
-        """What multiplies a kernel resized from k0 to k."""
-        return {"area": (k0 / k) ** 2, "side": k0 / k, "none": 1.0}[self.size_scale]
+from itd.space import Choices, Setting
 
 
 @dataclass(frozen=True)
@@ -98,15 +65,6 @@ class Geometry:
                 "leave out stride 1/2"
             )
         return replace(self, kernel=k, stride=stride, padding=double // 2, dilation=d)
-
-    def out_size(self, size: int) -> int:
-        """Output height for an input height; 0 or less where the window exceeds the input."""
-        if self.stride == 0.5:
-            return 2 * size
-        return (size + 2 * self.padding - self.dilation * (self.kernel - 1) - 1) // int(self.stride) + 1
-
-    def __str__(self) -> str:
-        return f"{self.kernel}x{self.kernel}, stride {format_value(self.stride)}, dilation {self.dilation}"
 
 
 def resize_kernel(weight: Tensor, k: int, choices: Choices) -> Tensor:

@@ -12,9 +12,8 @@ from torch import nn
 
 from itd.errors import ModelError, SpaceError
 from itd.patcher.dynamic import DEFAULT, DynamicConv2d, check_pool_half, wrap_layer
-from itd.patcher.geometry import Choices
 from itd.patcher.registry import MODELS, ModelEntry, Sites, resolve_sites
-from itd.space import ATTRIBUTES, Setting, SiteSpec, Space, build_space
+from itd.space import ATTRIBUTES, Choices, Setting, SiteSpec, Space, build_space
 from itd.space.setting import OPTIONS
 
 

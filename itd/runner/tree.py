@@ -79,10 +79,7 @@ def _joined(segments: list[Segment]) -> Segment:
 
 
 def default_budget_bytes(device: torch.device) -> int:
-    """How much memory one chunk may take: what stays in a CPU's last cache, a sixteenth of a GPU's memory.
-
-    Measured on a 2-core AVX-512 machine with 32 MiB of shared cache (torch 2.15, ResNet-50, fp32): see benchmarks/.
-    """
+    """How much memory one chunk may take: about what stays in a CPU's last cache, a sixteenth of a GPU's memory."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory // 16
     return 48 << 20

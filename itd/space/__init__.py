@@ -1,6 +1,7 @@
 """What may vary: attributes, sites, settings, configurations and the allowed space. Pure Python, no torch."""
 
-from itd.space.build import build_space, count_product
+from itd.space.build import build_space
+from itd.space.choices import OPEN_CHOICES, Choices
 from itd.space.setting import (
     ATTRIBUTES,
     SITES,
@@ -16,13 +17,14 @@ from itd.space.setting import (
 
 __all__ = [
     "ATTRIBUTES",
+    "OPEN_CHOICES",
     "SITES",
+    "Choices",
     "Config",
     "Setting",
     "SiteSpec",
     "Space",
     "build_space",
-    "count_product",
     "format_config",
     "format_value",
     "parse_attributes",

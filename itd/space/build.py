@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from itd.errors import SpaceError
-from itd.space.setting import ATTRIBUTES, Config, Setting, SiteSpec, Space, format_value
+from itd.space.setting import ATTRIBUTES, Setting, SiteSpec, Space, format_value
 
 MAX_CONFIGS = 32_767
 """`config` is stored as int16."""
@@ -38,9 +39,43 @@ def build_space(
     ['stride=1 | stride=2', 'stride=2 | stride=1', 'stride=2 | stride=2']
     """
     attributes = tuple(a for a in ATTRIBUTES if a in attributes)
-    names = [site.name for site in sites]
-    swept = tuple(n for n in names if n in (swept or names))
+    swept = tuple(site.name for site in sites if site.name in (swept or [site.name]))
     asked = dict(options or {})
+    _check_asked(asked, attributes, sites, swept)
+    lists = {
+        site.name: {a: _options(site, a, asked.get((site.name, a)), site.name in swept) for a in attributes}
+        for site in sites
+    }
+    total = math.prod(len(values) for by in lists.values() for values in by.values())
+    strides = _Strides(sites, stem_stride, stride_range) if "stride" in attributes else None
+    _check_count(total, lists, strides)
+    product = itertools.product(*(_settings(lists[site.name], attributes) for site in sites))
+    configs = [config for config in product if strides is None or strides.allow(s.stride for s in config)]
+    if not configs:
+        low, high = stride_range
+        raise SpaceError(
+            f"no configuration is left: the range rule removed all {total} (total output stride between {low} and "
+            f"{high}); give other --options or a wider --stride-range"
+        )
+    default = tuple(site.default.only(attributes) for site in sites)
+    return Space(
+        attributes=attributes,
+        sites=tuple(sites),
+        swept=swept,
+        options={name: lists[name] for name in swept},
+        configs=tuple(configs),
+        default=configs.index(default) if default in configs else None,
+        removed={RANGE_RULE: total - len(configs)} if total > len(configs) else {},
+        stride_range=stride_range,
+    )
+
+
+def _check_asked(
+    asked: Mapping[tuple[str, str], Sequence[float]],
+    attributes: Sequence[str],
+    sites: Sequence[SiteSpec],
+    swept: Sequence[str],
+) -> None:
     for name, attribute in asked:
         if name not in swept:
             raise SpaceError(f"--options names site {name}, which is not swept; the swept sites are {', '.join(swept)}")
@@ -50,47 +85,33 @@ def build_space(
         if all(attribute in site.fixed for site in sites if site.name in swept):
             reasons = "; ".join(f"{site.name}: {site.fixed[attribute]}" for site in sites if site.name in swept)
             raise SpaceError(f"no swept site takes {attribute} ({reasons}); give another --attr or other --sites")
-    lists = {
-        site.name: {a: _options(site, a, asked.get((site.name, a)), site.name in swept) for a in attributes}
-        for site in sites
-    }
-    total = math.prod(len(values) for by in lists.values() for values in by.values())
-    if total > 50_000_000:
-        raise SpaceError(_too_many(f"{total:,}"))
-    if "stride" in attributes:
-        allowed = _stride_products(sites, lists, stem_stride, stride_range)
-        rest = math.prod(len(v) for by in lists.values() for a, v in by.items() if a != "stride")
-        if allowed * rest > MAX_CONFIGS:
-            raise SpaceError(_too_many(f"{allowed * rest:,}"))
-    elif total > MAX_CONFIGS:
-        raise SpaceError(_too_many(f"{total:,}"))
-    configs = []
-    for config in itertools.product(*(_settings(lists[site.name], attributes) for site in sites)):
-        if "stride" not in attributes or _in_range(_total_stride(config, sites, stem_stride), stride_range):
-            configs.append(config)
-    if not configs:
-        low, high = stride_range
+
+
+@dataclass(frozen=True)
+class _Strides:
+    """The range rule: which strides of the sites leave the total output stride in range."""
+
+    sites: Sequence[SiteSpec]
+    stem_stride: float
+    stride_range: tuple[int, int]
+
+    def allow(self, strides: Iterable[float | None]) -> bool:
+        own = (s if s is not None else site.default.stride or 1 for s, site in zip(strides, self.sites, strict=True))
+        low, high = self.stride_range
+        return low <= self.stem_stride * math.prod(own) <= high
+
+
+def _check_count(total: int, lists: Mapping[str, Mapping[str, Sequence[float]]], strides: _Strides | None) -> None:
+    """SpaceError for more configurations than can be numbered; the range rule is applied before counting."""
+    if strides is not None:
+        product = itertools.product(*(by["stride"] for by in lists.values()))
+        allowed = sum(map(strides.allow, product))
+        total = allowed * math.prod(len(v) for by in lists.values() for a, v in by.items() if a != "stride")
+    if total > MAX_CONFIGS:
         raise SpaceError(
-            f"no configuration is left: the range rule removed all {total} (total output stride between {low} and "
-            f"{high}); give other --options or a wider --stride-range"
+            f"{total:,} configurations are too many: at most {MAX_CONFIGS:,} are allowed; give fewer with --options or "
+            "--sites"
         )
-    default = tuple(site.default.only(attributes) for site in sites)
-    removed = {RANGE_RULE: total - len(configs)} if total > len(configs) else {}
-    return Space(
-        attributes=attributes,
-        sites=tuple(sites),
-        swept=swept,
-        options={name: lists[name] for name in swept},
-        configs=tuple(configs),
-        default=configs.index(default) if default in configs else None,
-        removed=removed,
-        stride_range=stride_range,
-    )
-
-
-def count_product(options: Mapping[str, Mapping[str, Sequence[float]]]) -> int:
-    """How many configurations the full product of the options has, before any rule."""
-    return math.prod(len(values) for by in options.values() for values in by.values())
 
 
 def _options(site: SiteSpec, attribute: str, asked: Sequence[float] | None, swept: bool) -> tuple[float, ...]:
@@ -115,29 +136,3 @@ def _options(site: SiteSpec, attribute: str, asked: Sequence[float] | None, swep
 def _settings(lists: Mapping[str, tuple[float, ...]], attributes: Sequence[str]) -> list[Setting]:
     product = itertools.product(*(lists[a] for a in attributes))
     return [Setting(**dict(zip(attributes, values, strict=True))) for values in product]  # type: ignore[arg-type]
-
-
-def _total_stride(config: Config, sites: Sequence[SiteSpec], stem_stride: float) -> float:
-    return stem_stride * math.prod(
-        (setting.stride if setting.stride is not None else site.default.stride or 1)
-        for setting, site in zip(config, sites, strict=True)
-    )
-
-
-def _stride_products(
-    sites: Sequence[SiteSpec],
-    lists: Mapping[str, Mapping[str, tuple[float, ...]]],
-    stem_stride: float,
-    stride_range: tuple[int, int],
-) -> int:
-    product = itertools.product(*(lists[site.name]["stride"] for site in sites))
-    return sum(_in_range(stem_stride * math.prod(strides), stride_range) for strides in product)
-
-
-def _in_range(total: float, stride_range: tuple[int, int]) -> bool:
-    return stride_range[0] <= total <= stride_range[1]
-
-
-def _too_many(count: str) -> str:
-    most = f"at most {MAX_CONFIGS:,} are allowed"
-    return f"{count} configurations are too many: {most}; give fewer with --options or --sites"
