@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from itd_cli.options import note, output_options, print_json, results_argument, write_csv
+from itd_cli.options import measured, output_options, print_json, results_argument, write_csv
 
 if TYPE_CHECKING:
     from itd.analysis import GreedyCurve
@@ -60,16 +60,8 @@ def greedy(
     """
     from itd.analysis import greedy as accumulate
     from itd.analysis.tables import greedy_table
-    from itd.store import open_result
 
-    curves = []
-    for path in results:
-        opened = open_result(path)
-        curves.append(accumulate(opened, partial=partial))
-        if opened.partial:
-            note(f"{path} is not finished: {opened.images_done} of {opened.images_requested} images are there")
-        if opened.nulls:
-            note(f"{path}: images left out because they have null rows: {opened.nulls}")
+    curves = measured(results, lambda result: accumulate(result, partial=partial))
     if as_json:
         print_json([curve.as_dict() for curve in curves])
     else:

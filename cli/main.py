@@ -73,7 +73,9 @@ class LazyGroup(click.Group):
             sys.exit(2)
         except click.ClickException as error:
             _end(_usage(error), error.exit_code)
-        except BrokenPipeError:
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError):
+                _end(f"cannot write the output: {error.strerror or error}; free some space, or send it elsewhere", 1)
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the last flush complain
             sys.exit(1)
         sys.exit(code if isinstance(code, int) else 0)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
 
-from itd.errors import ItdError, ResultError
+from itd.errors import EmptyResultError, ItdError, ResultError
 
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 
 
 class Interrupted(ItdError):
@@ -46,6 +48,32 @@ def print_json(value: Any) -> None:
 def note(text: str) -> None:
     """A remark, on standard error, so that standard output holds only what was asked for."""
     click.echo(f"itd: note: {text}", err=True)
+
+
+def measured(paths: Sequence[str], measure: Callable[[Any], T]) -> list[T]:
+    """What `measure` gives for each result; one without images is passed over with a note, unless all are.
+
+    A note, on standard error, also says which are not finished, have null rows, or have lost their manifest.
+    """
+    from itd.store import open_result
+
+    found: list[T] = []
+    for number, path in enumerate(paths, start=1):
+        result = open_result(path)
+        try:
+            found.append(measure(result))
+        except EmptyResultError as error:
+            if number == len(paths) and not found:
+                raise
+            note(f"passed over: {error}")
+            continue
+        if result.partial:
+            note(f"{path} is not finished: {result.images_done} of {result.images_requested} images are there")
+        if result.nulls:
+            note(f"{path}: images left out because they have null rows: {result.nulls}")
+        if result.manifest is None and os.path.isdir(path):
+            note(f"{path} has no _itd/manifest.json: nobody can tell whether it is whole")
+    return found
 
 
 def write_csv(path: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

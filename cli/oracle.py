@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from itd_cli.options import note, output_options, print_json, results_argument, write_csv
+from itd_cli.options import measured, output_options, print_json, results_argument, write_csv
 
 
 @click.command(epilog="Example: itd oracle results/*.parquet --csv table1.csv")
@@ -19,17 +19,11 @@ def oracle(results: tuple[str, ...], as_json: bool, csv_path: str | None) -> Non
     """
     from itd.analysis import oracle as measure
     from itd.analysis.tables import oracle_table
-    from itd.store import open_result
 
-    rows = [measure(open_result(path)) for path in results]
+    rows = measured(results, measure)
     if as_json:
         print_json([row.as_dict() for row in rows])
     else:
         click.echo(oracle_table(rows))
-    for row in rows:
-        if row.partial:
-            note(f"{row.result} is not finished: {row.n + row.nulls} of {row.requested} images are there")
-        if row.nulls:
-            note(f"{row.result}: images left out because they have null rows: {row.nulls}")
     if csv_path:
         write_csv(csv_path, list(rows[0].as_dict()), [row.as_dict() for row in rows])

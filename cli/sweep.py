@@ -76,7 +76,7 @@ def _on_what(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--data", metavar="DIR|digits", help="A folder per class; default $ITD_DATA, else the digits."
             ),
             click.option("--classes", "classes_file", metavar="FILE", help="One folder name per line, in label order."),
-            click.option("--num-classes", type=count, metavar="K"),
+            click.option("--num-classes", type=count, metavar="K", help="Default the weights' own, else 1000."),
             click.option("--weights", metavar="NAME|FILE|none", help="Of torchvision's enum, .pth or .safetensors."),
             click.option(
                 "--resize", "resize_px", type=count, metavar="PX", help="Shorter side; default the weights' own."
@@ -137,7 +137,7 @@ def sweep(only_plan: bool, size_scale: str, align_corners: bool, shortcut: str, 
     try:
         report = run(request, on_start=bar.start)
     except KeyboardInterrupt:
-        raise Interrupted("interrupted; whole units are kept: give the same command again to go on") from None
+        raise Interrupted("interrupted; what is in the result is kept: give the same command again to go on") from None
     finally:
         bar.close()
     rate = report.done * report.configs / report.seconds if report.done else 0.0
@@ -157,6 +157,8 @@ class _Bar:
         images, configs = len(prepared.samples), len(prepared.space)
         for reason, count in prepared.space.removed.items():
             note(f"{count} configurations are left out: {reason}")
+        if prepared.space.default is None:
+            note("the default configuration is not among them: there will be no static accuracy")
         note(f"{configs} configurations, {images} images, {already} of them there already -> {prepared.out}")
         self.bar = tqdm(total=todo * configs, unit="img·cfg", unit_scale=True, smoothing=0.05, disable=not todo)
         return self.bar.update
@@ -183,4 +185,4 @@ def plan_text(plan: Any) -> str:
 
 
 def _giga(macs: int) -> str:
-    return f"{macs / 1e9:,.1f} GMAC"
+    return f"{macs / 1e9:,.1f} GMAC" if macs >= 1e9 else f"{macs / 1e6:,.1f} MMAC"

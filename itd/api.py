@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from itd.errors import DataError, ResultError
 from itd.runner.images import DIGITS, open_images, select
 from itd.runner.precision import Precision
-from itd.runner.preprocess import Preprocess
+from itd.runner.preprocess import DIGITS_PREPROCESS, Preprocess
 from itd.runner.request import (
     Prepared,
     SweepRequest,
@@ -22,7 +23,7 @@ from itd.runner.request import (
 )
 from itd.runner.sweep import SweepReport, check_faithful, open_writer
 from itd.runner.sweep import sweep as run_sweep
-from itd.runner.weights import Weights, load_weights, plan_weights
+from itd.runner.weights import NONE, Weights, load_weights, plan_weights
 from itd.space import parse_attributes
 from itd.store import check_target
 
@@ -70,13 +71,15 @@ def _weights(request: SweepRequest, data: str, only_plan: bool, quiet: bool) -> 
     digits = data == DIGITS
     num_classes = request.num_classes or (10 if digits else None)
     if only_plan:
-        return plan_weights(request.model, request.weights, num_classes=num_classes, digits=digits)
+        weights = plan_weights(request.model, request.weights, num_classes=num_classes, digits=digits)
+        return replace(weights, preprocess=DIGITS_PREPROCESS) if digits and request.weights == NONE else weights
     named = request.weights
     if digits and named is None:
         from itd.training.digits import train_on_digits
 
         named = str(train_on_digits(request.model, device=request.checked_device(), progress=not quiet))
-    return load_weights(request.model, named, num_classes=num_classes)
+    weights = load_weights(request.model, named, num_classes=num_classes)
+    return replace(weights, preprocess=DIGITS_PREPROCESS) if digits and named == NONE else weights
 
 
 def sweep(

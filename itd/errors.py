@@ -23,5 +23,9 @@ class ResultError(ItdError):
     """A result folder or Parquet file that cannot be written, read or continued."""
 
 
+class EmptyResultError(ResultError):
+    """A result that has no images yet: others beside it can still be read."""
+
+
 class NotFiniteError(ItdError):
     """A logit that is not finite: names the configuration and the image."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from itd.errors import ResultError
+from itd.errors import EmptyResultError
 
 if TYPE_CHECKING:
     from itd.store import Result
@@ -72,8 +72,8 @@ def oracle(result: Result) -> OracleAccuracy:
 def correctness(result: Result, quality: np.ndarray | None = None) -> np.ndarray:
     """(C, N) bool: where the prediction is the label. quality: the result's, where it is loaded already."""
     if not result.n:
-        raise ResultError(
-            f"{result.path} has no sample without null rows yet, so there is nothing to measure; "
+        raise EmptyResultError(
+            f"{result.path} has no images yet (or only null rows), so there is nothing to measure; "
             "give its `itd sweep` command again to go on with it"
         )
     return (result.matrix("quality") if quality is None else quality) >= 1

@@ -125,7 +125,7 @@ def parse_sites(name: str, text: str | None) -> tuple[Sites | None, tuple[str, .
             f"{name} has no registered sites; name them: --sites A=path[+path],B=path "
             f"(registered models: {', '.join(MODELS)})"
         )
-    letters = text if text is not None else "".join(SITES)
+    letters = (text if text is not None else "".join(SITES)).upper().replace(",", "")
     wrong = [letter for letter in letters if letter not in SITES]
     if wrong or not letters or len(set(letters)) != len(letters):
         raise ModelError(f"no such sites: {letters!r}; allowed are letters of ABCD, each once, or A=path[+path],B=path")

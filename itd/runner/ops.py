@@ -72,6 +72,15 @@ def onednn_fuses(weight: Tensor) -> bool:
     )
 
 
+def meeting(work: Callable[[], Any], what: str, *tensors: Tensor) -> Any:
+    """What a shape computation of several tensors gives; ShapeError saying which sizes met."""
+    try:
+        return work()
+    except RuntimeError as reason:
+        sizes = " and ".join("x".join(map(str, t.shape[2:] if t.ndim == 4 else t.shape)) for t in tensors)
+        raise ShapeError(f"{what} meets {sizes}") from reason
+
+
 class Op:
     """A pure function of tensors. Subclasses say what it costs without running it, by way of meta tensors.
 
@@ -157,7 +166,7 @@ class ConvOp(Op):
         if min(shape[2:]) < 1:
             raise WindowError("a convolution's window exceeds its input")
         out = x.new_empty(shape)
-        return out if other is None else tried(lambda: out + other, ShapeError)
+        return out if other is None else meeting(lambda: out + other, "an addition", out, other)
 
     def macs(self, out: Tensor, *args: Any) -> int:
         return out.numel() * math.prod(self.weight.shape[1:])
@@ -189,7 +198,7 @@ class CatOp(Op):
         return torch.cat(xs, dim=1)
 
     def meta(self, xs: Any) -> Tensor:
-        return tried(lambda: self(xs), ShapeError)
+        return meeting(lambda: self(on_meta(xs)), "a concatenation", *xs)
 
 
 class AddOp(Op):
@@ -205,7 +214,7 @@ class AddOp(Op):
         return ACTIVATIONS[self.activation](out) if self.activation else out
 
     def meta(self, x: Any, y: Any) -> Any:
-        return tried(lambda: self(x, y), ShapeError)
+        return meeting(lambda: self(*on_meta((x, y))), "an addition", x, y)
 
 
 class ActivationOp(Op):

@@ -241,7 +241,9 @@ def _possible(work: Callable[[], Cost], space: Space, trie: Trie, number: int, p
             _, prefix, _ = next(_edges(trie.forks[number], [prefix]))
             number += 1
         config = space.configs[int(trie.configs[prefix])]
+        advice = "leave that option out, or give images of another size"
+        if "stride" in space.attributes:
+            advice = "let the shortcut's projection take the same stride (--sites A=conv+projection), or " + advice
         raise SpaceError(
-            f"{format_config(space.sites, config)} does not fit the network ({error}); let its shortcut's projection "
-            "take the same stride (--sites A=conv+projection), or leave that option out"
+            f"{format_config(space.sites, config)} does not fit the network ({error}); {advice}"
         ) from error

@@ -196,7 +196,10 @@ def _split_option(text: str, attributes: Sequence[str], swept: Sequence[str]) ->
     if colon and attribute not in ATTRIBUTES:
         raise SpaceError(f"--options {text}: no such attribute: {attribute!r}; allowed are {', '.join(ATTRIBUTES)}")
     if equals and site not in SITES:
-        raise SpaceError(f"--options {text}: no such site: {site!r}; allowed are {', '.join(swept)}")
+        raise SpaceError(
+            f"--options {text}: no such site: {site!r}; allowed are {', '.join(swept)}, each with an option of its "
+            "own: --options A=1,2 --options C=2"
+        )
     return attribute or attributes[0], site, values
 
 

@@ -9,6 +9,7 @@ import pickle
 import re
 import socket
 import sys
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,7 +116,10 @@ def apply_weights(model: nn.Module, weights: Weights) -> None:
             f"weights {weights.label} are not for {weights.model_name}: {'; '.join(faults)}; pass the weights of this "
             "architecture, or another --model"
         )
-    model.load_state_dict({**{k: v for k, v in model.state_dict().items() if _is_counter(k)}, **state}, strict=True)
+    fresh = model.state_dict()
+    merged = OrderedDict((name, state.get(name, tensor)) for name, tensor in fresh.items())
+    merged._metadata = fresh._metadata  # type: ignore[attr-defined]  # the layers' versions, which some models ask for
+    model.load_state_dict(merged, strict=True)
 
 
 def content_sha256(state: Mapping[str, Tensor]) -> str:

@@ -119,7 +119,10 @@ class Space:
             return self
         kept = tuple(c for i, c in enumerate(self.configs) if i not in drop)
         if not kept:
-            raise SpaceError(f"no configuration is left: all {len(drop)} were removed ({reason}); widen --options")
+            raise SpaceError(
+                f"no configuration is left: all {len(drop)} were removed ({reason}); give other --options, or larger "
+                "images with --resize and --crop"
+            )
         default = None
         if self.default is not None and self.default not in drop:
             default = self.default - sum(1 for i in drop if i < self.default)

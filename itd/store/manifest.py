@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +104,7 @@ def load_configs(folder: Path, manifest: dict[str, Any]) -> pa.Table:
         raise ResultError(f"{path} cannot be read: {error.strerror}; restore it from a copy") from error
     if sha256(data) != manifest["configs_sha256"]:
         raise ResultError(f"{path} is damaged: it does not match {SIDE}/manifest.json; restore it from a copy")
-    return pq.read_table(BytesIO(data))
+    return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
 
 
 def _encode_configs(space: Space, macs: Sequence[int]) -> bytes:
@@ -215,3 +214,10 @@ def extend(manifest: dict[str, Any], samples: np.ndarray, provenance: Mapping[st
     more = len(samples) > manifest["images"]
     images = {"images": len(samples), "samples": to_runs(samples)} if more else {}
     return {**manifest, **images, "provenance": [*manifest["provenance"], as_json(provenance)]}
+
+
+def require_own(folder: Path, manifest: dict[str, Any]) -> None:
+    """ResultError where another run has begun the result anew since this one opened it."""
+    now = load_manifest(folder)
+    if now is None or now["identity"] != manifest["identity"] or now["configs_sha256"] != manifest["configs_sha256"]:
+        raise ResultError(f"{folder} was begun anew by another run in the meantime; give another --out")

@@ -16,7 +16,7 @@ from itd.errors import ResultError
 from itd.space import Space
 from itd.store import manifest as manifests
 from itd.store.files import SIDE, disk_errors, locked, move, remove_stale, temporary, to_json, write_atomic
-from itd.store.part import Part, list_parts, make_record, part_name, read_columns, record_path
+from itd.store.part import Part, list_parts, make_record, part_name, read_columns, record_path, require_sizes
 from itd.store.schema import FLOATS, SCORES, encode, part_schema, part_table, setting_columns
 
 
@@ -80,14 +80,18 @@ class ResultWriter:
             remove_stale(folder / SIDE)
             with locked(folder / SIDE):
                 found = manifests.load_manifest(folder)
-                if found is None:
+                parts = list_parts(folder)
+                if found is None or (not parts and found["identity"] != manifests.as_json(identity)):
+                    # where there is no part yet there is nothing to lose: the run begins anew
                     found = manifests.create(folder, identity, space, macs, samples, images_per_unit, provenance)
                     configs = manifests.load_configs(folder, found)
                 else:
                     configs = manifests.load_configs(folder, found)
                     manifests.check_same(str(path), found, configs, identity, space, samples)
-                    found = manifests.extend(found, samples, provenance)
-                    manifests.save(folder, found)
+                    require_sizes(parts)
+                    if not _coverage(parts, len(samples)).all():
+                        found = manifests.extend(found, samples, provenance)
+                        manifests.save(folder, found)
         return cls(str(path), found, configs, samples)
 
     @property
@@ -141,6 +145,7 @@ class ResultWriter:
         with disk_errors(target), temporary(target, data) as temp:
             self._reopen(temp, unit, record)
             with locked(self.folder / SIDE):
+                manifests.require_own(self.folder, self.manifest)
                 if self._may_write(unit):
                     write_atomic(record_path(target), to_json(record))
                     move(temp, target)
@@ -183,11 +188,16 @@ class ResultWriter:
         return not there.any()
 
     def _covered(self, images: int) -> np.ndarray:
-        covered = np.zeros(images, dtype=bool)
-        for part in list_parts(self.folder):
-            if part.first >= 0:
-                covered[part.first : part.last + 1] = True
-        return covered
+        return _coverage(list_parts(self.folder), images)
+
+
+def _coverage(parts: Sequence[Part], images: int) -> np.ndarray:
+    """Which of the first images are in a part: (images,) bool."""
+    covered = np.zeros(images, dtype=bool)
+    for part in parts:
+        if part.first >= 0:
+            covered[part.first : part.last + 1] = True
+    return covered
 
 
 def check_target(path: str | Path) -> None:

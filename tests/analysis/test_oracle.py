@@ -76,7 +76,7 @@ def test_nothing_to_measure_is_one_line(tmp_path):
     synthetic.open_writer(tmp_path / "empty", 8)
     folder = synthetic.make_result(tmp_path / "null", synthetic.make_scores(3, 4), missing=np.ones(4, bool))
     for path in (tmp_path / "empty", folder):
-        with pytest.raises(ResultError, match="no sample"):
+        with pytest.raises(ResultError, match="no images"):
             oracle(open_result(path))
 
 

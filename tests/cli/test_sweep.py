@@ -76,6 +76,36 @@ def test_an_out_that_cannot_be_written_is_one_line(tmp_path):
     assert answer.exit_code == 1 and "file" in answer.stderr.splitlines()[-1]
 
 
+def test_a_refused_identity_ends_with_one_line_every_time(tmp_path):
+    out = tmp_path / "r.parquet"
+    assert run(*SMALL, "--limit", 1, "--out", out).exit_code == 0
+    command = [sys.executable, "-m", "itd_cli.main", *SMALL, "--limit", "1", "--every", "2", "--out", str(out)]
+    for _ in range(4):
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_an_output_that_cannot_be_written_is_one_line():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "itd_cli.main", "models"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1 and done.stderr.splitlines()[0].startswith("itd: error: cannot write the output"), (
+        done.stderr
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_a_result_without_images_is_passed_over_beside_others(tmp_path):
+    full, empty = tmp_path / "full.parquet", tmp_path / "empty.parquet"
+    assert run(*SMALL, "--limit", 9, "--out", full).exit_code == 0
+    assert run(*SMALL, "--limit", 3, "--shard", "1/2", "--out", empty).exit_code == 0
+    answer = run("oracle", empty, full, "--json")
+    assert [row["result"] for row in json.loads(answer.stdout)] == [str(full)]
+    assert "passed over" in answer.stderr
+    assert run("oracle", empty).exit_code == 1
+
+
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_goes_on(tmp_path):
     out = tmp_path / "r.parquet"
     command = [sys.executable, "-m", "itd_cli.main", *SMALL, "--limit", "300", "--out", str(out)]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -237,6 +238,38 @@ def test_nothing_is_trained_for_a_plan_nor_before_a_cheap_refusal(request_, monk
     ):
         with pytest.raises(ItdError, match=words):
             sweep(replace(bare, **change), quiet=True)
+
+
+def test_a_first_run_that_wrote_nothing_does_not_block_the_next(request_, folder):
+    broken = folder / "cat" / "0.jpg"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:400])
+    request = replace(request_, data=str(folder), num_classes=2, crop_px=32, resize_px=32)
+    with pytest.raises(DataError):
+        sweep(request, quiet=True)
+    broken.write_bytes(whole)
+    assert sweep(request, quiet=True).done == 6
+    assert verify(request.out).ok
+
+
+def test_a_rerun_that_adds_nothing_leaves_the_result_untouched(request_):
+    sweep(request_, quiet=True)
+    before = {f: f.read_bytes() for f in Path(request_.out).rglob("*") if f.is_file()}
+    sweep(request_, quiet=True)
+    assert {f: f.read_bytes() for f in Path(request_.out).rglob("*") if f.is_file()} == before
+
+
+def test_a_part_that_was_cut_short_is_named_and_not_counted_as_done(request_):
+    sweep(request_, quiet=True)
+    part = sorted(Path(request_.out).glob("part-*"))[1]
+    part.write_bytes(part.read_bytes()[:500])
+    with pytest.raises(ResultError, match=part.name):
+        sweep(request_, quiet=True)
+
+
+def test_a_network_whose_layers_ask_for_their_version_takes_weights(request_):
+    request = replace(request_, model="mnasnet0_5", sites="A=layers.8.0.layers.3", crop_px=64, limit=2)
+    assert sweep(request, quiet=True).done == 2
 
 
 def test_a_result_inside_the_data_is_refused(request_, folder):

@@ -86,13 +86,23 @@ def test_each_run_leaves_its_provenance(tmp_path):
 
 
 def test_another_identity_is_refused_by_field_name(tmp_path):
-    synthetic.open_writer(tmp_path / "r", 4, identity={"model": "resnet50", "choices": {"size_scale": "area", "x": 1}})
+    first = {"model": "resnet50", "choices": {"size_scale": "area", "x": 1}}
+    synthetic.write_units(synthetic.open_writer(tmp_path / "r", 4, identity=first), synthetic.make_scores(6, 4))
     with pytest.raises(ResultError) as caught:
         identity = {"model": "resnet50", "choices": {"size_scale": "side", "x": 1}, "precision": "bf16"}
         synthetic.open_writer(tmp_path / "r", 4, identity=identity)
     text = str(caught.value)
     assert 'choices.size_scale is "area", given "side"' in text and 'precision is (absent), given "bf16"' in text
     assert "model" not in text and "choices.x" not in text and "--out" in text
+
+
+def test_a_result_without_parts_begins_anew_and_its_former_writer_is_refused(tmp_path):
+    former = synthetic.open_writer(tmp_path / "r", 4, identity={"model": "a"})
+    now = synthetic.open_writer(tmp_path / "r", 4, identity={"model": "b"})
+    with pytest.raises(ResultError, match="begun anew by another run"):
+        synthetic.write_units(former, synthetic.make_scores(6, 4))
+    synthetic.write_units(now, synthetic.make_scores(6, 4))
+    assert verify(tmp_path / "r").ok and open_result(tmp_path / "r").manifest["identity"] == {"model": "b"}
 
 
 def test_other_images_are_refused(tmp_path):
