@@ -61,7 +61,7 @@ def greedy_figure(curves: Sequence[GreedyCurve]) -> Figure:
     axes.grid(True, which="major", color="0.9", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="best", handlelength=3.2)
+    axes.legend(fontsize=8, loc="best", handlelength=3.2, facecolor="white", edgecolor="none", framealpha=0.92)
     return figure
 
 
