@@ -11,8 +11,8 @@ from itd.patcher.dynamic import DynamicConv2d
 from itd.patcher.registry import ALL, SiteModule
 from itd.space import Setting
 
-CHANNELS = 32
-GROUPS = [1, 8, 32]  # dense, grouped, depthwise
+CHANNELS = 64
+GROUPS = [1, 32, 64]  # dense, ResNeXt's 32 groups, depthwise
 
 
 def layer(groups, out=CHANNELS):
@@ -29,7 +29,7 @@ def close(a, b):
 @pytest.mark.parametrize("groups", GROUPS)
 @pytest.mark.parametrize("dilation", [1, 2, 3])
 def test_half_stride_is_zero_insertion_then_an_ordinary_convolution(groups, dilation):
-    x, weight, bias, geometry = layer(groups, out=64)
+    x, weight, bias, geometry = layer(groups, out=128)
     inserted = torch.zeros(2, CHANNELS, 18, 14)
     inserted[:, :, ::2, ::2] = x
     expected = F.conv2d(inserted, weight, bias, 1, dilation, dilation, groups)

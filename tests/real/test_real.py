@@ -95,7 +95,7 @@ def test_ten_class_folders_keep_imagenets_own_indices(shared_data, tmp_path):
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
 @pytest.mark.parametrize("attribute", ["stride", "dilation", "size"])
 def test_the_results_in_the_repository_are_what_plain_forwards_give(shared_data, repository, name, attribute):
-    result = open_result(repository / "results" / f"{name}-{attribute}.parquet")
+    result = open_result(repository / "results" / f"{name}-{attribute}-val1300.parquet")
     images = open_images(shared_data / "images" / "val1300")
     weights = load_weights(name, shared_data / "weights" / f"{name}.safetensors")
     identity = result.manifest["identity"]
