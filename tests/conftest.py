@@ -73,6 +73,8 @@ def random_network():
             torch.manual_seed(0)
             network = build_model(name, 10)
             for module in network.modules():
+                if isinstance(module, nn.Conv2d) and module.bias is not None:
+                    nn.init.normal_(module.bias, 0, 0.3)
                 if isinstance(module, nn.BatchNorm2d):
                     module.running_mean.normal_(0, 0.1)
                     module.running_var.uniform_(0.5, 1.5)

@@ -51,6 +51,17 @@ def test_the_tree_executes_no_more_than_the_table_says(name, attribute):
     assert sum(plain.per_config) / 1e9 == pytest.approx(TABLE[name][attribute][0], rel=0.01)
 
 
+def test_strides_one_to_four_share_one_convolution_and_what_is_pointwise_after_it():
+    shared, alone = (
+        walks(*patched("resnet50", "stride", swept=["D"], options={("D", "stride"): strides}), 224)[1].macs
+        for strides in ((1, 2, 3, 4), (1,))
+    )
+    # layer4.0: conv2, projection, conv3, then layer4.1.conv1, all at 14 x 14; the rest of layer4 at each stride's own
+    rest = 512 * 512 * 9 + 512 * 2048 + 2048 * 512 + 512 * 512 * 9 + 512 * 2048
+    head = 2048 * 10
+    assert shared == alone + sum(size**2 * rest + head for size in (7, 5, 4))
+
+
 @pytest.mark.parametrize(("name", "attribute"), CASES)
 def test_nominal_macs_are_what_a_plain_forward_executes(name, attribute):
     model, space = patched(name, attribute)
