@@ -30,7 +30,7 @@ from itd.runner.plain import PlainExecutor
 from itd.runner.precision import Precision
 from itd.runner.preprocess import Preprocess
 from itd.runner.request import SweepRequest, request_space, walks
-from itd.runner.tree import Sink, TreeExecutor
+from itd.runner.tree import Sink, TreeExecutor, default_batch_size
 from itd.runner.weights import apply_weights, load_weights
 
 
@@ -133,7 +133,7 @@ class Bench:
             self.plain.run(self.pixels[first : first + size], self._keep("plain", first), configs)
 
     def run_tree(self) -> None:
-        size = self.request.batch_size or (64 if self.device.type == "cuda" else 8)
+        size = self.request.batch_size or default_batch_size(self.device)
         for first in range(0, self.count, size):
             self.tree.run(self.pixels[first : first + size], self._keep("tree", first))
 

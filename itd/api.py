@@ -71,8 +71,7 @@ def _weights(request: SweepRequest, data: str, only_plan: bool, quiet: bool) -> 
     digits = data == DIGITS
     num_classes = request.num_classes or (10 if digits else None)
     if only_plan:
-        weights = plan_weights(request.model, request.weights, num_classes=num_classes, digits=digits)
-        return replace(weights, preprocess=DIGITS_PREPROCESS) if digits and request.weights == NONE else weights
+        return plan_weights(request.model, request.weights, num_classes=num_classes, digits=digits)
     named = request.weights
     if digits and named is None:
         from itd.training.digits import train_on_digits

@@ -3,7 +3,16 @@
 from itd.patcher.dynamic import DynamicAvgPool2d, DynamicConv2d, DynamicMaxPool2d, conv_at, pool_at
 from itd.patcher.geometry import Geometry, half_stride_weight, resize_kernel, resize_matrix
 from itd.patcher.model import DynamicModel, entry_of, model_space, patch, site_specs
-from itd.patcher.registry import MODELS, ModelEntry, SiteModule, Sites, build_model, parse_sites, resolve_sites
+from itd.patcher.registry import (
+    MODELS,
+    ModelEntry,
+    SiteModule,
+    Sites,
+    build_model,
+    layer_attributes,
+    parse_sites,
+    resolve_sites,
+)
 from itd.space import Choices
 
 __all__ = [
@@ -21,6 +30,7 @@ __all__ = [
     "conv_at",
     "entry_of",
     "half_stride_weight",
+    "layer_attributes",
     "model_space",
     "parse_sites",
     "patch",

@@ -143,6 +143,11 @@ def _parse_paths(text: str) -> tuple[Sites, tuple[str, ...]]:
     return sites, tuple(sites)
 
 
+def layer_attributes(sites: Sites) -> dict[str, frozenset[str]]:
+    """Module path -> the attributes that the layer takes."""
+    return {module.path: module.attributes for modules in sites.values() for module in modules}
+
+
 def resolve_sites(model: nn.Module, sites: Sites) -> Sites:
     """Sites whose modules all say what they take: a 1x1 convolution and a pool only stride, any other everything."""
     by_path = dict(model.named_modules())

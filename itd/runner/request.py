@@ -11,7 +11,17 @@ import numpy as np
 import torch
 
 from itd.errors import ItdError, SpaceError
-from itd.patcher import MODELS, Choices, DynamicModel, Sites, build_model, model_space, parse_sites, patch
+from itd.patcher import (
+    MODELS,
+    Choices,
+    DynamicModel,
+    Sites,
+    build_model,
+    layer_attributes,
+    model_space,
+    parse_sites,
+    patch,
+)
 from itd.patcher.model import site_specs
 from itd.runner.graph import build_graph
 from itd.runner.images import ImageSet, select
@@ -267,7 +277,7 @@ def default_out(model: str, attributes: Sequence[str]) -> str:
 
 def walks(model: DynamicModel, space: Space, crop_px: int) -> tuple[Walk, Walk]:
     """The costs of a space for one image: with nothing optimised, and as the tree runs it."""
-    attributes = {m.path: m.attributes for modules in model.sites.values() for m in modules}
+    attributes = layer_attributes(model.sites)
     found = []
     for optimise in (False, True):
         graph = build_graph(model, torch.float32, "cpu", optimise=optimise)

@@ -24,7 +24,7 @@ from itd.runner.loader import Batch, batches
 from itd.runner.plain import PlainExecutor
 from itd.runner.request import Prepared
 from itd.runner.scores import COLUMNS, ScoreBuffer
-from itd.runner.tree import TreeExecutor
+from itd.runner.tree import TreeExecutor, default_batch_size
 from itd.space import format_config
 from itd.store import ResultWriter, Unit
 
@@ -169,7 +169,7 @@ def _stream(prepared: Prepared, units: list[Unit]) -> Iterator[Batch]:
         prepared.images,
         np.concatenate([unit.samples for unit in units]),
         prepared.preprocess,
-        batch_size=request.batch_size or (64 if prepared.device.type == "cuda" else 8),
+        batch_size=request.batch_size or default_batch_size(prepared.device),
         cuts=np.cumsum([len(unit) for unit in units]).tolist(),
         workers=request.workers,
         allow_missing=request.allow_missing,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from itd.errors import ItdError, SpaceError
-from itd.patcher import DynamicModel
+from itd.patcher import DynamicModel, layer_attributes
 from itd.runner.graph import build_graph
 from itd.runner.ops import CHANNELS_LAST, ShapeError, WindowError
 from itd.runner.plan import Costs, Shapes, fixed_op, resolve, site_op
@@ -85,6 +85,11 @@ def default_budget_bytes(device: torch.device) -> int:
     return 48 << 20
 
 
+def default_batch_size(device: torch.device) -> int:
+    """How many images a sweep puts into the tree at once where nobody says."""
+    return 64 if device.type == "cuda" else 8
+
+
 class TreeExecutor:
     """Runs a space on batches of images.
 
@@ -107,7 +112,7 @@ class TreeExecutor:
         self.output = graph.output
         self.stages = cut(model, graph, space)
         self.trie = build_trie(space, self.stages)
-        self.attributes = {m.path: m.attributes for modules in model.sites.values() for m in modules}
+        self.attributes = layer_attributes(model.sites)
         self.costs = Costs(self.stages, self.attributes, self.precision.dtype)
         self.budget_bytes = budget_bytes or default_budget_bytes(self.device)
         self._limits: dict[tuple[int, Shapes], int] = {}

@@ -84,7 +84,7 @@ def plan_weights(model_name: str, weights: str | Path | None, *, num_classes: in
     Nothing is trained or fetched; a file is read. digits: the data are the embedded digits.
     """
     text = DEFAULT_ENUM if weights is None else str(weights)
-    if digits and weights is None:
+    if digits and weights in (None, NONE):
         return replace(_random(model_name, 10), preprocess=DIGITS_PREPROCESS)
     if text == NONE or text.lower().endswith(FILE_SUFFIXES) or os.path.exists(text):
         return load_weights(model_name, text, num_classes=num_classes)
