@@ -21,6 +21,18 @@ def _range(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int, 
     return low, high
 
 
+def _numbers(kind: Callable[[str], Any], example: str) -> Callable[..., tuple[Any, ...]]:
+    """Reads a list of numbers; none given is an empty one."""
+
+    def parse(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[Any, ...]:
+        try:
+            return tuple(kind(part) for part in text.split(",")) if text is not None else ()
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is not a list of numbers; allowed is for example {example}") from None
+
+    return parse
+
+
 def _shard(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
@@ -43,8 +55,9 @@ def _what(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         [
             click.option("--model", required=True, metavar="NAME", help="torchvision's name, such as resnet50."),
+            click.option("--attr", "attributes", metavar="A[,A]", help="stride, dilation, size, or several."),
             click.option(
-                "--attr", "attributes", required=True, metavar="A[,A]", help="stride, dilation, size, or several."
+                "--space", "space_file", metavar="FILE", help="The configurations `itd combine` listed; no --attr then."
             ),
             click.option("--sites", metavar="S", help="ABCD, a part of it, or A=path[+path],B=path for any network."),
             click.option(
@@ -82,6 +95,20 @@ def _on_what(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--resize", "resize_px", type=count, metavar="PX", help="Shorter side; default the weights' own."
             ),
             click.option("--crop", "crop_px", type=count, metavar="PX", help="Centre crop; default the weights' own."),
+            click.option(
+                "--scale",
+                "scales",
+                callback=_numbers(float, "0.25,0.5,1,2,4"),
+                metavar="F[,F]",
+                help="Resize both sides, crop, then resize by F: the same content at another scale; a result for each.",
+            ),
+            click.option(
+                "--context",
+                "contexts_px",
+                callback=_numbers(int, "50,100,150,200,250"),
+                metavar="PX[,PX]",
+                help="Resize both sides, then crop the centre to PX: more or less context; a result for each.",
+            ),
             click.option("--limit", type=count, metavar="N", help="The first N images; a larger N extends a result."),
             click.option("--every", type=count, default=1, metavar="K", help="Each K-th image, before the limit."),
             click.option("--allow-missing", is_flag=True, help="An image that cannot be decoded becomes null rows."),
@@ -103,7 +130,11 @@ def _how(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode."
             ),
             click.option("--shard", callback=_shard, metavar="i/n", help="Only this part of the work, for job arrays."),
-            click.option("--out", metavar="PATH", help="Default results/<model>-<attr>.parquet."),
+            click.option(
+                "--out",
+                metavar="PATH",
+                help="Default results/<model>-<attr>.parquet; --scale and --context append to it, as in -scale0.25.",
+            ),
             click.option("--plan", "only_plan", is_flag=True, help="Say what would be done, then stop."),
         ]
     ):
@@ -115,7 +146,16 @@ def _how(command: Callable[..., Any]) -> Callable[..., Any]:
 @_what
 @_on_what
 @_how
-def sweep(only_plan: bool, size_scale: str, align_corners: bool, shortcut: str, pool_half: str, **given: Any) -> None:
+def sweep(
+    only_plan: bool,
+    size_scale: str,
+    align_corners: bool,
+    shortcut: str,
+    pool_half: str,
+    scales: tuple[float, ...],
+    contexts_px: tuple[int, ...],
+    **given: Any,
+) -> None:
     """Run every allowed configuration on every image and keep one row of scores for each, as Parquet.
 
     The same command again finishes what is missing. Without --data and --weights the network is trained once on the
@@ -124,15 +164,22 @@ def sweep(only_plan: bool, size_scale: str, align_corners: bool, shortcut: str, 
     The paper's text leaves --size-scale, --align-corners, --shortcut, --pool-half and --stride-range open: they are
     reconstructions, ours the default, and part of what makes two results the same.
     """
-    from itd.api import prepare_sweep
-    from itd.api import sweep as run
+    from itd.api import prepare_sweep, varied
     from itd.runner.request import SweepRequest
 
     choices = Choices(size_scale, align_corners, shortcut, pool_half)
-    request = SweepRequest(choices=choices, **given)
+    requests = varied(SweepRequest(choices=choices, **given), scales=scales, contexts_px=contexts_px)
     if only_plan:
-        click.echo(plan_text(prepare_sweep(request, only_plan=True).plan()))
+        click.echo("\n\n".join(plan_text(prepare_sweep(request, only_plan=True).plan()) for request in requests))
         return
+    for request in requests:
+        _run(request)
+
+
+def _run(request: Any) -> None:
+    """One sweep, with its progress and a note of what it did."""
+    from itd.api import sweep as run
+
     bar = _Bar()
     try:
         report = run(request, on_start=bar.start)

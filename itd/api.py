@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from itd.runner.request import (
     Prepared,
     SweepRequest,
     asked_preprocess,
-    default_out,
     patched_model,
     prepare,
     request_space,
@@ -24,7 +23,6 @@ from itd.runner.request import (
 from itd.runner.sweep import SweepReport, check_faithful, open_writer
 from itd.runner.sweep import sweep as run_sweep
 from itd.runner.weights import NONE, Weights, load_weights, plan_weights
-from itd.space import parse_attributes
 from itd.store import check_target
 
 
@@ -52,8 +50,9 @@ def _check_cheaply(request: SweepRequest, data: str) -> None:
     select(1, request.every, request.limit)
     model, swept, own = patched_model(request, 10)
     request_space(request, model, swept, own)
-    out = request.out or default_out(request.model, parse_attributes(request.attributes))
+    out = request.out_path()
     check_target(out)
+    Preprocess(scale=request.scale, context_px=request.context_px and 1)
     if data == DIGITS:
         open_images(data, num_classes=request.num_classes, classes_file=request.classes_file)
         return
@@ -79,6 +78,26 @@ def _weights(request: SweepRequest, data: str, only_plan: bool, quiet: bool) -> 
         named = str(train_on_digits(request.model, device=request.checked_device(), progress=not quiet))
     weights = load_weights(request.model, named, num_classes=num_classes)
     return replace(weights, preprocess=DIGITS_PREPROCESS) if digits and named == NONE else weights
+
+
+def varied(
+    request: SweepRequest, *, scales: Sequence[float] = (), contexts_px: Sequence[int] = ()
+) -> list[SweepRequest]:
+    """One request for each variation of the images, or the request itself where none is asked for (ITD paper, 4.5).
+
+    Where there are several, each is planned here, so that what cannot be is refused before the first one is run.
+
+    >>> [r.out_path() for r in varied(SweepRequest("resnet18", "dilation", sites="D", data="digits"), scales=[2])]
+    ['results/resnet18-dilation-scale2.parquet']
+    """
+    if scales and contexts_px:
+        raise DataError("--scale and --context vary the images in two ways at once; give one of them")
+    requests = [replace(request, scale=scale) for scale in dict.fromkeys(scales)]
+    requests += [replace(request, context_px=side) for side in dict.fromkeys(contexts_px)]
+    if len(requests) > 1:
+        for one in requests:
+            prepare_sweep(one, only_plan=True)
+    return requests or [request]
 
 
 def sweep(

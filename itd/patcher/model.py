@@ -180,6 +180,11 @@ def model_space(
         stem_stride=stem_stride if stem_stride is not None else (entry.stem_stride if entry else 1),
         stride_range=stride_range,
     )
+    return check_space(model, space)
+
+
+def check_space(model: DynamicModel, space: Space) -> Space:
+    """The space itself; SpaceError where one of its settings is one that a layer cannot take."""
     for i, spec in enumerate(space.sites):
         for setting in dict.fromkeys(config[i] for config in space.configs):
             for module in model.sites[spec.name]:

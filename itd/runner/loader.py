@@ -120,7 +120,7 @@ class _Decoded(Dataset[tuple[torch.Tensor, "str | None"]]):
         try:
             return self.preprocess(self.images.load(int(self.samples[place]))), None
         except DataError as error:
-            side = self.preprocess.crop_px
+            side = self.preprocess.side_px
             return torch.zeros(3, side, side), str(error)
 
 

@@ -191,13 +191,13 @@ class Walk:
         return [i for i, macs in enumerate(self.per_config) if macs is None]
 
 
-def walk(space: Space, trie: Trie, costs: Costs, crop_px: int) -> Walk:
-    """Follow one crop_px x crop_px image through every prefix of a trie.
+def walk(space: Space, trie: Trie, costs: Costs, side_px: int) -> Walk:
+    """Follow one side_px x side_px image through every prefix of a trie.
 
     Raises SpaceError naming a configuration where a setting does not fit the network.
     """
     total = 0
-    state: dict[int, tuple[Shapes, int]] = {0: (((1, 3, crop_px, crop_px),), 0)}
+    state: dict[int, tuple[Shapes, int]] = {0: (((1, 3, side_px, side_px),), 0)}
     for number in range(len(costs.stages)):
         leaving: dict[int, tuple[Shapes, int]] = {}
         for prefix, (shapes, path) in state.items():

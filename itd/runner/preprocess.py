@@ -28,10 +28,16 @@ class Preprocess:
     resize_px: length of the shorter side after resizing (None: not resized). crop_px: side of the square cut from the
     centre. mean, std: per channel, of values in 0 to 1. interpolation: bilinear, bicubic or nearest, with PIL's filter.
 
-    Raises DataError where the crop is larger than the resized image.
+    The two variations of the preference studies (ITD paper, section 4.5), at most one of them: both sides are resized
+    to resize_px, whatever the image's shape. scale: the crop is then resized by this factor, so that every scale shows
+    the same content. context_px: the centre is cropped to this many pixels in place of crop_px.
+
+    Raises DataError where the crop is larger than the resized image, and for a variation that cannot be.
 
     >>> Preprocess()(Image.new("RGB", (300, 500))).shape
     torch.Size([3, 224, 224])
+    >>> Preprocess(scale=0.25)(Image.new("RGB", (300, 500))).shape
+    torch.Size([3, 56, 56])
     """
 
     resize_px: int | None = 256
@@ -39,6 +45,8 @@ class Preprocess:
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     interpolation: str = "bilinear"
+    scale: float | None = None
+    context_px: int | None = None
 
     def __post_init__(self) -> None:
         if self.crop_px < 1:
@@ -51,16 +59,48 @@ class Preprocess:
         if self.interpolation not in _INTERPOLATIONS:
             allowed = ", ".join(_INTERPOLATIONS)
             raise DataError(f"no such interpolation: {self.interpolation!r}; the interpolations are {allowed}")
+        self._check_variation()
+
+    def _check_variation(self) -> None:
+        if self.scale is not None and self.context_px is not None:
+            raise DataError("--scale and --context vary the images in two ways at once; give one of them")
+        if self.scale is not None and not 1 / 16 <= self.scale <= 16:
+            raise DataError(
+                f"--scale {self.scale:g} is not allowed; give factors from 0.0625 to 16, as in --scale 0.5,1,2"
+            )
+        most = self.resize_px or self.crop_px
+        if self.context_px is not None and not 1 <= self.context_px <= most:
+            raise DataError(
+                f"--context {self.context_px} is not allowed; give 1 to {most} pixels, the side that the images are "
+                "resized to (--resize)"
+            )
+
+    @property
+    def side_px(self) -> int:
+        """The side of the square that the network sees."""
+        return self.context_px or max(1, round(self.crop_px * (self.scale or 1)))
+
+    @property
+    def variation(self) -> dict[str, float] | None:
+        """What is varied, as JSON values for a result's identity: `{"scale": 0.5}`, `{"context_px": 50}` or None."""
+        if self.scale is not None:
+            return {"scale": self.scale}
+        return None if self.context_px is None else {"context_px": self.context_px}
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
-        """image: RGB -> pixels: (3, crop_px, crop_px) float32."""
-        image = _centre_crop(self._resize(image), self.crop_px)
+        """image: RGB -> pixels: (3, side_px, side_px) float32."""
+        image = _centre_crop(self._resize(image), self.context_px or self.crop_px)
+        if image.width != self.side_px:
+            image = image.resize((self.side_px, self.side_px), _INTERPOLATIONS[self.interpolation])
         pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous().to(torch.float32)
         mean, std = (torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (self.mean, self.std))
         return pixels.div_(255).sub_(mean).div_(std)
 
     def _resize(self, image: Image.Image) -> Image.Image:
         short = min(image.size)
+        if self.resize_px is not None and self.variation:
+            square = (self.resize_px, self.resize_px)
+            return image if image.size == square else image.resize(square, _INTERPOLATIONS[self.interpolation])
         if self.resize_px is None or short == self.resize_px:
             return image
         # Truncation, not rounding, of the longer side is torchvision's.
@@ -68,8 +108,11 @@ class Preprocess:
         return image.resize((width, height), _INTERPOLATIONS[self.interpolation])
 
     def identity(self) -> dict[str, Any]:
-        """The preprocessing as JSON values, for a result's identity; `from_identity` reads it back."""
-        values = asdict(self)
+        """The preprocessing as JSON values, for a result's identity, without the variation, which stands beside it.
+
+        `from_identity` reads it back.
+        """
+        values = {name: value for name, value in asdict(self).items() if name not in ("scale", "context_px")}
         return values | {"mean": list(self.mean), "std": list(self.std)}
 
     @classmethod

@@ -22,7 +22,7 @@ from itd.patcher import (
     parse_sites,
     patch,
 )
-from itd.patcher.model import site_specs
+from itd.patcher.model import check_space, site_specs
 from itd.runner.graph import build_graph
 from itd.runner.images import ImageSet, select
 from itd.runner.plan import Costs, Walk, fixed_op, resolve, walk
@@ -31,7 +31,16 @@ from itd.runner.preprocess import Preprocess
 from itd.runner.stages import cut
 from itd.runner.trie import build_trie
 from itd.runner.weights import Weights, apply_weights
-from itd.space import ATTRIBUTES, SITES, Space, parse_attributes, parse_value
+from itd.space import (
+    ATTRIBUTES,
+    SITES,
+    Space,
+    SpaceList,
+    listed_space,
+    parse_attributes,
+    parse_value,
+    read_space,
+)
 
 _PROBE_PX = 512
 WINDOW_RULE = "a window exceeds its input"
@@ -44,23 +53,28 @@ class SweepRequest:
     """What `itd sweep` takes. Texts are as typed; None is the default.
 
     model: torchvision's name. attributes: `stride` or `stride,size`. sites: `ABCD`, a part of it, or `A=path,B=path`.
-    options: each `1,2,3`, `A=1,2` or `stride:A=1,2`. stride_range: allowed total output stride. resize_px, crop_px: in
-    place of the weights' own. limit, every: which images. batch_size: images in the tree at once (8, 64 on a GPU).
-    workers: processes that decode. shard: (i, n), the i-th of n parts of the work. images_per_unit: of a new result.
+    options: each `1,2,3`, `A=1,2` or `stride:A=1,2`. stride_range: allowed total output stride. space_file: lists the
+    configurations, in place of attributes and options. resize_px, crop_px: in place of the weights' own. scale,
+    context_px: vary the images (see `Preprocess`), and become part of the result's name. limit, every: which images.
+    batch_size: images in the tree at once (8, 64 on a GPU). workers: processes that decode. shard: (i, n), the i-th of
+    n parts of the work. images_per_unit: of a new result.
     """
 
     model: str
-    attributes: str
+    attributes: str | None = None
     sites: str | None = None
     options: tuple[str, ...] = ()
     choices: Choices = field(default_factory=Choices)
     stride_range: tuple[int, int] = (4, 288)
+    space_file: str | None = None
     data: str | None = None
     classes_file: str | None = None
     num_classes: int | None = None
     weights: str | None = None
     resize_px: int | None = None
     crop_px: int | None = None
+    scale: float | None = None
+    context_px: int | None = None
     limit: int | None = None
     every: int = 1
     batch_size: int | None = None
@@ -71,6 +85,36 @@ class SweepRequest:
     allow_missing: bool = False
     shard: tuple[int, int] | None = None
     images_per_unit: int | None = None
+
+    def space_list(self) -> SpaceList | None:
+        """What the space file lists, None without one; SpaceError where options that make a space come with it."""
+        if self.space_file is None:
+            return None
+        if self.attributes or self.options:
+            raise SpaceError("--space lists the configurations itself; leave out --attr and --options")
+        return read_space(self.space_file)
+
+    def swept_attributes(self) -> tuple[str, ...]:
+        """The attributes, in the order stride, dilation, size; SpaceError where neither they nor a space are given."""
+        listed = self.space_list()
+        if listed is not None:
+            return listed.attributes
+        if not self.attributes:
+            raise SpaceError("nothing says what varies; give --attr stride, dilation or size, or --space FILE")
+        return parse_attributes(self.attributes)
+
+    def out_path(self) -> str:
+        """Where the result goes: `out` or the default, with the variation at the end of its name.
+
+        >>> SweepRequest("resnet50", "size,stride", scale=0.25).out_path()
+        'results/resnet50-stride+size-scale0.25.parquet'
+        """
+        combined = "combined-" if self.space_file else ""
+        base = self.out or f"results/{self.model}-{combined}{'+'.join(self.swept_attributes())}.parquet"
+        tag = "" if self.scale is None else f"-scale{self.scale:g}"
+        tag += "" if self.context_px is None else f"-context{self.context_px}"
+        stem = base.removesuffix(".parquet")
+        return f"{stem}{tag}{base[len(stem) :]}"
 
     def checked_device(self) -> torch.device:
         """The device; ItdError where it is not there."""
@@ -152,8 +196,11 @@ def patched_model(request: SweepRequest, num_classes: int) -> tuple[DynamicModel
 
 def request_space(request: SweepRequest, model: DynamicModel, swept: Sequence[str], own: Sites | None) -> Space:
     """The space a request asks for, before images are looked at."""
-    attributes = parse_attributes(request.attributes)
+    attributes = request.swept_attributes()
     entry = None if own else MODELS[request.model]
+    listed = request.space_list()
+    if listed is not None:
+        return check_space(model, listed_space(listed, site_specs(model, entry)))
     fixed = {(spec.name, a) for spec in site_specs(model, entry) for a in spec.fixed}
     return model_space(
         model,
@@ -244,11 +291,11 @@ def prepare(request: SweepRequest, images: ImageSet, weights: Weights) -> Prepar
     model.eval()
     space = request_space(request, model, swept, own)
     preprocess = asked_preprocess(request, weights.preprocess)
-    plain, tree = walks(model, space, preprocess.crop_px)
+    plain, tree = walks(model, space, preprocess.side_px)
     impossible = plain.impossible()
     if impossible:
-        space = space.without(impossible, f"{WINDOW_RULE} at {preprocess.crop_px} px")
-        plain, tree = walks(model, space, preprocess.crop_px)
+        space = space.without(impossible, f"{WINDOW_RULE} at {preprocess.side_px} px")
+        plain, tree = walks(model, space, preprocess.side_px)
     return Prepared(
         request=request,
         model=model,
@@ -262,34 +309,30 @@ def prepare(request: SweepRequest, images: ImageSet, weights: Weights) -> Prepar
         weights_label=weights.label,
         macs=tuple(m for m in plain.per_config if m is not None),
         tree_macs=tree.macs,
-        out=request.out or default_out(request.model, space.attributes),
+        out=request.out_path(),
     )
 
 
-def default_out(model: str, attributes: Sequence[str]) -> str:
-    """Where a result goes.
-
-    >>> default_out("resnet50", ("stride", "size"))
-    'results/resnet50-stride+size.parquet'
-    """
-    return f"results/{model}-{'+'.join(attributes)}.parquet"
-
-
-def walks(model: DynamicModel, space: Space, crop_px: int) -> tuple[Walk, Walk]:
+def walks(model: DynamicModel, space: Space, side_px: int) -> tuple[Walk, Walk]:
     """The costs of a space for one image: with nothing optimised, and as the tree runs it."""
     attributes = layer_attributes(model.sites)
     found = []
     for optimise in (False, True):
         graph = build_graph(model, torch.float32, "cpu", optimise=optimise)
         stages = cut(model, graph, space, subsample=optimise)
-        found.append(walk(space, build_trie(space, stages), Costs(stages, attributes, torch.float32), crop_px))
+        found.append(walk(space, build_trie(space, stages), Costs(stages, attributes, torch.float32), side_px))
     return found[0], found[1]
 
 
 def asked_preprocess(request: SweepRequest, own: Preprocess) -> Preprocess:
     """The weights' own preprocessing with what the user asked for; DataError for a crop larger than the image."""
-    resize_px = own.resize_px if request.resize_px is None else request.resize_px
-    return replace(own, resize_px=resize_px, crop_px=own.crop_px if request.crop_px is None else request.crop_px)
+    return replace(
+        own,
+        resize_px=own.resize_px if request.resize_px is None else request.resize_px,
+        crop_px=own.crop_px if request.crop_px is None else request.crop_px,
+        scale=request.scale,
+        context_px=request.context_px,
+    )
 
 
 def _identity(
@@ -309,6 +352,6 @@ def _identity(
         "data": images.fingerprint(),
         "every": request.every,
         "preprocess": preprocess.identity(),
-        "variation": None,
+        "variation": preprocess.variation,
         "precision": request.precision,
     }

@@ -72,7 +72,7 @@ def check_faithful(prepared: Prepared) -> None:
     """
     number = prepared.space.default or 0
     space = replace(prepared.space, configs=(prepared.space.configs[number],), default=0)
-    px = prepared.preprocess.crop_px
+    px = prepared.preprocess.side_px
     pixels = torch.randn(1, 3, px, px, generator=torch.Generator().manual_seed(0))
     found: list[Tensor] = []
 

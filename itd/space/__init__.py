@@ -2,6 +2,7 @@
 
 from itd.space.build import build_space
 from itd.space.choices import OPEN_CHOICES, Choices
+from itd.space.listed import SpaceList, listed_space, read_space, write_space
 from itd.space.setting import (
     ATTRIBUTES,
     SITES,
@@ -24,9 +25,13 @@ __all__ = [
     "Setting",
     "SiteSpec",
     "Space",
+    "SpaceList",
     "build_space",
     "format_config",
     "format_value",
+    "listed_space",
     "parse_attributes",
     "parse_value",
+    "read_space",
+    "write_space",
 ]

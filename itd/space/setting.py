@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -82,7 +83,8 @@ class Space:
     swept: names of the sites that vary. options: site -> attribute -> values, as asked for.
     configs: one `Config` each, in the order of `sites`, holding the swept attributes.
     default: the number of the default configuration, or None where it is not in the space.
-    removed: reason -> how many configurations of the full product it took out.
+    removed: reason -> how many configurations of the full product it took out. listed: given as a list, so that no
+    product and no range rule made it.
     """
 
     attributes: tuple[str, ...]
@@ -93,6 +95,7 @@ class Space:
     default: int | None
     removed: Mapping[str, int]
     stride_range: tuple[int, int] = (4, 288)
+    listed: bool = False
 
     def __len__(self) -> int:
         return len(self.configs)
@@ -131,12 +134,17 @@ class Space:
 
     def identity(self) -> dict[str, Any]:
         """What makes two spaces the same, as JSON values."""
-        return {
+        ruled = "stride" in self.attributes and not self.listed
+        found: dict[str, Any] = {
             "attributes": list(self.attributes),
             "options": {s: {a: list(v) for a, v in o.items()} for s, o in self.options.items()},
-            "stride_range": list(self.stride_range) if "stride" in self.attributes else None,
+            "stride_range": list(self.stride_range) if ruled else None,
             "configurations": len(self.configs),
         }
+        if self.listed:
+            rows = ((name, *(None if v is None else float(v) for v in c)) for name, c in self.columns().items())
+            found["listed"] = hashlib.sha256(repr(list(rows)).encode()).hexdigest()
+        return found
 
 
 def format_value(value: float) -> str:

@@ -59,3 +59,49 @@ def test_crop_larger_than_resize_is_refused() -> None:
         Preprocess(resize_px=200)
     with pytest.raises(DataError, match="--crop 0"):
         Preprocess(crop_px=0)
+
+
+@pytest.mark.parametrize("size", [(500, 375), (375, 500), (256, 256), (100, 90)])
+@pytest.mark.parametrize(("scale", "side"), [(0.25, 56), (0.5, 112), (1.0, 224), (4.0, 896)])
+def test_a_scale_resizes_both_sides_then_crops_then_resizes_by_the_factor(size, scale: float, side: int) -> None:
+    image = picture(*size)
+    square = transforms.functional.resize(image, [256, 256])
+    crop = transforms.functional.center_crop(square, [224, 224])
+    pixels = transforms.functional.to_tensor(transforms.functional.resize(crop, [side, side]))
+    changed = Preprocess(scale=scale)
+    assert torch.equal(changed(image), transforms.functional.normalize(pixels, changed.mean, changed.std))
+    assert changed.side_px == side and changed.variation == {"scale": scale}
+
+
+@pytest.mark.parametrize("side", [1, 50, 225, 256])
+def test_a_context_crops_the_square_to_that_many_pixels(side: int) -> None:
+    image = picture(500, 375)
+    crop = transforms.functional.center_crop(transforms.functional.resize(image, [256, 256]), [side, side])
+    changed = Preprocess(context_px=side)
+    reference = transforms.functional.normalize(transforms.functional.to_tensor(crop), changed.mean, changed.std)
+    assert torch.equal(changed(image), reference)
+    assert changed.side_px == side and changed.variation == {"context_px": side}
+
+
+def test_the_digits_are_varied_on_their_own_canvas() -> None:
+    from dataclasses import replace
+
+    image = picture(64, 64)
+    assert replace(DIGITS_PREPROCESS, scale=0.5)(image).shape == (3, 32, 32)
+    assert torch.equal(replace(DIGITS_PREPROCESS, context_px=32)(image), DIGITS_PREPROCESS(image)[:, 16:48, 16:48])
+
+
+def test_a_variation_is_no_part_of_the_preprocessing_it_varies() -> None:
+    assert Preprocess(scale=2).identity() == Preprocess().identity() and Preprocess().variation is None
+
+
+def test_variations_that_cannot_be_are_refused() -> None:
+    for wrong, words in (
+        ({"scale": 0.0}, "--scale 0 is not allowed"),
+        ({"scale": float("nan")}, "--scale nan"),
+        ({"context_px": 257}, "--context 257 .* 1 to 256"),
+        ({"context_px": 0}, "--context 0"),
+        ({"scale": 1.0, "context_px": 50}, "give one of them"),
+    ):
+        with pytest.raises(DataError, match=words):
+            Preprocess(**wrong)

@@ -15,12 +15,13 @@ import torch
 import torchvision
 from PIL import Image
 
-from itd.api import prepare_sweep, sweep
-from itd.errors import DataError, ItdError, NotFiniteError, ResultError
+from itd.api import prepare_sweep, sweep, varied
+from itd.errors import DataError, ItdError, NotFiniteError, ResultError, SpaceError
 from itd.patcher import Choices
 from itd.runner.plain import PlainExecutor
 from itd.runner.request import SweepRequest
 from itd.runner.sweep import unit_size
+from itd.space import Setting, SpaceList, write_space
 from itd.store import open_result, verify
 
 
@@ -84,6 +85,56 @@ def test_batch_size_units_shards_and_extension_give_the_same_rows(request_, tmp_
     assert verify(grown.out).ok
 
 
+def test_a_listed_space_gives_the_rows_of_the_product_it_is_a_part_of(request_, tmp_path):
+    crossed = replace(request_, attributes="dilation,size", options=("dilation:1,2", "size:1,3"))
+    sweep(crossed, quiet=True)
+    whole = open_result(crossed.out)
+    chosen = [14, 3, 0, 9, 3]
+    configs = tuple({site: Setting(**v) for site, v in whole.setting(i).items()} for i in chosen)
+    write_space(tmp_path / "s.json", SpaceList(("dilation", "size"), configs))
+    listed = replace(
+        request_, attributes=None, options=(), space_file=str(tmp_path / "s.json"), out=str(tmp_path / "l.parquet")
+    )
+    sweep(listed, quiet=True)
+    part = open_result(listed.out)
+    assert part.configs == 4 and verify(listed.out).ok
+    found = [part.setting(i) for i in range(4)]
+    assert found == [whole.setting(i) for i in sorted(set(chosen))]
+    np.testing.assert_array_equal(part.matrix("pred"), whole.matrix("pred")[sorted(set(chosen))])
+    np.testing.assert_allclose(part.matrix("nll"), whole.matrix("nll")[sorted(set(chosen))], rtol=1e-4)
+    write_space(tmp_path / "s.json", SpaceList(("dilation", "size"), configs[:1]))
+    with pytest.raises(ResultError, match="space"):
+        sweep(listed, quiet=True)
+
+
+def test_each_variation_is_a_result_of_its_own(request_):
+    requests = varied(request_, scales=[0.5, 2.0])
+    for request in requests:
+        sweep(request, quiet=True)
+        prepared = prepare_sweep(request)
+        result = open_result(request.out_path())
+        assert result.manifest["identity"]["variation"] == {"scale": request.scale}
+        pixels = torch.stack([prepared.preprocess(prepared.images.load(i)) for i in range(10)])
+        assert pixels.shape[2] == 32 * request.scale
+        found = []
+        PlainExecutor(prepared.model, prepared.space).run(pixels, lambda c, i, x, f=found: f.append(x.argmax(1)), [1])
+        assert (result.matrix("pred")[1] == found[0].numpy()).all()
+    assert [Path(r.out_path()).name for r in requests] == ["r-scale0.5.parquet", "r-scale2.parquet"]
+    assert open_result(requests[0].out_path()).macs[0] < open_result(requests[1].out_path()).macs[0]
+
+
+def test_all_variations_are_checked_before_the_first_is_run(request_):
+    with pytest.raises(DataError, match="--context 33"):
+        varied(request_, contexts_px=[16, 33])
+
+
+def test_what_says_what_varies_is_given_once(request_):
+    with pytest.raises(SpaceError, match="leave out --attr and --options"):
+        prepare_sweep(replace(request_, space_file="s.json"))
+    with pytest.raises(SpaceError, match="nothing says what varies"):
+        prepare_sweep(replace(request_, attributes=None))
+
+
 def test_every_keeps_the_index_of_the_full_set(request_):
     sweep(replace(request_, every=7, limit=3), quiet=True)
     assert open_result(request_.out).samples.tolist() == [0, 7, 14]
@@ -97,11 +148,14 @@ def test_every_keeps_the_index_of_the_full_set(request_):
         ({"crop_px": 48}, "preprocess.crop_px"),
         ({"precision": "bf16"}, "precision"),
         ({"choices": Choices("side")}, "choices.size_scale"),
+        ({"scale": 1.0}, "variation"),
+        ({"context_px": 32}, "variation"),
     ],
 )
-def test_a_changed_identity_is_refused_by_field_name(request_, change, field):
+def test_a_changed_identity_is_refused_by_field_name(request_, change, field, monkeypatch):
     sweep(request_, quiet=True)
     before = rows(request_.out)
+    monkeypatch.setattr(SweepRequest, "out_path", lambda request: request.out)  # whatever its name says
     with pytest.raises(ResultError, match=field):
         sweep(replace(request_, **change), quiet=True)
     pd.testing.assert_frame_equal(rows(request_.out), before)

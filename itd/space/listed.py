@@ -1,0 +1,138 @@
+"""A space listed configuration by configuration in a file, as `itd combine` writes it: no product, no range rule."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from itd.errors import SpaceError
+from itd.space.build import MAX_CONFIGS
+from itd.space.setting import ATTRIBUTES, SITES, Config, Setting, SiteSpec, Space, format_value, parse_value
+
+FORMAT = "itd-space-1"
+
+
+@dataclass(frozen=True)
+class SpaceList:
+    """What a space file holds. configs: for each configuration, site -> its setting; a site or an attribute that is not
+    named keeps its default. origin: how the list was made, for people to read."""
+
+    attributes: tuple[str, ...]
+    configs: tuple[Mapping[str, Setting], ...]
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the file has it."""
+        configs = [{site: setting.values() for site, setting in config.items()} for config in self.configs]
+        return {"format": FORMAT, "attributes": list(self.attributes), **self.origin, "configs": configs}
+
+
+def write_space(path: str | Path, listed: SpaceList) -> None:
+    """Writes a space file; SpaceError where the path cannot be written."""
+    text = json.dumps(listed.as_dict(), indent=1)
+    try:
+        Path(path).write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise SpaceError(f"cannot write the space {path}: {error.strerror or error}; give another path") from error
+
+
+def read_space(path: str | Path) -> SpaceList:
+    """Reads a space file; SpaceError for anything else, saying what is wrong with it."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpaceError(
+            f"cannot read --space {path}: {error.strerror or error}; give a file that `itd combine` wrote"
+        ) from error
+    except ValueError as error:
+        raise SpaceError(f"--space {path} is not JSON ({error}); give a file that `itd combine` wrote") from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise SpaceError(f'--space {path} is not a space: it has no "format": "{FORMAT}"; `itd combine` writes one')
+    try:
+        return _parse(found)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise SpaceError(f"--space {path} is damaged ({error!r}); write it again with `itd combine`") from error
+    except SpaceError as error:
+        raise SpaceError(f"--space {path}: {error}") from error
+
+
+def _parse(found: dict[str, Any]) -> SpaceList:
+    attributes = tuple(a for a in ATTRIBUTES if a in found["attributes"])
+    unknown = [a for a in found["attributes"] if a not in ATTRIBUTES]
+    if unknown or not attributes:
+        raise SpaceError(
+            f"no such attribute: {', '.join(map(str, unknown)) or '(none)'}; allowed are stride, dilation, size"
+        )
+    configs = []
+    for number, given in enumerate(found["configs"]):
+        config = {}
+        for site, values in given.items():
+            wrong = [name for name in (*values, site) if name not in (*attributes, *SITES)]
+            if wrong or site not in SITES:
+                raise SpaceError(
+                    f"configuration {number} names {', '.join(wrong) or site}, which is no site or attribute of it"
+                )
+            config[site] = Setting(**{a: parse_value(a, str(v)) for a, v in values.items()})  # type: ignore[arg-type]
+        configs.append(config)
+    origin = {name: value for name, value in found.items() if name not in ("format", "attributes", "configs")}
+    return SpaceList(attributes, tuple(configs), origin)
+
+
+def listed_space(listed: SpaceList, sites: Sequence[SiteSpec]) -> Space:
+    """The listed configurations of a network with these sites: sorted A to D, values ascending, each once.
+
+    Raises SpaceError for a site that the network does not have, a value that a site cannot take, more than 32,767
+    configurations, or none.
+
+    >>> site = SiteSpec("A", Setting(stride=2), {"stride": (1, 2)})
+    >>> space = listed_space(SpaceList(("stride",), ({"A": Setting(stride=4)}, {})), [site])
+    >>> [str(config[0]) for config in space.configs], space.default
+    (['stride=2', 'stride=4'], 0)
+    """
+    names = [site.name for site in sites]
+    for number, config in enumerate(listed.configs):
+        strange = [site for site in config if site not in names]
+        if strange:
+            raise SpaceError(
+                f"configuration {number} of --space names site {strange[0]}; the network's sites are {', '.join(names)}"
+            )
+    filled = {tuple(_filled(listed, config, site) for site in sites) for config in listed.configs}
+    configs = tuple(sorted(filled, key=_order))
+    if not 1 <= len(configs) <= MAX_CONFIGS:
+        raise SpaceError(f"--space lists {len(configs):,} configurations; allowed are 1 to {MAX_CONFIGS:,}")
+    default = tuple(site.default.only(listed.attributes) for site in sites)
+    moved = [i for i in range(len(sites)) if any(config[i] != default[i] for config in configs)]
+    swept = [i for i in range(len(sites)) if i in moved or not moved]
+    return Space(
+        attributes=listed.attributes,
+        sites=tuple(sites),
+        swept=tuple(names[i] for i in swept),
+        options={names[i]: {a: _values(configs, i, a) for a in listed.attributes} for i in swept},
+        configs=configs,
+        default=configs.index(default) if default in configs else None,
+        removed={},
+        listed=True,
+    )
+
+
+def _filled(listed: SpaceList, config: Mapping[str, Setting], site: SiteSpec) -> Setting:
+    own, given = site.default.only(listed.attributes), config.get(site.name, Setting())
+    for attribute, value in given.values().items():
+        if attribute in site.fixed and value != getattr(own, attribute):
+            raise SpaceError(
+                f"site {site.name} cannot take {attribute} {format_value(value)}: {site.fixed[attribute]}; "
+                f"leave it out of --space"
+            )
+    return own | given
+
+
+def _values(configs: Sequence[Config], site: int, attribute: str) -> tuple[float, ...]:
+    found = {getattr(config[site], attribute) for config in configs}
+    return tuple(sorted(v for v in found if v is not None))
+
+
+def _order(config: Config) -> tuple[float, ...]:
+    return tuple(value for setting in config for value in setting.values().values())
