@@ -85,7 +85,7 @@ def _write_csv(path: str, curves: list[GreedyCurve]) -> None:
 
 
 def _write_figure(path: str, curves: list[GreedyCurve], *, quiet: bool) -> None:
-    from itd.analysis.figures import greedy_figure, save_figure
+    from itd.analysis.figures import greedy_figure
 
-    save_figure(greedy_figure(curves), path)
+    greedy_figure(curves).save(path)
     click.echo(f"figure: {path}", err=quiet)

@@ -149,6 +149,7 @@ class Prepared:
     device: torch.device
     identity: Mapping[str, Any]
     weights_label: str
+    num_classes: int
     macs: tuple[int, ...]
     tree_macs: int
     out: str
@@ -307,6 +308,7 @@ def prepare(request: SweepRequest, images: ImageSet, weights: Weights) -> Prepar
         device=device,
         identity=_identity(request, model, space, images, weights, preprocess),
         weights_label=weights.label,
+        num_classes=weights.num_classes,
         macs=tuple(m for m in plain.per_config if m is not None),
         tree_macs=tree.macs,
         out=request.out_path(),

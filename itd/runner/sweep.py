@@ -235,6 +235,7 @@ def provenance(prepared: Prepared) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "weights": prepared.weights_label,
         "data": Path(prepared.images.source).name,
+        "classes": prepared.num_classes,
         "batch_size": prepared.request.batch_size,
         "workers": prepared.request.workers,
         "git": _git_revision(),

@@ -6,7 +6,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,6 +47,7 @@ class Result:
     nulls: int
     manifest: dict[str, Any] | None = field(repr=False)
     _indices: list[Index] = field(repr=False)
+    _kept: dict[str, np.ndarray] | None = field(default=None, repr=False)
 
     @property
     def n(self) -> int:
@@ -67,6 +68,12 @@ class Result:
     def partial(self) -> bool:
         """Whether the sweep still has images to do."""
         return self.images_done < self.images_requested
+
+    @property
+    def num_classes(self) -> int | None:
+        """How many classes the network tells apart, or None where the result does not say."""
+        runs = self.manifest["provenance"] if self.manifest else []
+        return next((run["classes"] for run in reversed(runs) if run.get("classes")), None)
 
     @property
     def default_index(self) -> int | None:
@@ -92,6 +99,8 @@ class Result:
         """
         if column not in SCORES:
             raise ResultError(f"no such score: {column!r}; allowed are {', '.join(SCORES)}")
+        if self._kept is not None and column in self._kept:
+            return self._kept[column]
         out = np.empty((self.configs, self.n), dtype=TYPES[column].to_pandas_dtype())
         starts = np.cumsum([0, *(index.kept for index in self._indices)])
 
@@ -101,7 +110,14 @@ class Result:
             out[:, starts[i] : starts[i + 1]] = index.arrange(table.column(0))
 
         for_each(fill, range(len(self._indices)))
+        if self._kept is not None:
+            out.flags.writeable = False
+            self._kept[column] = out
         return out
+
+    def kept(self) -> Result:
+        """The same result, which reads each score once and keeps it in memory: for many answers in a row."""
+        return replace(self, _kept={})
 
 
 def for_each(work: Callable[[T], R], items: Iterable[T]) -> list[R]:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from itd.analysis import greedy
+from itd.analysis import Resamples, greedy
 from itd.analysis.greedy import count_columns
 from itd.errors import ResultError
 from itd.store import open_result
@@ -66,12 +66,16 @@ def test_the_whole_curve_as_json(tmp_path):
     quality = np.array([[1.5, 0.5], [0.5, 1.75]])
     folder = synthetic.make_result(tmp_path / "r", synthetic.from_quality(quality))
     settings = [{s: {"dilation": 1} for s in "ABCD"}, {**{s: {"dilation": 1} for s in "ABC"}, "D": {"dilation": 2}}]
-    assert greedy(open_result(folder)).as_dict() == {
+    answer = greedy(open_result(folder), resamples=Resamples(2, 0)).as_dict(reach=[0.5, 0.9])
+    told = {"interval": None, "upper_bound": 1.0, "matched_topk": 1.0}
+    assert answer == {
         "result": str(folder),
         "n": 2,
+        "static": 0.5,
+        "reach": {"50": 1, "90": 2},
         "steps": [
-            {"k": 1, "config": 1, "settings": settings[1], "accuracy": 0.5},
-            {"k": 2, "config": 0, "settings": settings[0], "accuracy": 1.0},
+            {"k": 1, "config": 1, "settings": settings[1], "accuracy": 0.5, **told, "upper_bound": 0.5},
+            {"k": 2, "config": 0, "settings": settings[0], "accuracy": 1.0, **told},
         ],
     }
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from itd.analysis import greedy
-from itd.analysis.figures import greedy_figure, save_figure, short_names
+from itd.analysis.figures import greedy_figure, short_names
 from itd.errors import ResultError
 from itd.store import open_result
 
@@ -36,12 +36,12 @@ def curves(tmp_path):
 @pytest.mark.parametrize(("suffix", "start"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
 def test_a_figure_is_what_its_suffix_says(curves, tmp_path, suffix, start):
     path = tmp_path / f"greedy{suffix}"
-    save_figure(greedy_figure(curves), path)
+    greedy_figure(curves).save(path)
     assert path.read_bytes().startswith(start)
 
 
 def test_the_figure_shows_each_curve_with_its_n_and_static_line(curves):
-    (axes,) = greedy_figure(curves).axes
+    (axes,) = greedy_figure(curves).figure.axes
     assert axes.get_xscale() == "log"
     lines = {line.get_label(): line for line in axes.lines}
     first = lines["resnet50-dilation (n = 20)"]
@@ -54,9 +54,9 @@ def test_the_figure_shows_each_curve_with_its_n_and_static_line(curves):
 
 def test_a_figure_that_cannot_be_written_is_one_line(curves, tmp_path):
     with pytest.raises(ResultError, match="must end in"):
-        save_figure(greedy_figure(curves), tmp_path / "greedy.docx")
+        greedy_figure(curves).save(tmp_path / "greedy.docx")
     with pytest.raises(ResultError, match="cannot write the figure"):
-        save_figure(greedy_figure(curves), tmp_path / "absent" / "greedy.png")
+        greedy_figure(curves).save(tmp_path / "absent" / "greedy.png")
 
 
 def test_results_of_the_same_name_keep_their_folders():

@@ -81,6 +81,8 @@ def test_oracle_json_is_a_list_and_nothing_else(folder, unfinished):
     quality = synthetic.make_scores(16, 12)["quality"]
     right = quality >= 1
     ascending = np.sort(quality, axis=0)
+    assert first.pop("intervals")["best"][0] <= right.any(0).mean()
+    assert first.pop("baselines")["matched_topk"]["n"] == 12
     assert first == {
         "result": str(folder),
         "n": 12,
@@ -103,10 +105,15 @@ def test_without_a_default_static_is_null(tmp_path):
 def test_greedy_json_has_every_step(folder, tmp_path):
     answer = run("greedy", folder, "--json", "--plot", tmp_path / "g.png")
     (curve,) = json.loads(answer.stdout)
-    assert list(curve) == ["result", "n", "steps"] and curve["result"] == str(folder) and curve["n"] == 12
+    assert (
+        list(curve) == ["result", "n", "static", "reach", "steps"]
+        and curve["result"] == str(folder)
+        and curve["n"] == 12
+    )
     assert [step["k"] for step in curve["steps"]] == list(range(1, 17))
     assert sorted(step["config"] for step in curve["steps"]) == list(range(16))
-    assert list(curve["steps"][0]) == ["k", "config", "settings", "accuracy"]
+    keys = ["k", "config", "settings", "accuracy", "interval", "upper_bound", "matched_topk"]
+    assert list(curve["steps"][0]) == keys
     assert all(type(v["dilation"]) is int for step in curve["steps"] for v in step["settings"].values())
     assert curve["steps"][-1]["accuracy"] == json.loads(run("oracle", folder, "--json").stdout)[0]["best"]
     assert (tmp_path / "g.png").exists()

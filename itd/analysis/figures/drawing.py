@@ -1,0 +1,123 @@
+"""What a figure is here: the picture, the numbers it shows, and what to say where; and the style they share."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from itd.errors import ResultError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+"""Okabe and Ito's colours without yellow: told apart by colour-blind readers. Line styles tell them apart in grey."""
+
+STYLES = ("-", (0, (6, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
+MARKERS = "osD^vPX"
+FORMATS = (".png", ".svg", ".pdf")
+DPI = 160
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point of a figure and what to say of it. axes: number of the panel. x, y: in the panel's data coordinates."""
+
+    axes: int
+    x: float
+    y: float
+    text: str
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """A figure with the numbers it shows.
+
+    name: of a file, such as `greedy`. title, caption: what it shows, with n. columns, rows: the numbers, for CSV.
+    marks: points to say something at. A notebook shows it as a picture.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+    columns: tuple[str, ...]
+    rows: tuple[dict[str, Any], ...]
+    marks: tuple[Mark, ...] = field(default=(), repr=False)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the picture as PNG, SVG or PDF, by the path's suffix; ResultError where that cannot be."""
+        save_figure(self.figure, path)
+
+    def svg(self) -> str:
+        """The picture as an `<svg>` element, its text as text."""
+        from matplotlib import rc_context
+
+        out = io.StringIO()
+        with rc_context({"svg.fonttype": "none", "svg.hashsalt": self.name}):
+            self.figure.savefig(out, format="svg", metadata={"Date": None})
+        text = out.getvalue()
+        return text[text.index("<svg") :]
+
+    def placed_marks(self) -> list[tuple[float, float, str]]:
+        """Each mark as (x, y, text) in fractions of the picture's width and height, from the top left corner."""
+        self.figure.canvas.draw()
+        width, height = self.figure.get_size_inches() * self.figure.dpi
+        found = []
+        for mark in self.marks:
+            x, y = self.figure.axes[mark.axes].transData.transform((mark.x, mark.y))
+            found.append((float(x / width), float(1 - y / height), mark.text))
+        return found
+
+    def _repr_png_(self) -> bytes:
+        out = io.BytesIO()
+        self.figure.savefig(out, format="png")
+        return out.getvalue()
+
+
+def new_figure(width: float = 6.4, height: float = 4.2) -> Figure:
+    """An empty figure of this size in inches; no global state of matplotlib is touched."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+
+
+def tidy(axes: Axes, grid: str = "both") -> None:
+    """The frame that all panels share: no top and right spine, a light grid behind."""
+    axes.grid(True, axis=grid, which="major", color="0.9", linewidth=0.8)  # type: ignore[arg-type]
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def legend_style() -> dict[str, Any]:
+    """How legends look."""
+    return {"fontsize": 8, "handlelength": 3.2, "facecolor": "white", "edgecolor": "none", "framealpha": 0.92}
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Writes a figure as PNG, SVG or PDF, by the path's suffix; ResultError where that cannot be."""
+    check_figure_path(path)
+    try:
+        figure.savefig(path)
+    except OSError as error:
+        raise ResultError(f"cannot write the figure {path}: {error.strerror or error}; give another path") from error
+
+
+def check_figure_path(path: str | Path) -> None:
+    """ResultError for a name that says no format."""
+    if Path(path).suffix.lower() not in FORMATS:
+        raise ResultError(f"cannot write a figure as {path}; its name must end in {', '.join(FORMATS)}")
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """The results' names without folder and suffix, where that tells them apart.
+
+    >>> short_names(["results/a-stride.parquet", "results/a-size.parquet"])
+    ['a-stride', 'a-size']
+    """
+    names = [Path(p).name.removesuffix(".parquet") or p for p in paths]
+    return names if len(set(names)) == len(names) else list(paths)

@@ -1,0 +1,101 @@
+"""What every answer starts from: where configurations are right, which each sample prefers, and whether two results can
+be held against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from itd.errors import EmptyResultError, ResultError
+
+if TYPE_CHECKING:
+    from itd.store import Result
+
+
+def correctness(result: Result, quality: np.ndarray | None = None) -> np.ndarray:
+    """(C, N) bool: where the prediction is the label. quality: the result's, where it is loaded already."""
+    if not result.n:
+        raise EmptyResultError(
+            f"{result.path} has no images yet (or only null rows), so there is nothing to measure; "
+            "give its `itd sweep` command again to go on with it"
+        )
+    return (result.matrix("quality") if quality is None else quality) >= 1
+
+
+def require_whole(result: Result, partial: bool) -> None:
+    """ResultError for a result whose sweep is not finished, unless it may be partial."""
+    if result.partial and not partial:
+        raise ResultError(
+            f"{result.path} is not finished: {result.images_done} of {result.images_requested} images are there; give "
+            "its `itd sweep` command again to finish it, or --partial to use what is there"
+        )
+
+
+def require_default(result: Result, what: str) -> int:
+    """The row of the default configuration; ResultError where the space does not have it."""
+    if result.default_index is None:
+        raise ResultError(
+            f"{result.path} does not hold the network's default configuration, which {what} needs; sweep again with "
+            "--options that hold each site's own value"
+        )
+    return result.default_index
+
+
+def preferred(quality: np.ndarray, nll: np.ndarray, default: int | None) -> np.ndarray:
+    """(N,) the row each sample prefers: highest quality, then smaller nll, then the default, then the lower row.
+
+    quality, nll: (C, N).
+    """
+    samples = np.arange(quality.shape[1])
+    best = quality.max(0)
+    left = np.where(quality == best, nll, np.inf)
+    rows = left.argmin(0)
+    if default is None:
+        return rows
+    ties = (quality[default] == best) & (nll[default] == left[rows, samples])
+    return np.where(ties, default, rows)
+
+
+def require_same_data(results: Sequence[Result], doing: str, *, model: bool = False) -> None:
+    """ResultError where results are not of the same images and labels, naming what differs.
+
+    model: they must also be of one network: model, weights, sites and the open choices. Results without a manifest are
+    held against the labels of the samples that they share.
+    """
+    first = results[0]
+    fields = ["data", "preprocess", "variation"] + (["model", "weights_sha256", "sites", "choices"] if model else [])
+    for other in results[1:]:
+        if first.manifest is not None and other.manifest is not None:
+            here, there = first.manifest["identity"], other.manifest["identity"]
+            differs = [name for name in fields if here.get(name) != there.get(name)]
+            if differs:
+                raise ResultError(
+                    f"cannot {doing} {first.path} and {other.path}: they differ in {_told(differs, here, there)}; give "
+                    "results of the same " + ("network on the same images" if model else "images")
+                )
+        ours, theirs = common(first, other)
+        wrong = np.flatnonzero(first.labels[ours] != other.labels[theirs])
+        if len(wrong):
+            sample = first.samples[ours[wrong[0]]]
+            raise ResultError(
+                f"cannot {doing} {first.path} and {other.path}: sample {sample} has label "
+                f"{first.labels[ours[wrong[0]]]} in one and {other.labels[theirs[wrong[0]]]} in the other; give "
+                "results of the same images and class map"
+            )
+
+
+def common(first: Result, other: Result) -> tuple[np.ndarray, np.ndarray]:
+    """The places of the samples that two results share, in each of them."""
+    _, ours, theirs = np.intersect1d(first.samples, other.samples, assume_unique=True, return_indices=True)
+    return ours, theirs
+
+
+def _told(names: Sequence[str], here: dict[str, Any], there: dict[str, Any]) -> str:
+    return "; ".join(f"{n} ({_short(here.get(n))} and {_short(there.get(n))})" for n in names)
+
+
+def _short(value: Any, most: int = 40) -> str:
+    text = str(value)
+    return text if len(text) <= most else f"{text[:12]}..."

@@ -1,0 +1,93 @@
+"""Fewer dynamic sites out of a sweep of all: every subset of A to D from the rows that are there (ITD paper, 4.3)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from itd.analysis.oracle import rules_right
+from itd.analysis.predictions import distinct
+from itd.analysis.sampling import Estimate, Resamples
+from itd.analysis.scores import correctness, require_default
+
+if TYPE_CHECKING:
+    from itd.store import Result
+
+
+@dataclass(frozen=True)
+class SubsetAccuracy:
+    """The oracle's rules where only some sites are dynamic; the others hold their default."""
+
+    sites: str
+    configs: int
+    worst: Estimate
+    median: Estimate
+    best: Estimate
+    matched_topk: Estimate
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        rules = ("worst", "median", "best", "matched_topk")
+        return {"sites": self.sites, "configs": self.configs, **{r: getattr(self, r).as_dict() for r in rules}}
+
+
+@dataclass(frozen=True)
+class Subsets:
+    """Every non-empty subset of a result's swept sites, smaller ones first. static: of no dynamic site."""
+
+    result: str
+    n: int
+    static: Estimate
+    subsets: tuple[SubsetAccuracy, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "result": self.result,
+            "n": self.n,
+            "static": self.static.as_dict(),
+            "subsets": [s.as_dict() for s in self.subsets],
+        }
+
+
+def by_sites(result: Result, *, resamples: Resamples | None = None) -> Subsets:
+    """Worst, median and best accuracy with each non-empty subset of the sites dynamic, from one sweep.
+
+    A subset's configurations are those in which every other site holds its default. matched_topk: of the same subset
+    (see `baselines`). Raises ResultError without a default configuration.
+
+    >>> [s.sites for s in by_sites(open_result("results/resnet50-stride.parquet")).subsets][:5]  # doctest: +SKIP
+    ['A', 'B', 'C', 'D', 'AB']
+    """
+    default = require_default(result, "--by-sites")
+    correct, pred = correctness(result), result.matrix("pred")
+    rank = result.matrix("rank")[default]
+    drawn = resamples or Resamples(result.n)
+    found = []
+    for sites, rows in subset_rows(result, default):
+        rules = {rule: drawn.mean(right) for rule, right in rules_right(correct[rows], None).items()}
+        unique = distinct(pred[rows])
+        matched = drawn.mean(rank < unique)
+        found.append(SubsetAccuracy(sites, len(rows), rules["worst"], rules["median"], rules["best"], matched))
+    return Subsets(result.path, result.n, drawn.mean(correct[default]), tuple(found))
+
+
+def subset_rows(result: Result, default: int) -> list[tuple[str, np.ndarray]]:
+    """(subset, rows of its configurations) for every non-empty subset of the sites that vary, smaller ones first."""
+    own = result.setting(default)
+    settings = [result.setting(i) for i in range(result.configs)]
+    at_default = {site: np.array([s[site] == own[site] for s in settings]) for site in result.sites}
+    varied = [site for site in result.sites if not at_default[site].all()]
+    return [("".join(sites), _rows(at_default, sites)) for size in range(1, len(varied) + 1)
+            for sites in itertools.combinations(varied, size)]  # fmt: skip
+
+
+def _rows(at_default: dict[str, np.ndarray], dynamic: Sequence[str]) -> np.ndarray:
+    fixed = [held for site, held in at_default.items() if site not in dynamic]
+    if not fixed:
+        return np.arange(len(next(iter(at_default.values()))))
+    return np.flatnonzero(np.logical_and.reduce(fixed))
