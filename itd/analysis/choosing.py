@@ -59,8 +59,8 @@ def greedy_lists(
 def _take_out(alive: np.ndarray, by_config: np.ndarray, pick: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The weights not covered yet after each weighting picked a configuration, without samples that nobody has left."""
     alive = alive * (1 - by_config[pick])
-    left = alive.any(0)
-    return (alive, by_config) if left.sum() > 0.9 * len(left) else (alive[:, left], by_config[:, left])
+    left = alive.any(axis=0)
+    return (alive, by_config) if np.count_nonzero(left) > 0.9 * alive.shape[1] else (alive[:, left], by_config[:, left])
 
 
 def _freshen(bounds: np.ndarray, tie: np.ndarray, alive: np.ndarray, by_config: np.ndarray, chunk: int = 48) -> None:

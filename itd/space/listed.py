@@ -32,7 +32,9 @@ class SpaceList:
 
 def write_space(path: str | Path, listed: SpaceList) -> None:
     """Writes a space file; SpaceError where the path cannot be written."""
-    text = json.dumps(listed.as_dict(), indent=1)
+    head = {name: value for name, value in listed.as_dict().items() if name != "configs"}
+    lines = ",\n  ".join(json.dumps(config) for config in listed.as_dict()["configs"])
+    text = f'{json.dumps(head, indent=1)[:-2]},\n "configs": [\n  {lines}\n ]\n}}'
     try:
         Path(path).write_text(text + "\n", encoding="utf-8")
     except OSError as error:
