@@ -121,3 +121,17 @@ def short_names(paths: Sequence[str]) -> list[str]:
     """
     names = [Path(p).name.removesuffix(".parquet") or p for p in paths]
     return names if len(set(names)) == len(names) else list(paths)
+
+
+def grid(
+    panels: int, *, columns: int, width: float, height: float, sharex: bool = False, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure of some panels of this size in inches, at most `columns` beside one another, and the panels in order."""
+    across = min(columns, panels)
+    down = -(-panels // across)
+    figure = new_figure(max(4.2, width * across), height * down + 0.3)
+    share = {"sharex": "all" if sharex else "none", "sharey": "all" if sharey else "none"}
+    found = list(figure.subplots(down, across, squeeze=False, **share).flat)  # type: ignore[call-overload]
+    for spare in found[panels:]:
+        figure.delaxes(spare)
+    return figure, found[:panels]

@@ -1,0 +1,188 @@
+"""The oracle's bounds as pictures: beside the baselines, for each subset of sites, and the number of predictions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from itd.analysis.figures.drawing import COLOURS, Drawing, Mark, grid, legend_style, short_names, tidy
+from itd.analysis.oracle import RULES, OracleAccuracy
+from itd.analysis.sampling import Estimate
+from itd.analysis.subsets import Subsets
+from itd.analysis.unique import UniquePredictions
+
+LABELS = {
+    "best": "oracle best",
+    "matched_topk": "matched top-k",
+    "static": "static",
+    "single_best": "single best",
+    "most_confident": "most confident",
+    "vote_all": "vote of all",
+    "median": "oracle median",
+    "worst": "oracle worst",
+    "chance": "chance",
+}
+
+
+def baselines_figure(rows: Sequence[OracleAccuracy]) -> Drawing:
+    """The oracle's rules and every baseline of each result, with 95% intervals, one panel for each result.
+
+    >>> baselines_figure([oracle(open_result("results/resnet50-size.parquet"))]).save("b.png")  # doctest: +SKIP
+    """
+    named = [_named(row) for row in rows]
+    order = [k for k in _order(named) if any(k in found for found in named)]
+    figure, panels = grid(len(rows), columns=3, width=3.3, height=0.9 + 0.24 * len(order), sharey=True, sharex=True)
+    marks, numbers = [], []
+    for i, (axes, row, name, found) in enumerate(
+        zip(panels, rows, short_names([r.result for r in rows]), named, strict=True)
+    ):
+        for y, key in enumerate(reversed(order)):
+            value = found.get(key)
+            if value is None:
+                continue
+            _dot(axes, value, y, *_look(key))
+            marks.append(Mark(i, 100 * value.value, y, f"{name}, {_label(key)}: {told(value)}"))
+            numbers.append({"result": row.result, "n": row.n, "rule": key, **_interval(value)})
+        axes.set_title(f"{name}\nn = {row.n:,}", fontsize=9)
+        axes.set_yticks(range(len(order)), [_label(key) for key in reversed(order)], fontsize=8)
+        axes.set_xlim(-2, 102)
+        tidy(axes, "x")
+    _label_bottom(panels, "top-1 accuracy (%)")
+    caption = (
+        "Squares pick with the label in hand; circles do without it; diamonds say what guessing is worth: matched top-k "
+        "is right wherever the static network's first |U| guesses hold the label, |U| being the number of distinct "
+        "predictions. Bars: 95% bootstrap intervals."
+    )
+    columns = ("result", "n", "rule", "accuracy", "low", "high")
+    return Drawing(
+        "baselines", "The oracle beside the baselines", caption, figure, columns, tuple(numbers), tuple(marks)
+    )
+
+
+def sites_figure(found: Sequence[Subsets]) -> Drawing:
+    """Worst, median and best accuracy of every subset of sites, one panel for each result (ITD paper, figure 4).
+
+    >>> sites_figure([by_sites(open_result("results/resnet50-stride.parquet"))]).save("sites.png")  # doctest: +SKIP
+    """
+    figure, panels = grid(len(found), columns=1, width=6.8, height=2.5, sharey=True)
+    marks, numbers = [], []
+    look = {"best": (COLOURS[0], "^"), "median": (COLOURS[2], "o"), "worst": (COLOURS[1], "v")}
+    for i, (axes, one, name) in enumerate(zip(panels, found, short_names([f.result for f in found]), strict=True)):
+        for x, subset in enumerate(one.subsets):
+            axes.plot([x, x], [100 * subset.worst.value, 100 * subset.best.value], color="0.75", linewidth=5, zorder=1)
+            axes.plot(x, 100 * subset.matched_topk.value, "_", color="black", markersize=11, markeredgewidth=1.6)
+            for rule in ("best", "median", "worst", "matched_topk"):
+                value = getattr(subset, rule)
+                if rule in look:
+                    _bar(axes, x, value, *look[rule])
+                text = f"{name}, {subset.sites} ({subset.configs} configurations): {_label(rule)} {told(value)}"
+                marks.append(Mark(i, x, 100 * value.value, text))
+                numbers.append(
+                    {"result": one.result, "n": one.n, "sites": subset.sites, "configs": subset.configs}
+                    | {"rule": rule, **_interval(value)}
+                )
+        axes.axhline(100 * one.static.value, color="0.35", linestyle="--", linewidth=0.9)
+        axes.set_xticks(range(len(one.subsets)), [s.sites for s in one.subsets], fontsize=8)
+        axes.set_ylim(-3, 103)
+        axes.set_ylabel("top-1 (%)", fontsize=9)
+        axes.set_title(f"{name} (n = {one.n:,})", fontsize=9)
+        tidy(axes, "y")
+    _sites_legend(figure, panels[0], look)
+    caption = (
+        "Dynamic sites; the others hold their default. Error bars: 95% bootstrap intervals. Matched top-k: the static "
+        "network with as many guesses for each sample as the subset made distinct predictions."
+    )
+    columns = ("result", "n", "sites", "configs", "rule", "accuracy", "low", "high")
+    return Drawing("sites", "Fewer dynamic sites", caption, figure, columns, tuple(numbers), tuple(marks))
+
+
+def unique_figure(found: Sequence[UniquePredictions]) -> Drawing:
+    """How many distinct classes are predicted for a sample, one histogram for each result (ITD paper, figure 2).
+
+    >>> unique_figure([unique(open_result("results/resnet50-stride.parquet"))]).save("unique.png")  # doctest: +SKIP
+    """
+    most = max(len(one.histogram) for one in found)
+    width = max(1, math.ceil(most / 50))
+    figure, panels = grid(len(found), columns=3, width=3.1, height=2.5, sharex=True, sharey=True)
+    marks, numbers = [], []
+    for i, (axes, one, name) in enumerate(zip(panels, found, short_names([f.result for f in found]), strict=True)):
+        for start in range(1, most + 1, width):
+            share = 100 * sum(one.histogram[start - 1 : start - 1 + width]) / one.n
+            axes.bar(start + (width - 1) / 2, share, width=0.9 * width, color=COLOURS[0])
+            which = f"{start}" if width == 1 else f"{start} to {start + width - 1}"
+            marks.append(Mark(i, start + (width - 1) / 2, share, f"{name}: {which} distinct on {share:.1f}%"))
+        numbers += [
+            {"result": one.result, "n": one.n, "distinct": u, "samples": samples}
+            for u, samples in enumerate(one.histogram, start=1)
+        ]
+        text = f"all agree: {told(one.agree)}\nmean {one.mean.value:.1f} of {one.configs} configurations"
+        axes.text(0.97, 0.97, text, transform=axes.transAxes, ha="right", va="top", fontsize=7.5)
+        axes.set_title(f"{name} (n = {one.n:,})", fontsize=9)
+        tidy(axes, "y")
+    panels[0].set_ylim(0, 1.22 * panels[0].get_ylim()[1])  # room for the text
+    for axes in panels[::3]:
+        axes.set_ylabel("samples (%)", fontsize=9)
+    _label_bottom(panels, "distinct predictions")
+    caption = "Distinct classes predicted for a sample by all configurations" + (
+        "." if width == 1 else f", in bins of {width}."
+    )
+    columns = ("result", "n", "distinct", "samples")
+    return Drawing("unique", "Distinct predictions", caption, figure, columns, tuple(numbers), tuple(marks))
+
+
+def told(value: Estimate) -> str:
+    """`93.1% (88.5 to 96.9)`."""
+    return f"{100 * value.value:.1f}% ({100 * value.low:.1f} to {100 * value.high:.1f})"
+
+
+def _named(row: OracleAccuracy) -> dict[str, Estimate | None]:
+    return {**row.intervals, **(row.baselines.named() if row.baselines else {})}
+
+
+def _order(named: Sequence[dict[str, Any]]) -> list[str]:
+    votes = sorted({k for found in named for k in found if k.startswith("vote_first_")}, key=lambda k: int(k[11:]))
+    keys = list(LABELS)
+    at = keys.index("vote_all")
+    return [*keys[:at], *votes, *keys[at:]]
+
+
+def _label(key: str) -> str:
+    return LABELS.get(key) or f"vote of first {key.removeprefix('vote_first_')}"
+
+
+def _interval(value: Estimate) -> dict[str, float]:
+    return {"accuracy": value.value, "low": value.low, "high": value.high}
+
+
+def _look(key: str) -> tuple[str, str]:
+    """Colour and marker of a rule."""
+    if key in ("matched_topk", "chance"):
+        return "black", "D"
+    return (COLOURS[0], "s") if key in RULES and key != "static" else (COLOURS[1], "o")
+
+
+def _dot(axes: Any, value: Estimate, y: float, colour: str, marker: str) -> None:
+    axes.plot([100 * value.low, 100 * value.high], [y, y], color=colour, linewidth=1.3)
+    axes.plot(100 * value.value, y, marker, color=colour, markersize=4.5)
+
+
+def _bar(axes: Any, x: float, value: Estimate, colour: str, marker: str) -> None:
+    axes.plot([x, x], [100 * value.low, 100 * value.high], color=colour, linewidth=1)
+    axes.plot(x, 100 * value.value, marker, color=colour, markersize=5)
+
+
+def _sites_legend(figure: Any, axes: Any, look: dict[str, tuple[str, str]]) -> None:
+    for rule, (colour, marker) in look.items():
+        axes.plot([], [], marker, color=colour, markersize=5, label=_label(rule))
+    axes.plot([], [], "_", color="black", markersize=11, markeredgewidth=1.6, label="matched top-k")
+    axes.plot([], [], color="0.35", linestyle="--", linewidth=0.9, label="static")
+    figure.legend(loc="outside upper center", ncols=5, **(legend_style() | {"handlelength": 1.6}))
+
+
+def _label_bottom(panels: Sequence[Any], text: str) -> None:
+    """Names the x axis of the panels that have none below them."""
+    for axes in panels:
+        if axes.get_subplotspec().is_last_row() or axes in panels[-3:]:
+            axes.set_xlabel(text, fontsize=9)
+            axes.tick_params(labelbottom=True)

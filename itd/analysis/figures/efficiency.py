@@ -1,0 +1,70 @@
+"""Accuracy against MACs: every configuration on its own, and the cheapest for each sample (ITD paper, figure 6)."""
+
+from __future__ import annotations
+
+from itd.analysis.efficiency import DynamicPoint, Efficiency
+from itd.analysis.figures.bounds import told
+from itd.analysis.figures.drawing import COLOURS, Drawing, Mark, legend_style, new_figure, short_names, tidy
+
+POINTS = {
+    "static": ("static default", COLOURS[1], "o", 8),
+    "cheapest_as_static": ("cheapest with the default's prediction", COLOURS[1], "*", 15),
+    "best": ("oracle best", COLOURS[0], "s", 7),
+    "cheapest_as_best": ("cheapest with the oracle's prediction", COLOURS[0], "*", 15),
+}
+
+
+def efficiency_figure(found: Efficiency) -> Drawing:
+    """Static configurations as grey points, the default and the oracle, and the cheapest of the same predictions.
+
+    >>> efficiency_figure(efficiency(open_result("results/resnet50-stride+size.parquet")))  # doctest: +SKIP
+    """
+    from matplotlib.ticker import FuncFormatter
+
+    figure = new_figure(6.4, 4.8)
+    axes = figure.add_subplot()
+    points = found.points
+    axes.scatter(
+        [p.macs / 1e9 for p in points], [100 * p.accuracy for p in points], s=9, color="0.7", linewidths=0, zorder=1,
+        label=f"each of {len(points):,} configurations for every sample", rasterized=len(points) > 1000,
+    )  # fmt: skip
+    front = sorted((p for p in points if p.pareto), key=lambda p: p.macs)
+    axes.step(
+        [p.macs / 1e9 for p in front], [100 * p.accuracy for p in front], where="post", color="0.35", linewidth=1,
+        label="best of those at the cost",
+    )  # fmt: skip
+    marks = [
+        Mark(0, p.macs / 1e9, 100 * p.accuracy, f"configuration {p.config}: {100 * p.accuracy:.1f}%, {_giga(p.macs)}")
+        for p in front
+    ]
+    rows = [
+        {"what": "configuration", "config": p.config, "macs": p.macs, "accuracy": p.accuracy, "pareto": p.pareto}
+        for p in points
+    ]
+    for name, (label, colour, marker, size) in POINTS.items():
+        point: DynamicPoint = getattr(found, name)
+        x, y = point.macs.value / 1e9, 100 * point.accuracy.value
+        axes.plot([point.macs.low / 1e9, point.macs.high / 1e9], [y, y], color=colour, linewidth=1)
+        axes.plot([x, x], [100 * point.accuracy.low, 100 * point.accuracy.high], color=colour, linewidth=1)
+        axes.plot(x, y, marker, color=colour, markersize=size, label=label, linestyle="", markeredgecolor="white")
+        factor = "" if point.factor is None else f", {point.factor.value:.1f} times fewer"
+        marks.append(Mark(0, x, y, f"{label}: {told(point.accuracy)}, {_giga(point.macs.value)}{factor}"))
+        rows.append({"what": name, "macs": point.macs.value, "accuracy": point.accuracy.value})
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel("mean multiply-accumulates of one image (G)")
+    axes.set_ylabel("top-1 accuracy (%)")
+    axes.set_title(f"{short_names([found.result])[0]} (n = {found.n:,})", fontsize=9)
+    tidy(axes)
+    figure.legend(loc="outside lower center", ncols=2, **(legend_style() | {"handlelength": 1.6}))
+    caption = (
+        "Stars take for each sample the cheapest configuration with the same prediction: a bound, as it knows that "
+        "prediction. Bars: 95% bootstrap intervals. The best of the grey points was chosen on the samples it is shown "
+        "on."
+    )
+    columns = ("what", "config", "macs", "accuracy", "pareto")
+    return Drawing("efficiency", "Accuracy against cost", caption, figure, columns, tuple(rows), tuple(marks))
+
+
+def _giga(macs: float) -> str:
+    return f"{macs / 1e9:.2f} GMAC"
