@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 import click
 
-from itd_cli.options import measured, output_options, print_json, results_argument, write_csv
-
-if TYPE_CHECKING:
-    from itd.analysis import GreedyCurve
+from itd_cli.options import bootstrap_options, emit, measured, output_options, results_argument
 
 READABLE = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100, 200, 300, 500)
 
@@ -34,9 +30,29 @@ def _parse_steps(ctx: click.Context, param: click.Parameter, text: str | None) -
     return lambda k, last: k in wanted
 
 
+def _parse_reach(ctx: click.Context, param: click.Parameter, text: str) -> tuple[float, ...]:
+    """Accuracies as fractions."""
+    try:
+        found = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        found = ()
+    if not found or not all(0 < percent <= 100 for percent in found):
+        raise click.BadParameter(f"{text!r} is not an accuracy in percent; allowed is for example 85 or 80,85,90", ctx)
+    return tuple(percent / 100 for percent in found)
+
+
 @click.command(epilog="Example: itd greedy results/resnet50-*.parquet --plot greedy.png")
 @results_argument
 @output_options(plot=True)
+@bootstrap_options
+@click.option(
+    "--reach",
+    default="85",
+    show_default=True,
+    callback=_parse_reach,
+    metavar="PERCENT[,..]",
+    help="Say how many configurations reach these accuracies.",
+)
 @click.option("--partial", is_flag=True, help="Also read a result whose sweep is not finished.")
 @click.option(
     "--steps",
@@ -52,40 +68,37 @@ def greedy(
     plot: str | None,
     partial: bool,
     shown: Callable[[int, int], bool],
+    reach: tuple[float, ...],
+    count: int,
+    seed: int,
 ) -> None:
     """Best-case accuracy of one to all configurations of each RESULT, added greedily (the paper's section 4.2).
 
     Each step adds the configuration that is right on most of the images that no earlier one is right on. Ties go to the
     higher mean quality, then the default configuration, then the lower number.
+
+    At most: no k configurations whatever can do better. Top-k: the static network with as many guesses for each image
+    as the first k configurations make distinct predictions. Intervals repeat the whole accumulation in each resample;
+    on large results they stop after some steps.
+
+    \b
+    JSON: [{result, n, static, reach: {percent: k or null}, steps:
+      [{k, config, settings, accuracy, interval: [low, high], upper_bound, matched_topk}]}]
     """
+    from itd.analysis import Resamples
     from itd.analysis import greedy as accumulate
-    from itd.analysis.tables import greedy_table
-
-    curves = measured(results, lambda result: accumulate(result, partial=partial))
-    if as_json:
-        print_json([curve.as_dict() for curve in curves])
-    else:
-        click.echo("\n\n".join(greedy_table(curve, shown) for curve in curves))
-    if csv_path:
-        _write_csv(csv_path, curves)
-    if plot:
-        _write_figure(plot, curves, quiet=as_json)
-
-
-def _write_csv(path: str, curves: list[GreedyCurve]) -> None:
-    rows: list[dict[str, Any]] = []
-    columns = dict.fromkeys(["result", "n", "k", "config"])
-    for curve in curves:
-        for step in curve.steps:
-            row = {"result": curve.result, "n": curve.n, "k": step.k, "config": step.config, "accuracy": step.accuracy}
-            row |= {f"{a}_{site}": value for site, setting in step.settings.items() for a, value in setting.items()}
-            rows.append(row)
-            columns |= dict.fromkeys(name for name in row if name not in ("accuracy",))
-    write_csv(path, [*columns, "accuracy"], rows)
-
-
-def _write_figure(path: str, curves: list[GreedyCurve], *, quiet: bool) -> None:
     from itd.analysis.figures import greedy_figure
+    from itd.analysis.tables import greedy_rows, greedy_table
 
-    greedy_figure(curves).save(path)
-    click.echo(f"figure: {path}", err=quiet)
+    curves = measured(
+        results, lambda result: accumulate(result, partial=partial, resamples=Resamples(result.n, count, seed))
+    )
+    emit(
+        as_json,
+        csv_path,
+        [curve.as_dict(reach) for curve in curves],
+        lambda: "\n\n".join(greedy_table(curve, shown, reach) for curve in curves),
+        lambda: greedy_rows(curves),
+        plot,
+        lambda: greedy_figure(curves),
+    )

@@ -17,7 +17,13 @@ from itd_cli.options import Interrupted
 COMMANDS = {
     "sweep": ("itd_cli.sweep:sweep", "Run every configuration of a network on every image."),
     "oracle": ("itd_cli.oracle:oracle", "Static, worst, median and best accuracy of results."),
+    "baselines": ("itd_cli.baselines:baselines", "What keeps an oracle honest: matched top-k, chance, votes."),
     "greedy": ("itd_cli.greedy:greedy", "Accuracy of the best few configurations, added greedily."),
+    "unique": ("itd_cli.unique:unique", "How many distinct predictions the configurations make."),
+    "preferences": ("itd_cli.preferences:preferences", "Which configurations and options images prefer."),
+    "efficiency": ("itd_cli.efficiency:efficiency", "The cheapest configurations with the same predictions."),
+    "combine": ("itd_cli.combine:combine", "Cross the best configurations of several attributes into a space."),
+    "compare": ("itd_cli.compare:compare", "Two results of the same images, before and after."),
     "models": ("itd_cli.models:models", "List the models, their sites and spaces."),
 }
 """name -> (module:attribute, help). The help stands here so that `itd --help` loads no command."""

@@ -25,11 +25,29 @@ def output_options(*, plot: bool = False) -> Callable[[F], F]:
 
     def add(command: F) -> F:
         if plot:
-            command = click.option("--plot", metavar="FILE", help="Draw a figure: .png, .svg or .pdf.")(command)
+            command = click.option(
+                "--plot", metavar="FILE", callback=check_plot, help="Draw a figure: .png, .svg or .pdf."
+            )(command)
         command = click.option("--csv", "csv_path", metavar="FILE", help="Write the figures as CSV.")(command)
         return click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")(command)
 
     return add
+
+
+def bootstrap_options(command: F) -> F:
+    """`--resamples N` and `--seed S`: of the 95% intervals, and of the halves that choosing and measuring keep to."""
+    command = click.option(
+        "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the resamples."
+    )(command)
+    return click.option(
+        "--resamples",
+        "count",
+        type=click.IntRange(min=20),
+        default=1000,
+        show_default=True,
+        metavar="N",
+        help="Bootstrap resamples of the 95% intervals.",
+    )(command)
 
 
 def results_argument(command: F) -> F:
@@ -67,13 +85,49 @@ def measured(paths: Sequence[str], measure: Callable[[Any], T]) -> list[T]:
                 raise
             note(f"passed over: {error}")
             continue
-        if result.partial:
-            note(f"{path} is not finished: {result.images_done} of {result.images_requested} images are there")
-        if result.nulls:
-            note(f"{path}: images left out because they have null rows: {result.nulls}")
-        if result.manifest is None and os.path.isdir(path):
-            note(f"{path} has no _itd/manifest.json: nobody can tell whether it is whole")
+        noted(result)
     return found
+
+
+def noted(result: Any) -> None:
+    """Notes, on standard error, of a result that is not finished, has null rows, or has lost its manifest."""
+    if result.partial:
+        note(f"{result.path} is not finished: {result.images_done} of {result.images_requested} images are there")
+    if result.nulls:
+        note(f"{result.path}: images left out because they have null rows: {result.nulls}")
+    if result.manifest is None and os.path.isdir(result.path):
+        note(f"{result.path} has no _itd/manifest.json: nobody can tell whether it is whole")
+
+
+def emit(
+    as_json: bool,
+    csv_path: str | None,
+    value: Any,
+    text: Callable[[], str],
+    rows: Callable[[], Sequence[Mapping[str, Any]]],
+    plot: str | None = None,
+    draw: Callable[[], Any] | None = None,
+) -> None:
+    """What every command that answers from results puts out: JSON or text, then CSV and a figure where asked for."""
+    if as_json:
+        print_json(value)
+    else:
+        click.echo(text())
+    if csv_path:
+        found = rows()
+        write_csv(csv_path, list(dict.fromkeys(name for row in found for name in row)), found)
+    if plot and draw:
+        draw().save(plot)
+        click.echo(f"figure: {plot}", err=as_json)
+
+
+def check_plot(ctx: click.Context, param: click.Parameter, path: str | None) -> str | None:
+    """The path of a figure; a name that says no format is refused before anything is computed."""
+    if path is not None:
+        from itd.analysis.figures import check_figure_path
+
+        check_figure_path(path)
+    return path
 
 
 def write_csv(path: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -1,29 +1,79 @@
-"""`itd oracle`: static, worst, median and best accuracy of results."""
+"""`itd oracle`: static, worst, median and best accuracy of results, beside the baselines."""
 
 from __future__ import annotations
 
 import click
 
-from itd_cli.options import measured, output_options, print_json, results_argument, write_csv
+from itd_cli.options import bootstrap_options, emit, measured, output_options, results_argument
 
 
 @click.command(epilog="Example: itd oracle results/*.parquet --csv table1.csv")
 @results_argument
-@output_options()
-def oracle(results: tuple[str, ...], as_json: bool, csv_path: str | None) -> None:
-    """Static, worst, median and best accuracy of each RESULT, as the paper's Table 1.
+@click.option("--by-sites", is_flag=True, help="Every subset of the sites A to D, from the same rows.")
+@bootstrap_options
+@output_options(plot=True)
+def oracle(
+    results: tuple[str, ...],
+    by_sites: bool,
+    count: int,
+    seed: int,
+    as_json: bool,
+    csv_path: str | None,
+    plot: str | None,
+) -> None:
+    """Static, worst, median and best accuracy of each RESULT, as the paper's Table 1, beside what keeps it honest.
 
     A RESULT is a folder written by `itd sweep`, or one Parquet file with the same columns. Worst, median and best pick,
     for each image, the configuration of lowest, middle and highest quality; static is the network as it was trained. A
     sweep that is not finished is read as far as it is, and a note says how far.
-    """
-    from itd.analysis import oracle as measure
-    from itd.analysis.tables import oracle_table
 
-    rows = measured(results, measure)
-    if as_json:
-        print_json([row.as_dict() for row in rows])
-    else:
-        click.echo(oracle_table(rows))
-    if csv_path:
-        write_csv(csv_path, list(rows[0].as_dict()), [row.as_dict() for row in rows])
+    Beside them: top-k, the static network with as many guesses for each image as the configurations made distinct
+    predictions; chance, the best if labels were dealt at random; single, the best fixed configuration, chosen on one
+    half and measured on the other; confident, the most confident configuration; vote, the majority of all. `itd
+    baselines` tells more of them.
+
+    With --by-sites: worst, median and best where only some sites are dynamic (the paper's Fig. 4).
+
+    \b
+    JSON: [{result, n, configs, static, worst, median, best, nulls, requested,
+      intervals: {rule: [low, high]}, baselines: {name: {value, low, high, n}}}]
+    JSON of --by-sites: [{result, n, static: {value, low, high, n}, subsets:
+      [{sites, configs, worst, median, best, matched_topk}]}]
+    """
+    if by_sites:
+        _by_sites(results, count, seed, as_json, csv_path, plot)
+        return
+    from itd.analysis import Resamples
+    from itd.analysis import oracle as measure
+    from itd.analysis.figures import baselines_figure
+    from itd.analysis.tables import oracle_rows, oracle_table
+
+    rows = measured(results, lambda result: measure(result, resamples=Resamples(result.n, count, seed)))
+    emit(
+        as_json,
+        csv_path,
+        [row.as_dict() for row in rows],
+        lambda: oracle_table(rows),
+        lambda: oracle_rows(rows),
+        plot,
+        lambda: baselines_figure(rows),
+    )
+
+
+def _by_sites(
+    results: tuple[str, ...], count: int, seed: int, as_json: bool, csv_path: str | None, plot: str | None
+) -> None:
+    from itd.analysis import Resamples, by_sites
+    from itd.analysis.figures import sites_figure
+    from itd.analysis.tables import subsets_table
+
+    found = measured(results, lambda result: by_sites(result, resamples=Resamples(result.n, count, seed)))
+    emit(
+        as_json,
+        csv_path,
+        [one.as_dict() for one in found],
+        lambda: "\n\n".join(map(subsets_table, found)),
+        lambda: sites_figure(found).rows,
+        plot,
+        lambda: sites_figure(found),
+    )

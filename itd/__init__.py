@@ -16,7 +16,14 @@ _VERBS = {
     "patch": "itd.patcher",
     "open_result": "itd.store",
     "oracle": "itd.analysis",
+    "by_sites": "itd.analysis",
+    "baselines": "itd.analysis",
     "greedy": "itd.analysis",
+    "unique": "itd.analysis",
+    "preferences": "itd.analysis",
+    "efficiency": "itd.analysis",
+    "combine": "itd.analysis",
+    "compare": "itd.analysis",
 }
 
 __all__ = ["__version__", *_VERBS]

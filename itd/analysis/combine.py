@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from itd.analysis.greedy import greedy_rows
+from itd.analysis.greedy import first_rows
 from itd.analysis.scores import require_same_data
 from itd.errors import ResultError
 from itd.space import Setting, SpaceList
@@ -83,7 +83,7 @@ def combine(results: Sequence[Result], *, budget: int = BUDGET, partial: bool = 
     if budget < 1:
         raise ResultError(f"--budget {budget} leaves no configuration; give at least 1")
     m = per_attribute(len(results), budget)
-    rows = [greedy_rows(result, m, partial=partial) for result in results]
+    rows = [first_rows(result, m, partial=partial) for result in results]
     settings = [[_setting(result, row) for row in chosen] for result, chosen in zip(results, rows, strict=True)]
     crossed = [_merged(parts) for parts in itertools.product(*settings)]
     space = SpaceList(tuple(names), tuple(crossed))

@@ -113,7 +113,7 @@ def greedy_priority(result: Result, quality: np.ndarray) -> np.ndarray:
     return np.lexsort((result.config_numbers, ~is_default, -quality.mean(1, dtype=np.float64)))
 
 
-def greedy_rows(result: Result, k: int, *, partial: bool = False) -> list[int]:
+def first_rows(result: Result, k: int, *, partial: bool = False) -> list[int]:
     """The rows of the first k configurations of `greedy`."""
     require_whole(result, partial)
     quality = result.matrix("quality")

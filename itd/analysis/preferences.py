@@ -63,9 +63,10 @@ class Preferences:
             "attributes": list(self.attributes),
             "variation": self.variation,
             "default": self.default,
-            "configs": [{"config": c.config, "settings": c.settings, **c.share.as_dict()} for c in self.configs],
+            "configs": [{"config": c.config, "settings": c.settings, "share": c.share.as_dict()} for c in self.configs],
             "options": [
-                {"site": o.site, "attribute": o.attribute, "value": o.value, **o.share.as_dict()} for o in self.options
+                {"site": o.site, "attribute": o.attribute, "value": o.value, "share": o.share.as_dict()}
+                for o in self.options
             ],
         }
 

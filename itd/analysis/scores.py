@@ -61,11 +61,12 @@ def preferred(quality: np.ndarray, nll: np.ndarray, default: int | None) -> np.n
 def require_same_data(results: Sequence[Result], doing: str, *, model: bool = False) -> None:
     """ResultError where results are not of the same images and labels, naming what differs.
 
-    model: they must also be of one network: model, weights, sites and the open choices. Results without a manifest are
-    held against the labels of the samples that they share.
+    model: they must also be of one network, fed alike: model, weights, sites, open choices, preprocessing, variation.
+    Results without a manifest are held against the labels of the samples that they share.
     """
     first = results[0]
-    fields = ["data", "preprocess", "variation"] + (["model", "weights_sha256", "sites", "choices"] if model else [])
+    network = ["model", "weights_sha256", "sites", "choices", "preprocess", "variation"]
+    fields = ["data", *(network if model else [])]
     for other in results[1:]:
         if first.manifest is not None and other.manifest is not None:
             here, there = first.manifest["identity"], other.manifest["identity"]

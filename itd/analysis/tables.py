@@ -1,43 +1,251 @@
-"""Answers as text: the manner of the paper's Table 1, and greedy curves as a few rows."""
+"""Answers as text for a terminal, in the layouts of the paper's tables, and as flat rows for CSV."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
+from itd.analysis.compare import FIGURES, Comparison
+from itd.analysis.efficiency import Efficiency
 from itd.analysis.greedy import GreedyCurve, GreedyStep
-from itd.analysis.oracle import OracleAccuracy
+from itd.analysis.oracle import RULES, OracleAccuracy
+from itd.analysis.preferences import Preferences
+from itd.analysis.sampling import Estimate
+from itd.analysis.subsets import Subsets
+from itd.analysis.unique import UniquePredictions
 from itd.space import format_value
 
-COLUMNS = ("static", "worst", "median", "best")
+BESIDE = {
+    "matched_topk": "top-k",
+    "chance": "chance",
+    "single_best": "single",
+    "most_confident": "confident",
+    "vote_all": "vote",
+}
+"""Baselines that stand beside an oracle's figures, and their column heads."""
+
+Row = dict[str, Any]
 
 
 def oracle_table(rows: Sequence[OracleAccuracy]) -> str:
-    """Accuracies in percent, one line for each result.
+    """Accuracies in percent, two lines for each result: the figures, and their 95% intervals below.
 
     >>> print(oracle_table([OracleAccuracy("r.parquet", 40, 625, 0.5, 0.1, 0.45, 0.925)]))
-    result      n  configs  static  worst  median  best
-    r.parquet  40      625    50.0   10.0    45.0  92.5
+    result      n  configs  static  worst  median  best  top-k  chance  single  confident  vote
+    r.parquet  40      625    50.0   10.0    45.0  92.5      -       -       -          -     -
     """
-    cells = [[r.result, f"{r.n}", f"{r.configs}", *(percent(getattr(r, c)) for c in COLUMNS)] for r in rows]
-    return align([["result", "n", "configs", *COLUMNS], *cells])
+    cells = [["result", "n", "configs", *RULES, *BESIDE.values()]]
+    for row in rows:
+        beside = [getattr(row.baselines, name) if row.baselines else None for name in BESIDE]
+        cells.append(
+            [row.result, f"{row.n}", f"{row.configs}", *(percent(getattr(row, r)) for r in RULES)]
+            + [percent(None if e is None else e.value) for e in beside]
+        )
+        if row.intervals:
+            sure = [row.intervals.get(r) for r in RULES] + beside
+            cells.append(["  95% interval", "", "", *map(span, sure)])
+    return align(cells)
 
 
-def greedy_table(curve: GreedyCurve, shown: Callable[[int, int], bool]) -> str:
-    """Some steps of a curve. shown: (k, how many there are) -> whether the row is printed."""
+def oracle_rows(rows: Sequence[OracleAccuracy]) -> list[Row]:
+    """One flat row for each result: each figure with its `_low` and `_high`."""
+    found = []
+    for row in rows:
+        flat: Row = {"result": row.result, "n": row.n, "configs": row.configs}
+        named = {rule: row.intervals.get(rule) for rule in RULES}
+        for name, value in {**named, **(row.baselines.named() if row.baselines else {})}.items():
+            flat |= _flat(name, value)
+        flat["chance_uniform"] = row.baselines.chance_uniform if row.baselines else None
+        found.append(flat | {"nulls": row.nulls, "requested": row.requested})
+    return found
+
+
+def baselines_table(row: OracleAccuracy) -> str:
+    """One result: every rule and baseline with its interval, and what each needs."""
+    needs = {
+        "best": "the label",
+        "matched_topk": "the label, among as many guesses as there are distinct predictions",
+        "static": "nothing",
+        "single_best": "one half of the labels; measured on the other",
+        "most_confident": "every configuration",
+        "vote_all": "every configuration",
+        "median": "the label",
+        "worst": "the label",
+        "chance": "labels dealt at random",
+    }
+    named: dict[str, Estimate | None] = {**row.intervals, **(row.baselines.named() if row.baselines else {})}
+    votes = [name for name in named if name.startswith("vote_first_")]
+    needs |= dict.fromkeys(votes, "one half of the labels, and as many configurations")
+    names = ["best", "matched_topk", "static", "single_best", "most_confident", *votes, "vote_all"]
+    cells = [["rule", "top-1", "95% interval", "needs"]]
+    for name in [*names, "median", "worst", "chance"]:
+        value = named.get(name)
+        cells.append([name, percent(value.value if value else None), span(value), needs[name]])
+    lines = [f"{row.result}: n = {row.n}, {row.configs} configurations", align(cells, left=(0, 3))]
+    found = row.baselines
+    if found is not None and found.chance_uniform is not None:
+        lines.append(f"chance with every class as likely (mean |U| / K): {percent(found.chance_uniform)}")
+    if found is not None and found.single_best_configs:
+        lines.append(f"single best on each half: configuration {', '.join(map(str, found.single_best_configs))}")
+    return "\n".join(lines)
+
+
+def subsets_table(found: Subsets) -> str:
+    """One result: each subset of sites."""
+    between = "95%"
+    cells = [["sites", "configs", "worst", between, "median", between, "best", between, "top-k", between]]
+    for one in found.subsets:
+        figures = (one.worst, one.median, one.best, one.matched_topk)
+        cells.append([one.sites, f"{one.configs}", *(c for e in figures for c in (percent(e.value), span(e)))])
+    return f"{found.result}: n = {found.n}, static {percent(found.static.value)} {span(found.static)}\n" + align(cells)
+
+
+def unique_table(rows: Sequence[UniquePredictions]) -> str:
+    """One line for each result."""
+    cells = [["result", "n", "configs", "all agree %", "95% interval", "mean", "95% interval", "median", "most"]]
+    for row in rows:
+        mean = f"{row.mean.low:.1f}-{row.mean.high:.1f}"
+        agree = [percent(row.agree.value), span(row.agree)]
+        spread = [f"{row.mean.value:.1f}", mean, f"{row.median:g}", f"{len(row.histogram)}"]
+        cells.append([row.result, f"{row.n}", f"{row.configs}", *agree, *spread])
+    return align(cells)
+
+
+def greedy_table(curve: GreedyCurve, shown: Callable[[int, int], bool], reach: Sequence[float] = ()) -> str:
+    """Some steps of a curve. shown: (k, how many there are) -> whether the row is printed. reach: accuracies."""
     steps = [s for s in curve.steps if shown(s.k, len(curve.steps))]
     static = "" if curve.static is None else f", static {percent(curve.static)}"
-    title = f"{curve.result}: n = {curve.n}, {len(curve.steps)} configurations{static}"
-    cells = [[f"{s.k}", percent(s.accuracy), f"{s.config}", format_settings(s)] for s in steps]
-    return f"{title}\n" + align([["k", "best", "config", "settings"], *cells], left=(3,))
+    lines = [f"{curve.result}: n = {curve.n}, {len(curve.steps)} configurations{static}"]
+    for accuracy in reach:
+        k = curve.reach(accuracy)
+        how = "not reached" if k is None else f"reached with {k} configuration{'s' if k > 1 else ''}"
+        lines.append(f"{100 * accuracy:g}%: {how}")
+    cells = []
+    for s in steps:
+        figures = [percent(s.accuracy), span(s.interval), percent(s.upper_bound), percent(s.matched_topk)]
+        cells.append([f"{s.k}", *figures, f"{s.config}", format_settings(s)])
+    head = ["k", "best", "95% interval", "at most", "top-k", "config", "settings"]
+    return "\n".join(lines) + "\n" + align([head, *cells], left=(6,))
+
+
+def greedy_rows(curves: Sequence[GreedyCurve]) -> list[Row]:
+    """One row for each step of each curve."""
+    rows = []
+    for curve in curves:
+        for s in curve.steps:
+            low, high = s.interval or (None, None)
+            row: Row = {"result": curve.result, "n": curve.n, "k": s.k, "config": s.config, **flat_settings(s.settings)}
+            rows.append(
+                row
+                | {"accuracy": s.accuracy, "low": low, "high": high}
+                | {"upper_bound": s.upper_bound, "matched_topk": s.matched_topk}
+            )
+    return rows
+
+
+def preferences_table(found: Preferences, top: int = 10) -> str:
+    """One result: the options at each site, then the most preferred configurations."""
+    varied = "".join(f", {name} {value:g}" for name, value in (found.variation or {}).items())
+    cells = [["site", "attribute", "option", "preferred by %", "95% interval"]]
+    cells += [
+        [o.site, o.attribute, format_value(o.value), percent(o.share.value), span(o.share)] for o in found.options
+    ]
+    most = [["config", "preferred by %", "95% interval", "settings"]]
+    for c in found.configs[:top]:
+        own = " (default)" if c.config == found.default else ""
+        most.append([f"{c.config}", percent(c.share.value), span(c.share), format_sites(c.settings) + own])
+    title = f"{found.result}: n = {found.n}{varied}; {len(found.configs)} configurations are preferred by some sample"
+    return "\n".join([title, align(cells, left=(0, 1)), "", align(most, left=(3,))])
+
+
+def preferences_rows(found: Sequence[Preferences]) -> list[Row]:
+    """One row for each option of each site, and one for each preferred configuration, of each result."""
+    rows = []
+    for one in found:
+        variation = dict(one.variation or {})
+        head = {"result": one.result, "n": one.n, "model": one.model}
+        head |= {"scale": variation.get("scale"), "context_px": variation.get("context_px")}
+        for o in one.options:
+            rows.append(
+                head | {"what": "option", "site": o.site, "attribute": o.attribute, "value": o.value} | _share(o)
+            )
+        for c in one.configs:
+            rows.append(head | {"what": "config", "config": c.config, **flat_settings(c.settings)} | _share(c))
+    return rows
+
+
+def efficiency_table(found: Efficiency) -> str:
+    """One result: the default, the oracle, and the cheapest of the same predictions."""
+    names = {
+        "static": "static default",
+        "cheapest_as_static": "cheapest, same prediction as the default",
+        "best": "oracle best",
+        "cheapest_as_best": "cheapest, same prediction as the oracle",
+    }
+    cells = [["", "top-1", "95% interval", "GMAC", "95% interval", "fewer", "95% interval"]]
+    for name, label in names.items():
+        point = getattr(found, name)
+        macs, factor = point.macs, point.factor
+        cells.append(
+            [label, percent(point.accuracy.value), span(point.accuracy), f"{macs.value / 1e9:.2f}"]
+            + [f"{macs.low / 1e9:.2f}-{macs.high / 1e9:.2f}"]
+            + (["", ""] if factor is None else [f"{factor.value:.2f}x", f"{factor.low:.2f}-{factor.high:.2f}"])
+        )
+    cells.append(
+        ["matched top-k of the default", percent(found.matched_topk.value), span(found.matched_topk), *[""] * 4]
+    )
+    return f"{found.result}: n = {found.n}, {len(found.points)} configurations\n" + align(cells)
+
+
+def compare_table(found: Comparison) -> str:
+    """Table 2's layout: the two results, and the change with its paired interval."""
+    names = [name for name in FIGURES if getattr(found.before, name) or getattr(found.after, name)]
+    cells = [["", "configs", *names]]
+    for side in (found.before, found.after):
+        values = [getattr(side, name) for name in names]
+        cells.append([side.result, f"{side.configs}", *(percent(e.value if e else None) for e in values)])
+        cells.append(["  95% interval", "", *map(span, values)])
+    change = [found.change[name] for name in names]
+    cells.append(["change", "", *("-" if e is None else f"{100 * e.value:+.1f}" for e in change)])
+    cells.append(["  95% interval, paired", "", *map(span, change)])
+    common = (
+        "" if found.total == (found.n, found.n) else f", those that both have of {found.total[0]} and {found.total[1]}"
+    )
+    return f"n = {found.n}{common}\n" + align(cells)
+
+
+def compare_rows(found: Comparison) -> list[Row]:
+    """One row for each figure."""
+    rows = []
+    for name in FIGURES:
+        row: Row = {"n": found.n, "figure": name}
+        for which, value in (
+            ("before", getattr(found.before, name)),
+            ("after", getattr(found.after, name)),
+            ("change", found.change[name]),
+        ):
+            row |= _flat(which, value)
+        rows.append(row)
+    return rows
 
 
 def format_settings(step: GreedyStep) -> str:
     """`A(stride=2) B(stride=1/2) ...`"""
+    return format_sites(step.settings)
+
+
+def format_sites(settings: Mapping[str, Mapping[str, float]]) -> str:
+    """`A(stride=2) B(stride=1/2) ...`"""
     parts = []
-    for site, setting in step.settings.items():
+    for site, setting in settings.items():
         inner = ", ".join(f"{name}={format_value(value)}" for name, value in setting.items())
         parts.append(f"{site}({inner})")
     return " ".join(parts)
+
+
+def flat_settings(settings: Mapping[str, Mapping[str, float]]) -> Row:
+    """`{"stride_A": 2, ...}`"""
+    return {f"{a}_{site}": value for site, setting in settings.items() for a, value in setting.items()}
 
 
 def percent(fraction: float | None) -> str:
@@ -49,6 +257,23 @@ def percent(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.1f}"
 
 
+def span(interval: Estimate | Sequence[float] | None) -> str:
+    """An interval in percent, or a dash.
+
+    >>> span((0.885, 0.969))
+    '88.5-96.9'
+    """
+    if interval is None:
+        return "-"
+    low, high = (interval.low, interval.high) if isinstance(interval, Estimate) else interval
+    return f"{100 * low:.1f}-{100 * high:.1f}" if low >= 0 else f"{100 * low:+.1f} to {100 * high:+.1f}"
+
+
+def columns_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Every column that a row has, in the order they first come."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
 def align(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
     """Rows of cells as columns; those in `left` are aligned to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -57,3 +282,12 @@ def align(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
         cells = (c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def _flat(name: str, value: Estimate | None) -> Row:
+    keys = (name, f"{name}_low", f"{name}_high")
+    return dict.fromkeys(keys) if value is None else dict(zip(keys, (value.value, value.low, value.high), strict=True))
+
+
+def _share(one: Any) -> Row:
+    return {"share": one.share.value, "low": one.share.low, "high": one.share.high}

@@ -50,9 +50,9 @@ def baselines_figure(rows: Sequence[OracleAccuracy]) -> Drawing:
         tidy(axes, "x")
     _label_bottom(panels, "top-1 accuracy (%)")
     caption = (
-        "Squares pick with the label in hand; circles do without it; diamonds say what guessing is worth: matched top-k "
-        "is right wherever the static network's first |U| guesses hold the label, |U| being the number of distinct "
-        "predictions. Bars: 95% bootstrap intervals."
+        "Squares pick with the label in hand; circles do without it; diamonds say what guessing is worth: matched "
+        "top-k is right wherever the static network's first |U| guesses hold the label, |U| being the number of "
+        "distinct predictions. Bars: 95% bootstrap intervals."
     )
     columns = ("result", "n", "rule", "accuracy", "low", "high")
     return Drawing(

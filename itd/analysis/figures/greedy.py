@@ -17,8 +17,7 @@ from itd.analysis.figures.drawing import (
     tidy,
 )
 from itd.analysis.greedy import GreedyCurve
-
-COLUMNS = ("result", "n", "k", "config", "accuracy", "low", "high", "upper_bound", "matched_topk")
+from itd.analysis.tables import columns_of, greedy_rows
 
 
 def greedy_figure(curves: Sequence[GreedyCurve]) -> Drawing:
@@ -41,13 +40,14 @@ def greedy_figure(curves: Sequence[GreedyCurve]) -> Drawing:
         axes.plot([], [], color="0.35", linewidth=0.8, label="matched top-k (thin)")
         axes.plot([], [], color="0.35", linestyle="--", linewidth=0.9, label="static (default configuration)")
     _name_axes(axes)
-    rows = tuple(row for curve in curves for row in _rows(curve))
+    rows = tuple(greedy_rows(curves))
+    columns = tuple(columns_of(rows))
     caption = (
         "Configurations are added greedily: each is right on most of the samples that no earlier one is right on. "
         "Band, or bar at the end: 95% bootstrap interval, selection repeated. Thin line: the static network allowed as "
         "many guesses for each sample as the same configurations made distinct predictions."
     )
-    return Drawing("greedy", "Best case of the first k configurations", caption, figure, COLUMNS, rows, tuple(marks))
+    return Drawing("greedy", "Best case of the first k configurations", caption, figure, columns, rows, tuple(marks))
 
 
 def _draw(axes: Any, curve: GreedyCurve, name: str, i: int) -> None:
@@ -98,20 +98,3 @@ def _name_axes(axes: Any) -> None:
 def _say(name: str, step: Any) -> str:
     matched = "" if step.matched_topk is None else f", matched top-k {100 * step.matched_topk:.1f}%"
     return f"{name}: k = {step.k}, {100 * step.accuracy:.1f}%{matched}; adds configuration {step.config}"
-
-
-def _rows(curve: GreedyCurve) -> list[dict[str, Any]]:
-    return [
-        {
-            "result": curve.result,
-            "n": curve.n,
-            "k": s.k,
-            "config": s.config,
-            "accuracy": s.accuracy,
-            "low": s.interval[0] if s.interval else None,
-            "high": s.interval[1] if s.interval else None,
-            "upper_bound": s.upper_bound,
-            "matched_topk": s.matched_topk,
-        }
-        for s in curve.steps
-    ]
