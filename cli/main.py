@@ -24,6 +24,7 @@ COMMANDS = {
     "efficiency": ("itd_cli.efficiency:efficiency", "The cheapest configurations with the same predictions."),
     "combine": ("itd_cli.combine:combine", "Cross the best configurations of several attributes into a space."),
     "compare": ("itd_cli.compare:compare", "Two results of the same images, before and after."),
+    "report": ("itd_cli.report:report", "Every answer on one self-contained HTML page."),
     "models": ("itd_cli.models:models", "List the models, their sites and spaces."),
 }
 """name -> (module:attribute, help). The help stands here so that `itd --help` loads no command."""

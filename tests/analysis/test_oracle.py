@@ -83,6 +83,8 @@ def test_nothing_to_measure_is_one_line(tmp_path):
 def test_the_table_is_in_percent_with_one_decimal(tmp_path):
     quality = np.array([[1.5, 0.5, 0.5], [1.5, 1.5, 0.5]])
     answer = oracle(open_result(synthetic.make_result(tmp_path / "r", synthetic.from_quality(quality))))
-    header, row = oracle_table([answer]).splitlines()
-    assert header.split() == ["result", "n", "configs", "static", "worst", "median", "best"]
-    assert row.split() == [str(tmp_path / "r"), "3", "2", "33.3", "33.3", "33.3", "66.7"]
+    header, row, between = oracle_table([answer]).splitlines()
+    assert header.split()[:7] == ["result", "n", "configs", "static", "worst", "median", "best"]
+    assert row.split()[:7] == [str(tmp_path / "r"), "3", "2", "33.3", "33.3", "33.3", "66.7"]
+    best = answer.intervals["best"]
+    assert between.split()[5] == f"{100 * best.low:.1f}-{100 * best.high:.1f}"

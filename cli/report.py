@@ -1,0 +1,57 @@
+"""`itd report`: every answer on one page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from itd_cli.options import bootstrap_options, note, noted, output_options, print_json, results_argument, write_csv
+
+
+@click.command(epilog="Example: itd report results/*.parquet -o report.html")
+@results_argument
+@click.option("-o", "--out", default="report.html", show_default=True, metavar="FILE", help="The page.")
+@click.option("--partial", is_flag=True, help="Greedy curves also of results whose sweep is not finished.")
+@bootstrap_options
+@output_options()
+def report(
+    results: tuple[str, ...], out: str, partial: bool, count: int, seed: int, as_json: bool, csv_path: str | None
+) -> None:
+    """All of the analysis on one HTML page that needs no network: tables that sort, figures with values and CSV.
+
+    --csv writes the table at a glance.
+
+    \b
+    JSON: {report, bytes, results: [{result, n}], sections: [title], skipped: [why]}
+    """
+    from tqdm import tqdm
+
+    from itd.analysis.report import report as ask
+    from itd.analysis.report import write_page
+    from itd.analysis.tables import columns_of, oracle_rows
+    from itd.store import open_result
+
+    opened = [open_result(path) for path in results]
+    for result in opened:
+        noted(result)
+    with tqdm(total=len(opened), unit="result", leave=False) as bar:
+
+        def tell(path: str) -> None:
+            bar.set_description(path)
+            bar.update()
+
+        found = ask(opened, partial=partial, resamples=count, seed=seed, progress=tell)
+        page = found.html
+    write_page(page, out)
+    for why in found.skipped:
+        note(f"left out: {why}")
+    rows = oracle_rows(found.glance)
+    if csv_path:
+        write_csv(csv_path, columns_of(rows), rows)
+    if as_json:
+        told: dict[str, Any] = {"report": out, "bytes": len(page.encode())}
+        told["results"] = [{"result": path, "n": n} for path, n in found.results]
+        print_json(told | {"sections": [s.title for s in found.sections], "skipped": found.skipped})
+    else:
+        click.echo(f"report: {out}")

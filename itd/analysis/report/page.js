@@ -1,0 +1,79 @@
+"use strict";
+// Tables sort by a click on their head; figures say what is nearest to the pointer; numbers are saved as CSV.
+
+function sortBy(header) {
+  const table = header.closest("table");
+  const index = [...header.parentNode.children].indexOf(header);
+  const ascending = header.getAttribute("aria-sort") !== "ascending";
+  for (const other of header.parentNode.children) other.setAttribute("aria-sort", "none");
+  header.setAttribute("aria-sort", ascending ? "ascending" : "descending");
+  const body = table.tBodies[0];
+  const keyed = [...body.rows].map((row, place) => {
+    const text = row.cells[index].dataset.key;
+    const value = text !== "" && !Number.isNaN(Number(text)) ? Number(text) : text;
+    return { row, place, value };
+  });
+  const compare = (a, b) => {
+    if (typeof a.value !== typeof b.value) return typeof a.value === "number" ? -1 : 1; // what has no number, last
+    const order = typeof a.value === "number" ? a.value - b.value : a.value.localeCompare(b.value);
+    return (ascending ? order : -order) || a.place - b.place;
+  };
+  for (const { row } of keyed.sort(compare)) body.append(row);
+}
+
+for (const button of document.querySelectorAll("th button")) {
+  button.addEventListener("click", () => sortBy(button.parentNode));
+}
+
+const tip = document.getElementById("tip");
+
+function say(text, x, y) {
+  tip.textContent = text;
+  tip.hidden = false;
+  const { width, height } = tip.getBoundingClientRect();
+  tip.style.left = `${Math.max(4, Math.min(x + 14, window.innerWidth - width - 4))}px`;
+  tip.style.top = `${y + 18 + height > window.innerHeight ? y - height - 10 : y + 18}px`;
+}
+
+for (const figure of document.querySelectorAll("figure")) {
+  const data = JSON.parse(figure.querySelector("script.data").textContent);
+  const picture = figure.querySelector(".picture");
+  const drawn = picture.querySelector("svg");
+  let at = -1;
+
+  const show = (mark) => {
+    const box = drawn.getBoundingClientRect();
+    say(mark[2], box.left + mark[0] * box.width, box.top + mark[1] * box.height);
+  };
+  picture.addEventListener("pointermove", (event) => {
+    const box = drawn.getBoundingClientRect();
+    let best = null;
+    let least = 24; // pixels
+    for (const mark of data.marks) {
+      const away = Math.hypot(
+        box.left + mark[0] * box.width - event.clientX,
+        box.top + mark[1] * box.height - event.clientY,
+      );
+      if (away < least) [best, least] = [mark, away];
+    }
+    if (best) show(best);
+    else tip.hidden = true;
+  });
+  picture.addEventListener("pointerleave", () => { tip.hidden = true; });
+  picture.addEventListener("blur", () => { tip.hidden = true; });
+  picture.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+    if (!step || !data.marks.length) return;
+    event.preventDefault();
+    at = (at + step + data.marks.length) % data.marks.length;
+    show(data.marks[at]);
+  });
+
+  figure.querySelector("button.csv").addEventListener("click", () => {
+    const link = document.createElement("a");
+    link.href = URL.createObjectURL(new Blob([data.csv], { type: "text/csv" }));
+    link.download = data.file;
+    link.click();
+    URL.revokeObjectURL(link.href);
+  });
+}

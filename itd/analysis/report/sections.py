@@ -1,0 +1,166 @@
+"""What the report says: every question of the analysis asked of every result, and where each result comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from itd.analysis.efficiency import Efficiency, efficiency
+from itd.analysis.figures import (
+    Drawing,
+    baselines_figure,
+    efficiency_figure,
+    greedy_figure,
+    preferences_figure,
+    series_of,
+    sites_figure,
+    unique_figure,
+    variation_figure,
+)
+from itd.analysis.greedy import GreedyCurve, greedy
+from itd.analysis.oracle import OracleAccuracy, oracle
+from itd.analysis.preferences import Preferences, preferences
+from itd.analysis.report.page import Section, Table, render
+from itd.analysis.report.provenance import provenance_table
+from itd.analysis.report.told import glance_table, greedy_tables, preferences_tables, subsets_tables, unique_tables
+from itd.analysis.sampling import RESAMPLES, Resamples
+from itd.analysis.subsets import Subsets, by_sites
+from itd.analysis.unique import UniquePredictions, unique
+from itd.errors import EmptyResultError, ResultError
+
+if TYPE_CHECKING:
+    from itd.store import Result
+
+HONEST = (
+    "Worst, median and best pick, for each image, the configuration of lowest, middle and highest quality, with the "
+    "label in hand: the best case bounds what choosing could gain, nobody has achieved it. Beside it stands what "
+    "guessing is worth. Matched top-k gives the static network as many guesses for each image as the configurations "
+    "made distinct predictions there: where it does as well, the oracle found nothing. Single best, most confident and "
+    "the votes do without the label of the image they classify. Small type: 95% bootstrap intervals."
+)
+
+
+@dataclass
+class Report:
+    """The answers of some results, and the page that shows them.
+
+    skipped: what is not on the page and why. results: (path, n) of those that are.
+    """
+
+    sections: list[Section] = field(default_factory=list)
+    results: list[tuple[str, int]] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    glance: list[OracleAccuracy] = field(default_factory=list)
+    title: str = "itd report"
+
+    @property
+    def html(self) -> str:
+        """The page."""
+        count = len(self.results)
+        lead = (
+            f"{count} result{'s' if count != 1 else ''}, answered from the per-image scores of every configuration. "
+            "Click a column's head to sort, point at a figure for its values; every figure has its numbers as CSV."
+        )
+        return render(self.title, lead, self.sections)
+
+
+@dataclass
+class _Answers:
+    """Everything asked of one result."""
+
+    oracle: OracleAccuracy
+    curve: GreedyCurve | None
+    subsets: Subsets | None
+    unique: UniquePredictions
+    preferences: Preferences
+    efficiency: Efficiency | None
+
+
+def report(
+    results: Sequence[Result],
+    *,
+    partial: bool = False,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    progress: Callable[[str], Any] | None = None,
+) -> Report:
+    """Asks every question of every result and puts the answers on one page.
+
+    partial: also accumulate greedily over results that are not finished. resamples, seed: of the intervals. progress:
+    told each result's path before it is read. Results without images are left out; ResultError where none has any.
+
+    >>> report([open_result("results/resnet50-stride.parquet")]).html[:15]  # doctest: +SKIP
+    '<!doctype html>'
+    """
+    found = Report()
+    answers: list[_Answers] = []
+    shown: list[Result] = []
+    for result in results:
+        if progress is not None:
+            progress(result.path)
+        try:
+            answers.append(_ask(result.kept(), partial, Resamples(result.n, resamples, seed), found.skipped))
+        except EmptyResultError as error:
+            found.skipped.append(str(error))
+            continue
+        shown.append(result)
+    if not answers:
+        raise ResultError(f"there is nothing to report: {'; '.join(found.skipped) or 'no result was given'}")
+    found.results = [(result.path, result.n) for result in shown]
+    found.glance = [a.oracle for a in answers]
+    found.sections = _sections(answers, found.skipped, shown)
+    return found
+
+
+def _ask(result: Result, partial: bool, drawn: Resamples, skipped: list[str]) -> _Answers:
+    measured = oracle(result, vote_ks=(3, 5, 10), resamples=drawn)
+    curve = subsets = cheap = None
+    if result.partial and not partial:
+        coverage = f"{result.images_done} of {result.images_requested} images are there"
+        skipped.append(f"{result.path}: the greedy curve, because {coverage}; --partial draws it all the same")
+    else:
+        curve = greedy(result, partial=partial, resamples=drawn)
+    if result.default_index is None:
+        skipped.append(f"{result.path}: subsets of sites and efficiency, because it has no default configuration")
+    else:
+        subsets = by_sites(result, resamples=drawn)
+        if "stride" in result.attributes and result.macs is not None:
+            cheap = efficiency(result, resamples=drawn)
+    return _Answers(
+        measured, curve, subsets, unique(result, resamples=drawn), preferences(result, resamples=drawn), cheap
+    )
+
+
+def _sections(answers: Sequence[_Answers], skipped: list[str], shown: Sequence[Result]) -> list[Section]:
+    curves = [a.curve for a in answers if a.curve is not None]
+    subsets = [a.subsets for a in answers if a.subsets is not None]
+    wishes = [a.preferences for a in answers]
+    plain = [w for w in wishes if not w.variation] or wishes
+    found = [
+        Section("At a glance", (HONEST, glance_table([a.oracle for a in answers]))),
+        Section("The oracle beside the baselines", tuple(_each(baselines_figure, [a.oracle for a in answers], 6))),
+    ]
+    if curves:
+        told = "How few configurations are enough, added greedily, and the most that any k of them could reach."
+        found.append(Section("Greedy accumulation", (told, *_each(greedy_figure, curves, 6), *greedy_tables(curves))))
+    if subsets:
+        told = "Fewer dynamic sites: the configurations in which every other site holds its default."
+        found.append(Section("Dynamic sites", (told, *_each(sites_figure, subsets, 6), *subsets_tables(subsets))))
+    many = [a.unique for a in answers]
+    found.append(Section("Distinct predictions", (*_each(unique_figure, many, 9), *unique_tables(many))))
+    varied: list[str | Table | Drawing] = [variation_figure(wishes)] if series_of(wishes) else []
+    found.append(Section("Preferences", (*_each(preferences_figure, plain, 6), *varied, *preferences_tables(wishes))))
+    cheap = [a.efficiency for a in answers if a.efficiency is not None]
+    if cheap:
+        told = "Results that vary the stride; the other attributes hardly change the cost of the default."
+        found.append(Section("Efficiency", (told, *map(efficiency_figure, cheap))))
+    if skipped:
+        found.append(Section("Left out", tuple(skipped)))
+    found.append(Section("Provenance", (provenance_table(shown),)))
+    return found
+
+
+def _each(draw: Callable[[Any], Drawing], items: Sequence[Any], most: int) -> list[Drawing]:
+    """One figure for every few items, so that each stays readable."""
+    return [draw(items[i : i + most]) for i in range(0, len(items), most)]
