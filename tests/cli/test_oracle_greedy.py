@@ -162,7 +162,11 @@ def test_mistakes_are_one_line_with_what_is_allowed(folder, tmp_path):
     one_line(run("oracle", tmp_path / "absent.parquet"), 1, "no such result", "itd sweep")
     one_line(run("oracle", tmp_path / "text.parquet", "--json"), 1, "text.parquet", "Parquet")
     one_line(
-        run("orcale", folder), 2, "no such command: 'orcale'", "sweep, oracle, baselines, greedy", "did you mean `itd oracle`"
+        run("orcale", folder),
+        2,
+        "no such command: 'orcale'",
+        "sweep, oracle, baselines, greedy",
+        "did you mean `itd oracle`",
     )
     one_line(run("oracle", "--jsn", folder), 2, "--jsn", "itd oracle --help")
     one_line(run("oracle"), 2, "RESULT", "itd oracle --help")

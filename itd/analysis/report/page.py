@@ -35,12 +35,13 @@ class Cell:
 @dataclass(frozen=True)
 class Table:
     """A table with a head that sorts. columns: (name, what it means). rows: as many cells each. folded: shown when its
-    caption is clicked."""
+    caption is clicked. prose: of words, not of numbers."""
 
     caption: str
     columns: tuple[tuple[str, str], ...]
     rows: tuple[tuple[Cell, ...], ...]
     folded: bool = False
+    prose: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,9 @@ def _table(table: Table) -> str:
         for name, meaning in table.columns
     )
     rows = "\n".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in table.rows)
-    caption = html.escape(table.caption)
+    caption, kind = html.escape(table.caption), ' class="prose"' if table.prose else ""
     shown = (
-        f'<div class="scroll"><table><caption>{caption}</caption><thead><tr>{head}</tr></thead>'
+        f'<div class="scroll"><table{kind}><caption>{caption}</caption><thead><tr>{head}</tr></thead>'
         f"<tbody>\n{rows}</tbody></table></div>"
     )
     return f"<details><summary>{caption}</summary>{shown}</details>" if table.folded else shown
@@ -132,9 +133,11 @@ def _figure(drawing: Drawing, name: str) -> str:
         "marks": [[round(x, 4), round(y, 4), t] for x, y, t in marks],
     }
     label = html.escape(f"{drawing.title}. {drawing.caption}")
+    width = round(96 * drawing.figure.get_size_inches()[0])
     details = _numbers(drawing) if len(drawing.rows) <= MOST_ROWS else ""
     return (
-        f'<figure id="{name}"><div class="picture" role="img" aria-label="{label}" tabindex="0">'
+        f'<figure id="{name}"><div class="picture" style="max-width: {width}px" role="img" aria-label="{label}" '
+        f'tabindex="0">'
         f"{_own_ids(drawing.svg(), name)}</div>\n"
         f"<figcaption><b>{html.escape(drawing.title)}.</b> {html.escape(drawing.caption)} "
         f'<button type="button" class="csv">CSV ({len(drawing.rows):,} rows)</button></figcaption>{details}\n'

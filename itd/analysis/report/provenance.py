@@ -27,10 +27,14 @@ FIELDS = (
 )
 
 
-def provenance_table(results: Sequence[Result]) -> Table:
-    """One row for each result: what it is of, and the runs that made it."""
-    rows = tuple(tuple(Cell(text) for text in _row(result)) for result in results)
-    return Table("What each result is of, and the runs that made it", tuple((name, name) for name in FIELDS), rows)
+def provenance_tables(results: Sequence[Result]) -> list[Table]:
+    """One table for each result: what it is of, and the runs that made it."""
+    columns = (("what", "of the result"), ("value", "as its manifest has it"))
+    tables = []
+    for result in results:
+        rows = tuple((Cell(name), Cell(text)) for name, text in zip(FIELDS, _row(result), strict=True))
+        tables.append(Table(result.path, columns, rows, folded=True, prose=True))
+    return tables
 
 
 def _row(result: Result) -> list[str]:

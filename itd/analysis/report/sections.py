@@ -22,7 +22,7 @@ from itd.analysis.greedy import GreedyCurve, greedy
 from itd.analysis.oracle import OracleAccuracy, oracle
 from itd.analysis.preferences import Preferences, preferences
 from itd.analysis.report.page import Section, Table, render
-from itd.analysis.report.provenance import provenance_table
+from itd.analysis.report.provenance import provenance_tables
 from itd.analysis.report.told import glance_table, greedy_tables, preferences_tables, subsets_tables, unique_tables
 from itd.analysis.sampling import RESAMPLES, Resamples
 from itd.analysis.subsets import Subsets, by_sites
@@ -39,6 +39,9 @@ HONEST = (
     "made distinct predictions there: where it does as well, the oracle found nothing. Single best, most confident and "
     "the votes do without the label of the image they classify. Small type: 95% bootstrap intervals."
 )
+
+
+PROVENANCE = "What each result is of, and the runs that made it."
 
 
 @dataclass
@@ -157,7 +160,7 @@ def _sections(answers: Sequence[_Answers], skipped: list[str], shown: Sequence[R
         found.append(Section("Efficiency", (told, *map(efficiency_figure, cheap))))
     if skipped:
         found.append(Section("Left out", tuple(skipped)))
-    found.append(Section("Provenance", (provenance_table(shown),)))
+    found.append(Section("Provenance", (PROVENANCE, *provenance_tables(shown))))
     return found
 
 

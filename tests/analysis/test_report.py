@@ -1,0 +1,180 @@
+"""The report is one page with everything in it, holds the functions' numbers, and says what it leaves out."""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import io
+import json
+import re
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from itd.analysis import Resamples, oracle
+from itd.analysis.report import report, write_page
+from itd.errors import ResultError
+from itd.store import open_result
+from itd_cli.main import cli
+
+synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "store" / "synthetic.py")))
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+class Page(html.parser.HTMLParser):
+    """Tags that are open, ids, addresses, texts of cells, and the data of the figures."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.texts: list[str] = []
+        self.data: list[dict] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        if tag not in VOID:
+            self.open.append(tag)
+        self.ids += [given["id"]] if "id" in given else []
+        self.addresses += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href", "action", "data")]
+        self.in_data = tag == "script" and given.get("type") == "application/json"
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        if self.open and self.open[-1] == "script" and self.in_data:
+            self.data.append(json.loads(text))
+        elif self.open and self.open[-1] not in ("script", "style"):
+            self.texts.append(text)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    made = []
+    for i, (name, variation) in enumerate((("stride", None), ("size", None), ("size-scale2", {"scale": 2.0}))):
+        attribute = name.partition("-")[0]
+        identity = {"model": "resnet50", "weights_sha256": "feed" * 16, "data": "d", "variation": variation}
+        space = synthetic.make_space(16, attribute=attribute, default=0)
+        writer = synthetic.open_writer(folder / f"resnet50-{name}.parquet", 20, space=space, identity=identity)
+        synthetic.write_units(writer, synthetic.make_scores(16, 20, seed=i))
+        made.append(open_result(folder / f"resnet50-{name}.parquet"))
+    return made
+
+
+@pytest.fixture(scope="module")
+def text(results):
+    return report(results, resamples=40).html
+
+
+@pytest.fixture(scope="module")
+def page(text):
+    return Page(text)
+
+
+def test_the_page_is_well_formed_and_every_id_is_its_own(page):
+    assert not page.open and len(page.ids) == len(set(page.ids)) and len(page.ids) > 20
+
+
+def test_nothing_is_fetched_from_anywhere(text, page):
+    assert all(a.startswith(("#", "data:")) for a in page.addresses)
+    assert all(f"#{a[1:]}" in {f"#{i}" for i in page.ids} for a in page.addresses if a.startswith("#") and a != "#")
+    without_names = re.sub(r'xmlns(:\w+)?="[^"]*"', "", text)
+    assert not re.search(r"https?://|@import|url\((?!#)", without_names)
+
+
+def test_the_numbers_are_those_of_the_functions(results, page):
+    for result in results:
+        answer = oracle(result, vote_ks=(3,), resamples=Resamples(20, 40))
+        for value in (*answer.intervals.values(), answer.baselines.matched_topk, answer.baselines.vote_greedy[3]):
+            assert f"{100 * value.value:.1f}" in page.texts
+            assert f"{100 * value.low:.1f}-{100 * value.high:.1f}" in page.texts
+
+
+def test_every_figure_carries_its_numbers_and_its_marks(page):
+    names = [figure["file"] for figure in page.data]
+    assert set(names) == {
+        f"{n}.csv" for n in ("baselines", "greedy", "sites", "unique", "preferences", "variation", "efficiency")
+    }
+    for figure in page.data:
+        rows = list(csv.DictReader(io.StringIO(figure["csv"])))
+        assert rows and figure["marks"], figure["file"]
+        assert all(0 <= x <= 1 and 0 <= y <= 1 and said for x, y, said in figure["marks"])
+    greedy = next(f for f in page.data if f["file"] == "greedy.csv")
+    assert len(list(csv.DictReader(io.StringIO(greedy["csv"])))) == 3 * 16
+
+
+def test_the_provenance_of_every_result_is_there(results, page):
+    for result in results:
+        assert result.path in page.texts
+    assert any("feedfeedfeedfeed" in t for t in page.texts) and "scale 2.0" in page.texts
+
+
+def test_names_cannot_write_into_the_page(tmp_path):
+    name = "<script>alert(1)</script>&\"'.parquet".replace("/", "")
+    path = synthetic.make_result(tmp_path / name, synthetic.make_scores(4, 6))
+    text = report([open_result(path)], resamples=20).html
+    assert "<script>alert" not in text and not Page(text).open
+
+
+def test_an_unfinished_result_is_told_with_its_coverage_and_without_greedy(tmp_path):
+    writer = synthetic.open_writer(tmp_path / "r", 8)
+    writer.write(writer.todo()[0], missing=np.array([1, 0, 0, 0], bool), **synthetic.make_scores(6, 4))
+    result = open_result(tmp_path / "r")
+    found = report([result], resamples=20)
+    assert found.skipped == [
+        f"{result.path}: the greedy curve, because 4 of 8 images are there; --partial draws it all the same"
+    ]
+    texts = Page(found.html).texts
+    assert "of 8, 1 not decoded" in texts and "Greedy accumulation" not in texts and found.skipped[0] in texts
+    assert "Greedy accumulation" in Page(report([result], partial=True, resamples=20).html).texts
+
+
+def test_without_a_default_what_needs_it_is_left_out(tmp_path):
+    result = open_result(synthetic.make_result(tmp_path / "r", synthetic.make_scores(4, 6), default=None))
+    found = report([result], resamples=20)
+    assert "no default configuration" in found.skipped[0]
+    titles = [s.title for s in found.sections]
+    assert "Dynamic sites" not in titles and "Efficiency" not in titles and "Left out" in titles
+
+
+def test_a_result_without_images_is_left_out_beside_others(results, tmp_path):
+    synthetic.open_writer(tmp_path / "empty", 8)
+    empty = open_result(tmp_path / "empty")
+    found = report([empty, results[0]], resamples=20)
+    assert found.results == [(results[0].path, 20)] and "no images" in found.skipped[0]
+    with pytest.raises(ResultError, match="nothing to report"):
+        report([empty])
+
+
+def test_the_command_writes_the_page_and_says_what_is_on_it(results, tmp_path):
+    paths = [r.path for r in results[:2]]
+    options = ["-o", str(tmp_path / "p.html"), "--resamples", "20", "--csv", str(tmp_path / "p.csv")]
+    answer = CliRunner().invoke(cli, ["report", *paths, *options, "--json"])
+    told = json.loads(answer.stdout)
+    text = (tmp_path / "p.html").read_text()
+    assert told["bytes"] == len(text.encode()) and told["report"] == str(tmp_path / "p.html")
+    assert [r["result"] for r in told["results"]] == paths and "At a glance" in told["sections"]
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 3
+    assert list(tmp_path.iterdir()) and not list(tmp_path.glob(".*tmp"))
+    help_text = CliRunner().invoke(cli, ["report", "--help"]).stdout
+    assert all(key in help_text for key in told)
+
+
+def test_a_page_that_cannot_be_written_is_one_line(tmp_path):
+    with pytest.raises(ResultError, match=r"cannot write the report .*; give another --out"):
+        write_page("page", tmp_path / "absent" / "p.html")

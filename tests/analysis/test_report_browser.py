@@ -1,0 +1,120 @@
+"""The report in a real browser without a network: it sorts, says values, saves CSV, and looks like something."""
+
+from __future__ import annotations
+
+import csv
+import runpy
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from itd.analysis.report import report, write_page
+from itd.store import open_result
+
+pytestmark = pytest.mark.browser
+synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "store" / "synthetic.py")))
+
+QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync",
+         "--disable-component-update"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium from the PATH, or playwright's own."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    found = next((path for path in map(shutil.which, names) if path), None)
+    with api.sync_playwright() as play:
+        if found is None and not Path(play.chromium.executable_path).exists():
+            pytest.skip("no Chromium here")
+        opened = play.chromium.launch(executable_path=found, args=QUIET)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("browser")
+    results = []
+    for i, name in enumerate(("stride", "dilation", "size")):
+        scores = synthetic.make_scores(16, 30 - i, seed=i, accuracy=0.2 + 0.2 * i)
+        result = synthetic.make_result(folder / f"resnet50-{name}.parquet", scores, attribute=name)
+        results.append(open_result(result))
+    write_page(report(results, resamples=40).html, folder / "report.html")
+    return folder / "report.html"
+
+
+@pytest.fixture
+def page(browser, path):
+    """The page, offline; anything that it asks for or complains of fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, offline=True, accept_downloads=True)
+    page = context.new_page()
+    wrong: list[str] = []
+    page.on("console", lambda message: wrong.append(message.text))
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on(
+        "request",
+        lambda request: None if request.url.startswith(("file:", "data:", "blob:")) else wrong.append(request.url),
+    )
+    page.goto(path.as_uri())
+    yield page
+    context.close()
+    assert not wrong
+
+
+def column(page, index: int) -> list[str]:
+    cells = page.locator("#at-a-glance tbody tr").all()
+    return [row.locator("td").nth(index).evaluate("cell => cell.dataset.key") for row in cells]
+
+
+def test_a_click_on_a_head_sorts_and_another_turns_it_round(page):
+    heads = page.locator("#at-a-glance thead th")
+    index = heads.all_inner_texts().index(next(t for t in heads.all_inner_texts() if t.startswith("best")))
+    before = [float(v) for v in column(page, index)]
+    heads.nth(index).locator("button").click()
+    assert [float(v) for v in column(page, index)] == sorted(before)
+    assert heads.nth(index).get_attribute("aria-sort") == "ascending"
+    heads.nth(index).locator("button").click()
+    assert [float(v) for v in column(page, index)] == sorted(before, reverse=True)
+    heads.nth(0).locator("button").click()
+    names = column(page, 0)
+    assert names == sorted(names) and heads.nth(index).get_attribute("aria-sort") == "none"
+
+
+def test_a_point_of_a_figure_says_its_value(page):
+    figure = page.locator("figure", has=page.locator("figcaption", has_text="Best case of the first k")).first
+    picture = figure.locator("svg")
+    picture.scroll_into_view_if_needed()
+    mark = figure.evaluate("f => JSON.parse(f.querySelector('script.data').textContent).marks[3]")
+    box = picture.bounding_box()
+    page.mouse.move(box["x"] + mark[0] * box["width"], box["y"] + mark[1] * box["height"])
+    assert page.locator("#tip").is_visible()
+    shown = page.locator("#tip").inner_text()
+    assert "k = " in shown and "%" in shown
+    page.mouse.move(2, 2)
+    assert not page.locator("#tip").is_visible()
+    figure.locator(".picture").focus()
+    page.keyboard.press("ArrowRight")
+    assert "k = 1," in page.locator("#tip").inner_text()
+
+
+def test_the_numbers_of_a_figure_are_saved_as_csv(page, tmp_path):
+    with page.expect_download() as saving:
+        page.locator("#greedy-accumulation button.csv").first.click()
+    assert saving.value.suggested_filename == "greedy.csv"
+    saving.value.save_as(tmp_path / "greedy.csv")
+    with open(tmp_path / "greedy.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 48 and {"k", "accuracy", "upper_bound"} <= set(rows[0])
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_fits_its_window_and_is_not_blank(page, tmp_path, width):
+    page.set_viewport_size({"width": width, "height": 900})
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.screenshot(path=tmp_path / "page.png", full_page=True)
+    assert (tmp_path / "page.png").stat().st_size > 50_000
+    drawn = page.locator("figure svg").evaluate_all("all => all.map(svg => svg.getBoundingClientRect().height)")
+    assert len(drawn) >= 6 and min(drawn) > 60
