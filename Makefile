@@ -41,7 +41,7 @@ types: env
 	ln -sfn ../../cli build/types/itd_cli
 	$(BIN)/mypy
 
-# Trains the network on the embedded digits (once, cached), sweeps, prints the tables and writes the figure.
+# Trains the network on the embedded digits (once, cached), sweeps, prints the tables, writes a figure and the report.
 demo: env
 	mkdir -p demo
 	set -e; for attr in $(DEMO_ATTRS); do \
@@ -49,7 +49,8 @@ demo: env
 	    --out demo/$(DEMO_MODEL)-$$attr.parquet; \
 	done
 	$(ITD) oracle $(DEMO_RESULTS)
-	$(ITD) greedy $(DEMO_RESULTS) --plot demo/greedy.png
+	$(ITD) greedy $(DEMO_RESULTS) --steps 5 --plot demo/greedy.png
+	$(ITD) report $(DEMO_RESULTS) -o demo/report.html
 
 bench: env
 	set -e; for model in $(BENCH_MODELS); do for attr in $(BENCH_ATTRS); do \

@@ -216,6 +216,12 @@ def extend(manifest: dict[str, Any], samples: np.ndarray, provenance: Mapping[st
     return {**manifest, **images, "provenance": [*manifest["provenance"], as_json(provenance)]}
 
 
+def tells_more(manifest: Mapping[str, Any], provenance: Mapping[str, Any]) -> bool:
+    """Whether a run's provenance has a field that no earlier run of the result has: a later version records more."""
+    told = {name for run in manifest["provenance"] for name in run}
+    return not told.issuperset(provenance)
+
+
 def require_own(folder: Path, manifest: dict[str, Any]) -> None:
     """ResultError where another run has begun the result anew since this one opened it."""
     now = load_manifest(folder)

@@ -64,7 +64,8 @@ class ResultWriter:
 
         path: the folder. identity: what must be the same to continue. macs: (C,) of each plain forward. samples: (N,)
         the selected images in order; the ones there must begin the list or continue it. images_per_unit: used only
-        where the result is created. provenance: of this run.
+        where the result is created. provenance: of this run; recorded where it adds images, or tells what no earlier
+        run told.
 
         Raises ResultError where the folder holds another run, naming the fields that differ, or cannot be written.
         """
@@ -89,7 +90,7 @@ class ResultWriter:
                     configs = manifests.load_configs(folder, found)
                     manifests.check_same(str(path), found, configs, identity, space, samples)
                     require_sizes(parts)
-                    if not _coverage(parts, len(samples)).all():
+                    if not _coverage(parts, len(samples)).all() or manifests.tells_more(found, provenance):
                         found = manifests.extend(found, samples, provenance)
                         manifests.save(folder, found)
         return cls(str(path), found, configs, samples)

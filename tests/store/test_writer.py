@@ -228,3 +228,19 @@ def test_configurations_are_a_table_of_their_own(tmp_path):
     assert table.column_names == ["config", *(f"dilation_{s}" for s in "ABCD"), "macs", "is_default"]
     assert table.column("is_default").to_pylist() == [i == 2 for i in range(6)]
     assert str(table.schema.field("macs").type) == "int64" and table.column("macs").to_pylist()[3] == 1003
+
+
+def test_a_run_that_adds_nothing_is_recorded_only_where_it_tells_more(tmp_path):
+    def opened(**more):
+        space = synthetic.make_space(6)
+        return ResultWriter.open(
+            tmp_path / "r", identity={"model": "m"}, space=space, macs=[1] * 6, samples=np.arange(4),
+            images_per_unit=4, provenance={"tool": "tests", **more},
+        )  # fmt: skip
+
+    synthetic.write_units(opened(), synthetic.make_scores(6, 4))
+    for more, runs in (({}, 1), ({"tool": "others"}, 1), ({"classes": 10}, 2), ({"classes": 10}, 2)):
+        opened(**more)
+        result = open_result(tmp_path / "r")
+        assert len(result.manifest["provenance"]) == runs and result.n == 4
+    assert result.num_classes == 10
