@@ -173,10 +173,10 @@ def sweep(
         click.echo("\n\n".join(plan_text(prepare_sweep(request, only_plan=True).plan()) for request in requests))
         return
     for request in requests:
-        _run(request)
+        run_sweep(request)
 
 
-def _run(request: Any) -> None:
+def run_sweep(request: Any) -> None:
     """One sweep, with its progress and a note of what it did."""
     from itd.api import sweep as run
 

@@ -1,0 +1,157 @@
+"""`itd rof`: random-option fine-tuning, with the sweeps before and after."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from itd_cli.options import Interrupted, note, print_json
+
+
+def _milestones(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        found = tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not a list of epochs; allowed is for example 10 or 8,12") from None
+    return found
+
+
+def _options(command: Callable[..., Any]) -> Callable[..., Any]:
+    count = click.IntRange(min=1)
+    for option in reversed(
+        [
+            click.option("--model", default="resnet50", show_default=True, metavar="NAME", help="torchvision's name."),
+            click.option("--attr", "attributes", default="stride", show_default=True, metavar="A[,A]"),
+            click.option("--sites", metavar="S", help="ABCD, a part of it, or A=path[+path],B=path for any network."),
+            click.option("--options", multiple=True, metavar="O", help="As of itd sweep."),
+            click.option("--data", metavar="DIR|digits", help="Training images; default $ITD_DATA, else the digits."),
+            click.option("--val", metavar="DIR|digits", help="Sweep these before and after, and print both."),
+            click.option("--val-limit", type=count, metavar="N", help="The first N images of --val."),
+            click.option("--classes", "classes_file", metavar="FILE", help="One folder name per line."),
+            click.option("--num-classes", type=count, metavar="K", help="Default the weights' own, else 1000."),
+            click.option("--weights", metavar="NAME|FILE|none", help="What to begin with."),
+            click.option("--epochs", type=count, default=15, show_default=True, metavar="N"),
+            click.option("--lr", type=float, default=0.001, show_default=True, metavar="R"),
+            click.option("--milestones", callback=_milestones, metavar="E[,E]",
+                         help="Epochs after which the rate is divided by ten; default two thirds of them."),
+            click.option("--batch-size", type=count, default=64, show_default=True, metavar="N"),
+            click.option("--limit", type=count, metavar="N", help="Images of each epoch; default all."),
+            click.option("--bn", default="train", show_default=True, metavar="M",
+                         help="train, or frozen: normalise with the statistics of the weights."),
+            click.option("--per-sample", type=count, default=1, show_default=True, metavar="K",
+                         help="Configurations in each batch, one for each part of it."),
+            click.option("--distill", is_flag=True, help="The default's outputs teach the drawn configuration."),
+            click.option("--precision", default="fp32", show_default=True, metavar="P", help="fp32, bf16 or fp16."),
+            click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+            click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one."),
+            click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="That decode."),
+            click.option("--out", metavar="FILE", help="Default rof/<model>-<attr>.safetensors."),
+            click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output."),
+        ]
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@click.command(
+    epilog="Example: itd rof --model resnet50 --attr stride --epochs 15 --data /imagenet/train --val /imagenet/val"
+)
+@_options
+def rof(
+    val: str | None,
+    val_limit: int | None,
+    epochs: int,
+    lr: float,
+    milestones: tuple[int, ...] | None,
+    batch_size: int,
+    bn: str,
+    precision: str,
+    seed: int,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Fine-tune a network so that it bears any configuration: each batch trains one drawn at random (section 3.4).
+
+    Writes a plain torchvision state dict that `itd sweep --weights` takes, beside it how it was made (.json) and the
+    loss of each step (.csv). A checkpoint each epoch: the same command goes on after a kill. Several GPUs: torchrun.
+
+    With --val (for the digits always): worst, median, best and volatility before and after, as the paper's Table 2.
+
+    \b
+    JSON: {out, sha256, epochs, steps, configs, before, already,
+      compare: as `itd compare --json`, or null}
+    """
+    from itd.training.rof import RofRequest
+    from itd.training.rof import rof as run
+    from itd.training.trainer import Schedule
+
+    schedule = Schedule(
+        epochs=epochs, lr=lr, milestones=milestones, batch_size=batch_size, precision=precision, bn=bn, seed=seed
+    )
+    request = RofRequest(schedule=schedule, **given)
+    bar = _Bar()
+    try:
+        report = run(request, on_start=bar.start, quiet=as_json)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; the last whole epoch is kept: give the same command again to go on") from None
+    finally:
+        bar.close()
+    if int(os.environ.get("RANK", "0")):
+        return
+    there = "are there already" if report.already else f"after {report.epochs} epochs, {report.steps} steps"
+    note(f"weights {there}: {report.out}")
+    found = _compared(request, report, val, val_limit)
+    if as_json:
+        print_json({**report.__dict__, "compare": None if found is None else found.as_dict()})
+    elif found is not None:
+        from itd.analysis.tables import compare_table
+
+        click.echo(compare_table(found))
+    else:
+        click.echo(f"weights: {report.out}")
+
+
+def _compared(request: Any, report: Any, val: str | None, limit: int | None) -> Any:
+    """The sweeps of the validation images before and after, held against each other."""
+    from itd.runner.images import DIGITS
+
+    data = val or (DIGITS if (request.data or os.environ.get("ITD_DATA") or DIGITS) == DIGITS else None)
+    if data is None:
+        return None
+    from itd.analysis import compare
+    from itd.store import open_result
+    from itd_cli.sweep import run_sweep
+
+    stem = report.out.removesuffix(".safetensors")
+    results = []
+    for name, weights in (("before", report.before), ("after", report.out)):
+        out = f"{stem}-{name}.parquet"
+        run_sweep(request.sweep(data=data, weights=weights, limit=limit, out=out, workers=request.workers))
+        results.append(open_result(out))
+    return compare(*results)
+
+
+class _Bar:
+    """Steps and the loss of the latest, on standard error."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+
+    def start(self, steps: int) -> Callable[[int, float], Any]:
+        from tqdm import tqdm
+
+        self.bar = tqdm(total=steps, unit="step")
+        return self._tell
+
+    def _tell(self, done: int, loss: float) -> None:
+        self.bar.update(done - self.bar.n)
+        self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()

@@ -1,0 +1,105 @@
+"""Training images: augmented, in an order and with random numbers that depend only on seed, epoch and image.
+
+So a run that is stopped and goes on sees the same pixels, whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
+
+from itd.errors import DataError
+from itd.runner.images import ImageSet
+from itd.runner.preprocess import Preprocess
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What is done to a training image before the network sees it.
+
+    preprocess: crop size and normalisation. shift_px: move by at most as many pixels and leave it at that, as for the
+    digits; None is the standard augmentation of ImageNet's weights: a random crop of 8 to 100% of the area, resized,
+    and a mirror image half of the time.
+    """
+
+    preprocess: Preprocess
+    shift_px: int | None = None
+
+    def __call__(self, image: Image.Image, seed: int) -> Tensor:
+        """image: RGB -> pixels: (3, crop_px, crop_px) float32."""
+        side = self.preprocess.crop_px
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if self.shift_px is not None:
+                shift = torch.randint(-self.shift_px, self.shift_px + 1, (2,)).tolist()
+                return torch.roll(self.preprocess(image), shift, (1, 2))
+            crop = transforms.RandomResizedCrop(side, antialias=True)
+            image = transforms.RandomHorizontalFlip()(crop(image))
+        return Preprocess(None, side, self.preprocess.mean, self.preprocess.std)(image)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """Images to train on. limit: of each epoch, only the first as many of its order."""
+
+    images: ImageSet
+    augment: Augment
+    seed: int = 0
+    limit: int | None = None
+
+    def steps(self, batch_size: int, ranks: int = 1) -> int:
+        """How many batches an epoch has; an incomplete one is dropped. DataError where there is none."""
+        images = min(len(self.images), self.limit or len(self.images))
+        if images // (batch_size * ranks) == 0:
+            raise DataError(
+                f"{images} training images are fewer than one batch of {batch_size}"
+                f"{f' on each of {ranks} processes' if ranks > 1 else ''}; give more images, or a smaller --batch-size"
+            )
+        return images // (batch_size * ranks)
+
+    def epoch(
+        self, number: int, batch_size: int, *, rank: int = 0, ranks: int = 1, workers: int = 0, pin_memory: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """(pixels: (batch, 3, H, W) float32, labels: (batch,) int64) of one epoch, for one of several processes."""
+        order = np.random.default_rng((self.seed, number)).permutation(len(self.images))
+        steps = self.steps(batch_size, ranks)
+        chosen = order[: steps * batch_size * ranks].reshape(steps, ranks, batch_size)[:, rank]
+        loader = DataLoader(
+            _Augmented(self, number),
+            batch_sampler=chosen.tolist(),
+            num_workers=workers,
+            pin_memory=pin_memory,
+            generator=torch.Generator(),  # or it would draw from the generator that dropout uses
+        )
+        yield from loader
+
+
+class _Augmented(Dataset[tuple[Tensor, int]]):
+    def __init__(self, training: TrainingSet, epoch: int) -> None:
+        self.training, self.epoch = training, epoch
+
+    def __len__(self) -> int:
+        return len(self.training.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        seed = random_seed(self.training.seed, self.epoch, index)
+        pixels = self.training.augment(self.training.images.load(index), seed)
+        return pixels, int(self.training.images.labels[index])
+
+
+def random_seed(*parts: int) -> int:
+    """A seed that depends on all of these numbers.
+
+    >>> random_seed(0, 1) == random_seed(0, 1) != random_seed(1, 0)
+    True
+    """
+    state: Any = np.random.SeedSequence(parts).generate_state(2, np.uint32)
+    return int(state[0]) << 31 | int(state[1]) >> 1
