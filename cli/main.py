@@ -26,6 +26,7 @@ COMMANDS = {
     "compare": ("itd_cli.compare:compare", "Two results of the same images, before and after."),
     "report": ("itd_cli.report:report", "Every answer on one self-contained HTML page."),
     "rof": ("itd_cli.rof:rof", "Fine-tune a network so that it bears any configuration."),
+    "recalibrate": ("itd_cli.recalibrate:recalibrate", "Batch normalisation re-estimated for each configuration."),
     "models": ("itd_cli.models:models", "List the models, their sites and spaces."),
 }
 """name -> (module:attribute, help). The help stands here so that `itd --help` loads no command."""

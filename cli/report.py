@@ -9,9 +9,19 @@ import click
 from itd_cli.options import bootstrap_options, note, noted, output_options, print_json, results_argument, write_csv
 
 
+def _check_out(ctx: click.Context, param: click.Parameter, path: str) -> str:
+    """The page's path; one that cannot be written is refused before anything is computed."""
+    from itd.analysis.report import check_page_path
+
+    check_page_path(path)
+    return path
+
+
 @click.command(epilog="Example: itd report results/*.parquet -o report.html")
 @results_argument
-@click.option("-o", "--out", default="report.html", show_default=True, metavar="FILE", help="The page.")
+@click.option(
+    "-o", "--out", default="report.html", show_default=True, metavar="FILE", callback=_check_out, help="The page."
+)
 @click.option("--partial", is_flag=True, help="Greedy curves also of results whose sweep is not finished.")
 @bootstrap_options
 @output_options()

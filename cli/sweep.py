@@ -180,7 +180,7 @@ def run_sweep(request: Any) -> None:
     """One sweep, with its progress and a note of what it did."""
     from itd.api import sweep as run
 
-    bar = _Bar()
+    bar = Bar()
     try:
         report = run(request, on_start=bar.start)
     except KeyboardInterrupt:
@@ -192,7 +192,7 @@ def run_sweep(request: Any) -> None:
     note(f"{there} of {report.images} images are in {report.out} ({report.done} now, {rate:.0f} rows/s)")
 
 
-class _Bar:
+class Bar:
     """Progress on standard error: images x configurations per second, and the time left."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -100,8 +100,18 @@ def unit_size(images: int, device: torch.device) -> int:
     return max(8, min(most, 1 << max(0, images // 64).bit_length()))
 
 
-def sweep(prepared: Prepared, writer: ResultWriter, progress: Progress | None = None) -> SweepReport:
+class Executor(Protocol):
+    """Runs every configuration of a space on a batch of images: pixels (N, 3, H, W), and who is told of the logits."""
+
+    def run(self, pixels: Tensor, sink: Any) -> None: ...
+
+
+def sweep(
+    prepared: Prepared, writer: ResultWriter, progress: Progress | None = None, *, executor: Executor | None = None
+) -> SweepReport:
     """Compute and write the units that are missing.
+
+    executor: in place of the prefix tree.
 
     Raises NotFiniteError naming configuration and image, DataError for an image that cannot be decoded, ResultError
     where the disk refuses. Units written before stay.
@@ -111,7 +121,9 @@ def sweep(prepared: Prepared, writer: ResultWriter, progress: Progress | None = 
     units = writer.todo(prepared.request.shard)
     done = 0
     if units:
-        executor = TreeExecutor(prepared.model, prepared.space, device=prepared.device, precision=prepared.precision)
+        executor = executor or TreeExecutor(
+            prepared.model, prepared.space, device=prepared.device, precision=prepared.precision
+        )
         with contextlib.closing(_ahead(_stream(prepared, units))) as stream:
             for unit in units:
                 _run_unit(prepared, writer, executor, unit, _take(stream, len(unit)), progress)
@@ -124,7 +136,7 @@ def sweep(prepared: Prepared, writer: ResultWriter, progress: Progress | None = 
 def _run_unit(
     prepared: Prepared,
     writer: ResultWriter,
-    executor: TreeExecutor,
+    executor: Executor,
     unit: Unit,
     unit_batches: Iterable[Batch],
     progress: Progress | None,

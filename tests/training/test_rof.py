@@ -209,7 +209,7 @@ def test_folded_normalisation_needs_frozen_statistics(request_, tmp_path):
     state = build_model("resnet18", 10).state_dict()  # fresh statistics are 0 and 1, as folded ones
     save_file(state, tmp_path / "folded.safetensors")
     folded = replace(request_, weights=str(tmp_path / "folded.safetensors"))
-    with pytest.raises(ModelError, match="folded into the convolutions.*--bn frozen"):
+    with pytest.raises(ModelError, match=r"folded into the convolutions.*--bn frozen"):
         rof(folded)
     frozen = replace(folded, schedule=replace(SMALL, epochs=1, bn="frozen"))
     rof(frozen)
@@ -268,5 +268,5 @@ def test_mistakes_are_one_line(args, words):
 
 def test_no_training_images_and_unknown_classes_are_one_line(request_, tmp_path):
     (tmp_path / "data" / "one").mkdir(parents=True)
-    with pytest.raises(ItdError, match="no image|holds no"):
+    with pytest.raises(ItdError, match=r"no image|holds no"):
         rof(replace(request_, data=str(tmp_path / "data"), num_classes=1))

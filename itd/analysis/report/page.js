@@ -26,14 +26,24 @@ for (const button of document.querySelectorAll("th button")) {
 }
 
 const tip = document.getElementById("tip");
+const ring = document.getElementById("ring");
 
 function say(text, x, y) {
   tip.textContent = text;
-  tip.hidden = false;
+  tip.hidden = ring.hidden = false;
+  ring.style.left = `${x}px`;
+  ring.style.top = `${y}px`;
   const { width, height } = tip.getBoundingClientRect();
+  const top = y + 18 + height > window.innerHeight ? y - height - 10 : y + 18;
   tip.style.left = `${Math.max(4, Math.min(x + 14, window.innerWidth - width - 4))}px`;
-  tip.style.top = `${y + 18 + height > window.innerHeight ? y - height - 10 : y + 18}px`;
+  tip.style.top = `${Math.max(4, Math.min(top, window.innerHeight - height - 4))}px`;
 }
+
+function hush() {
+  tip.hidden = ring.hidden = true;
+}
+
+document.addEventListener("scroll", hush, { capture: true, passive: true });
 
 for (const figure of document.querySelectorAll("figure")) {
   const data = JSON.parse(figure.querySelector("script.data").textContent);
@@ -45,7 +55,7 @@ for (const figure of document.querySelectorAll("figure")) {
     const box = drawn.getBoundingClientRect();
     say(mark[2], box.left + mark[0] * box.width, box.top + mark[1] * box.height);
   };
-  picture.addEventListener("pointermove", (event) => {
+  const sayNearest = (event) => {
     const box = drawn.getBoundingClientRect();
     let best = null;
     let least = 24; // pixels
@@ -57,11 +67,14 @@ for (const figure of document.querySelectorAll("figure")) {
       if (away < least) [best, least] = [mark, away];
     }
     if (best) show(best);
-    else tip.hidden = true;
-  });
-  picture.addEventListener("pointerleave", () => { tip.hidden = true; });
-  picture.addEventListener("blur", () => { tip.hidden = true; });
+    else hush();
+  };
+  picture.addEventListener("pointermove", sayNearest);
+  picture.addEventListener("pointerdown", sayNearest); // a finger only touches; what it asked for stays
+  picture.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") hush(); });
+  picture.addEventListener("blur", hush);
   picture.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") hush();
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!step || !data.marks.length) return;
     event.preventDefault();
@@ -74,6 +87,6 @@ for (const figure of document.querySelectorAll("figure")) {
     link.href = URL.createObjectURL(new Blob([data.csv], { type: "text/csv" }));
     link.download = data.file;
     link.click();
-    URL.revokeObjectURL(link.href);
+    setTimeout(() => URL.revokeObjectURL(link.href), 10_000); // some browsers begin to read only later
   });
 }

@@ -3,6 +3,7 @@ what the numbers mean; `sections` does."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import html
 import io
@@ -16,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from itd.analysis.figures import Drawing
+from itd.analysis.report.picture import own_picture
 from itd.errors import ResultError
 
 MOST_ROWS = 300
 """Rows of a figure's numbers that the page shows as a table; the CSV has all."""
 MOST_MARKS = 1500
+
+NUMBER = ' class="number"'
 
 
 @dataclass(frozen=True)
@@ -67,26 +71,51 @@ def render(title: str, lead: str, sections: Sequence[Section]) -> str:
     toc = "".join(f'<li><a href="#{s.anchor}">{html.escape(s.title)}</a></li>' for s in sections)
     numbers = iter(range(1, 10_000))
     body = "\n".join(_section(section, numbers) for section in sections)
-    return (
+    page = (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f'<link rel="icon" href="data:,">\n<title>{html.escape(title)}</title>\n<style>\n{style}</style></head>\n'
         f"<body><main>\n<header><h1>{html.escape(title)}</h1><p>{html.escape(lead)}</p></header>\n"
         f'<nav aria-label="Contents"><ul>{toc}</ul></nav>\n{body}\n</main>\n'
-        f'<div id="tip" role="status" hidden></div>\n<script>\n{script}</script></body></html>\n'
+        f'<div id="ring" hidden></div><div id="tip" role="status" hidden></div>\n'
+        f"<script>\n{script}</script></body></html>\n"
     )
+    return page.encode("utf-8", "replace").decode("utf-8")  # a path may hold bytes that are no text
 
 
 def write_page(page: str, path: str | Path) -> None:
     """Writes a page, whole or not at all; ResultError where the path cannot be written."""
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     try:
         temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, target)
+        os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ResultError(f"cannot write the report {path}: {error.strerror or error}; give another --out") from error
+        raise ResultError(_refusal(path, error.strerror or str(error))) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def check_page_path(path: str | Path) -> None:
+    """ResultError where `write_page` could not write: to be asked before anything is computed."""
+    temporary = _beside(path)
+    try:
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise ResultError(_refusal(path, error.strerror or str(error))) from error
+
+
+def _beside(path: str | Path) -> Path:
+    """A temporary name in the folder of `path`."""
+    target = Path(path)
+    if not target.name or "\0" in str(path) or target.is_dir():
+        raise ResultError(_refusal(path, "it is a folder, or names no file"))
+    return target.with_name(f".report.{os.getpid()}.tmp")
+
+
+def _refusal(path: str | Path, why: str) -> str:
+    return f"cannot write the report {str(path)!r}: {why}; give another --out, such as report.html"
 
 
 def _section(section: Section, numbers: Iterable[int]) -> str:
@@ -102,12 +131,14 @@ def _section(section: Section, numbers: Iterable[int]) -> str:
 
 
 def _table(table: Table) -> str:
+    numeric = [any(isinstance(cell.key, (int, float)) for cell in column) for column in zip(*table.rows, strict=True)]
+    numeric = numeric or [False] * len(table.columns)
     head = "".join(
-        f'<th scope="col" aria-sort="none"><button type="button" title="{html.escape(meaning)}">{html.escape(name)}'
+        f'<th scope="col"{NUMBER if number else ""} aria-sort="none"><button type="button" title="{html.escape(meaning)}">{html.escape(name)}'
         "</button></th>"
-        for name, meaning in table.columns
+        for (name, meaning), number in zip(table.columns, numeric, strict=True)
     )
-    rows = "\n".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in table.rows)
+    rows = "\n".join("<tr>" + "".join(map(_cell, row, numeric)) + "</tr>" for row in table.rows)
     caption, kind = html.escape(table.caption), ' class="prose"' if table.prose else ""
     shown = (
         f'<div class="scroll"><table{kind}><caption>{caption}</caption><thead><tr>{head}</tr></thead>'
@@ -116,15 +147,14 @@ def _table(table: Table) -> str:
     return f"<details><summary>{caption}</summary>{shown}</details>" if table.folded else shown
 
 
-def _cell(cell: Cell) -> str:
+def _cell(cell: Cell, number: bool) -> str:
     key = cell.text if cell.key is None else cell.key
-    number = isinstance(key, (int, float))
     below = f"<small>{html.escape(cell.below)}</small>" if cell.below else ""
-    kind = ' class="number"' if number else ""
-    return f'<td{kind} data-key="{html.escape(str(key))}">{html.escape(cell.text)}{below}</td>'
+    return f'<td{NUMBER if number else ""} data-key="{html.escape(str(key))}">{html.escape(cell.text)}{below}</td>'
 
 
 def _figure(drawing: Drawing, name: str) -> str:
+    picture = own_picture(drawing.svg(), name)  # before the marks: drawing is what lays the panels out
     marks = drawing.placed_marks()
     marks = marks[:: -(-len(marks) // MOST_MARKS)] if len(marks) > MOST_MARKS else marks
     data = {
@@ -138,7 +168,7 @@ def _figure(drawing: Drawing, name: str) -> str:
     return (
         f'<figure id="{name}"><div class="picture" style="max-width: {width}px" role="img" aria-label="{label}" '
         f'tabindex="0">'
-        f"{_own_ids(drawing.svg(), name)}</div>\n"
+        f"{picture}</div>\n"
         f"<figcaption><b>{html.escape(drawing.title)}.</b> {html.escape(drawing.caption)} "
         f'<button type="button" class="csv">CSV ({len(drawing.rows):,} rows)</button></figcaption>{details}\n'
         f'<script type="application/json" class="data">{_json(data)}</script></figure>'
@@ -169,17 +199,6 @@ def _csv(drawing: Drawing) -> str:
 def _json(value: Any) -> str:
     """JSON that cannot end the script element it stands in."""
     return json.dumps(value).replace("<", "\\u003c")
-
-
-def _own_ids(svg: str, name: str) -> str:
-    """The picture with ids of its own: several stand on one page. What names other places is taken out."""
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
-    svg = re.sub(r'xlink:href="#', f'xlink:href="#{name}-', svg)
-    return re.sub(
-        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1
-    )
 
 
 def _asset(name: str) -> str:

@@ -1,10 +1,11 @@
-"""Where each result comes from, read from its manifest."""
+"""Where each result comes from, and every run that made it, read from its manifest."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from itd.analysis.figures import short_names
 from itd.analysis.report.page import Cell, Table
 from itd.space import format_value
 
@@ -23,18 +24,38 @@ FIELDS = (
     "preprocessing",
     "variation",
     "precision",
-    "runs",
 )
+FIRST = ("time", "git", "device")
 
 
 def provenance_tables(results: Sequence[Result]) -> list[Table]:
-    """One table for each result: what it is of, and the runs that made it."""
+    """One table for each result, of what it is; then one of all the runs that made them."""
     columns = (("what", "of the result"), ("value", "as its manifest has it"))
     tables = []
     for result in results:
         rows = tuple((Cell(name), Cell(text)) for name, text in zip(FIELDS, _row(result), strict=True))
         tables.append(Table(result.path, columns, rows, folded=True, prose=True))
-    return tables
+    return [*tables, _runs_table(results)]
+
+
+def _runs_table(results: Sequence[Result]) -> Table:
+    """A row for each run that wrote into a result: versions, device, git revision, time."""
+    runs = [(name, run) for result, name in _named(results) for run in _runs(result)]
+    keys = [key for _, run in runs for key in run]
+    keys = list(dict.fromkeys([*(key for key in FIRST if key in keys), *keys]))
+    columns = (("result", "its name"), *((key.replace("_", " "), "as its manifest has it") for key in keys))
+    rows = tuple(
+        (Cell(name), *(Cell("" if run.get(key) is None else str(run[key])) for key in keys)) for name, run in runs
+    )
+    return Table(f"All runs ({len(runs)})", columns, rows, folded=True)
+
+
+def _named(results: Sequence[Result]) -> list[tuple[Result, str]]:
+    return list(zip(results, short_names([result.path for result in results]), strict=True))
+
+
+def _runs(result: Result) -> list[dict[str, Any]]:
+    return result.manifest["provenance"] if result.manifest else []
 
 
 def _row(result: Result) -> list[str]:
@@ -45,21 +66,19 @@ def _row(result: Result) -> list[str]:
         unknown = ["not told: there is no manifest"] + ["-"] * (len(FIELDS) - 3)
         return [result.path, images, *unknown]
     identity: dict[str, Any] = result.manifest["identity"]
-    runs = result.manifest["provenance"]
-    last = runs[-1] if runs else {}
+    last = (_runs(result) or [{}])[-1]
     return [
         result.path,
         images,
         str(identity.get("model")),
-        f"{last.get('weights')}, SHA-256 {str(identity.get('weights_sha256'))[:16]}",
+        f"{last.get('weights')}, SHA-256 {identity.get('weights_sha256')}",
         "; ".join(f"{site}: {' + '.join(paths)}" for site, paths in (identity.get("sites") or {}).items()),
         _space(identity.get("space") or {}),
         _pairs(identity.get("choices") or {}),
-        f"{last.get('data')}, fingerprint {str(identity.get('data'))[:16]}, every {identity.get('every')}",
+        f"{last.get('data')}, fingerprint {identity.get('data')}, every {identity.get('every')}",
         _pairs(identity.get("preprocess") or {}),
         _pairs(identity.get("variation") or {}) or "none",
         str(identity.get("precision")),
-        f"{len(runs)}, the last: {_pairs({k: v for k, v in last.items() if k not in ('weights', 'data')})}",
     ]
 
 

@@ -23,7 +23,14 @@ from itd.analysis.oracle import OracleAccuracy, oracle
 from itd.analysis.preferences import Preferences, preferences
 from itd.analysis.report.page import Section, Table, render
 from itd.analysis.report.provenance import provenance_tables
-from itd.analysis.report.told import glance_table, greedy_tables, preferences_tables, subsets_tables, unique_tables
+from itd.analysis.report.told import (
+    baselines_table,
+    glance_table,
+    greedy_tables,
+    preferences_tables,
+    subsets_tables,
+    unique_tables,
+)
 from itd.analysis.sampling import RESAMPLES, Resamples
 from itd.analysis.subsets import Subsets, by_sites
 from itd.analysis.unique import UniquePredictions, unique
@@ -40,7 +47,19 @@ HONEST = (
     "the votes do without the label of the image they classify. Small type: 95% bootstrap intervals."
 )
 
-
+BASELINES = (
+    "What can be had without the label, and what guessing is worth. Single best and the votes of the first k are chosen "
+    "on one half of the images and measured on the other, both ways."
+)
+UNIQUE = "Where all configurations agree, nothing can be chosen; many distinct predictions are as many guesses."
+PREFERRED = (
+    "An image prefers the configuration of highest quality: the label's probability, and one more where the prediction "
+    "is right. Ties go to the smaller loss, then to the default."
+)
+NO_COSTS = (
+    "Efficiency: no result here varies the stride, has a default configuration and says what its configurations cost; "
+    "dilation leaves the cost as it is, and size changes that of four layers only."
+)
 PROVENANCE = "What each result is of, and the runs that made it."
 
 
@@ -130,19 +149,22 @@ def _ask(result: Result, partial: bool, drawn: Resamples, skipped: list[str]) ->
         subsets = by_sites(result, resamples=drawn)
         if "stride" in result.attributes and result.macs is not None:
             cheap = efficiency(result, resamples=drawn)
+        elif "stride" in result.attributes:
+            skipped.append(f"{result.path}: efficiency, because it does not say what its configurations cost")
     return _Answers(
         measured, curve, subsets, unique(result, resamples=drawn), preferences(result, resamples=drawn), cheap
     )
 
 
 def _sections(answers: Sequence[_Answers], skipped: list[str], shown: Sequence[Result]) -> list[Section]:
+    rows = [a.oracle for a in answers]
     curves = [a.curve for a in answers if a.curve is not None]
     subsets = [a.subsets for a in answers if a.subsets is not None]
     wishes = [a.preferences for a in answers]
     plain = [w for w in wishes if not w.variation] or wishes
     found = [
-        Section("At a glance", (HONEST, glance_table([a.oracle for a in answers]))),
-        Section("The oracle beside the baselines", tuple(_each(baselines_figure, [a.oracle for a in answers], 6))),
+        Section("At a glance", (HONEST, glance_table(rows))),
+        Section("Baselines", (BASELINES, *_each(baselines_figure, rows, 6), baselines_table(rows))),
     ]
     if curves:
         told = "How few configurations are enough, added greedily, and the most that any k of them could reach."
@@ -151,15 +173,17 @@ def _sections(answers: Sequence[_Answers], skipped: list[str], shown: Sequence[R
         told = "Fewer dynamic sites: the configurations in which every other site holds its default."
         found.append(Section("Dynamic sites", (told, *_each(sites_figure, subsets, 6), *subsets_tables(subsets))))
     many = [a.unique for a in answers]
-    found.append(Section("Distinct predictions", (*_each(unique_figure, many, 9), *unique_tables(many))))
+    found.append(Section("Distinct predictions", (UNIQUE, *_each(unique_figure, many, 9), *unique_tables(many))))
     varied: list[str | Table | Drawing] = [variation_figure(wishes)] if series_of(wishes) else []
-    found.append(Section("Preferences", (*_each(preferences_figure, plain, 6), *varied, *preferences_tables(wishes))))
+    drawn = _each(preferences_figure, plain, 6)
+    found.append(Section("Preferences", (PREFERRED, *drawn, *varied, *preferences_tables(wishes))))
     cheap = [a.efficiency for a in answers if a.efficiency is not None]
     if cheap:
         told = "Results that vary the stride; the other attributes hardly change the cost of the default."
         found.append(Section("Efficiency", (told, *map(efficiency_figure, cheap))))
-    if skipped:
-        found.append(Section("Left out", tuple(skipped)))
+    left_out = [*skipped, *([] if cheap else [NO_COSTS])]
+    if left_out:
+        found.append(Section("Left out", tuple(left_out)))
     found.append(Section("Provenance", (PROVENANCE, *provenance_tables(shown))))
     return found
 

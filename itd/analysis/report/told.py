@@ -32,22 +32,53 @@ MEANINGS = {
 
 
 def glance_table(rows: Sequence[OracleAccuracy]) -> Table:
-    """Every rule and baseline of every result."""
-    votes = sorted({k for row in rows for k in (row.baselines.vote_greedy if row.baselines else {})})
-    named = [*RULES, "matched_topk", "chance", "single_best", "most_confident"]
-    named += [f"vote_first_{k}" for k in votes] + ["vote_all"]
-    names = [name.replace("_", " ").replace("topk", "top-k") for name in named]
-    meant = [MEANINGS.get(n, "the majority of the first of a greedy list, made on the other half") for n in named]
+    """The oracle's rules and what to hold beside them, of every result."""
+    named = (*RULES, "matched_topk", "chance", "single_best", "most_confident", "vote_all")
     columns = [("result", "its name"), ("n", "images, and of how many where not all are there")]
-    columns += [("configurations", "how many"), *zip(names, meant, strict=True)]
+    columns += [("configurations", "how many"), *map(_rule_column, named)]
     cells = []
     for row, name in zip(rows, short_names([r.result for r in rows]), strict=True):
-        found = {**row.intervals, **(row.baselines.named() if row.baselines else {})}
+        found = _named(row)
         left_out = [f"of {row.requested:,}"] if row.partial else []
         left_out += [f"{row.nulls:,} not decoded"] if row.nulls else []
         head = (Cell(name), Cell(f"{row.n:,}", row.n, ", ".join(left_out)), Cell(f"{row.configs:,}", row.configs))
         cells.append((*head, *(estimate_cell(found.get(key)) for key in named)))
     return Table("Top-1 accuracy in percent", tuple(columns), tuple(cells))
+
+
+def baselines_table(rows: Sequence[OracleAccuracy]) -> Table:
+    """Every rule that does without the label of the image it classifies, and what guessing is worth."""
+    votes = sorted({k for row in rows for k in (row.baselines.vote_greedy if row.baselines else {})})
+    named = ("static", "single_best", "most_confident", *(f"vote_first_{k}" for k in votes), "vote_all")
+    columns = [("result", "its name"), ("n", "images"), *map(_rule_column, (*named, "matched_topk", "chance"))]
+    columns += [
+        ("chance, classes alike", "the same if every class were as likely: mean distinct predictions / classes")
+    ]
+    cells = []
+    for row, name in zip(rows, short_names([r.result for r in rows]), strict=True):
+        found = _named(row)
+        alike = row.baselines.chance_uniform if row.baselines else None
+        cells.append(
+            (
+                Cell(name),
+                Cell(f"{row.n:,}", row.n),
+                *(estimate_cell(found.get(key)) for key in (*named, "matched_topk", "chance")),
+                Cell("-", "") if alike is None else Cell(percent(alike), alike),
+            )
+        )
+    return Table("Top-1 accuracy in percent without the label", tuple(columns), tuple(cells))
+
+
+def _named(row: OracleAccuracy) -> dict[str, Estimate | None]:
+    return {**row.intervals, **(row.baselines.named() if row.baselines else {})}
+
+
+def _rule_column(key: str) -> tuple[str, str]:
+    """A rule's head and meaning."""
+    name = {"matched_topk": "matched top-k", "vote_all": "vote of all"}.get(key, key.replace("_", " "))
+    if key.startswith("vote_first_"):
+        return name.replace("first", "of first"), "the majority of the first of a greedy list, made on the other half"
+    return name, MEANINGS[key]
 
 
 def greedy_tables(curves: Sequence[GreedyCurve]) -> list[Table]:
@@ -90,8 +121,11 @@ def greedy_tables(curves: Sequence[GreedyCurve]) -> list[Table]:
 
 def subsets_tables(found: Sequence[Subsets]) -> list[Table]:
     """Every subset of each result."""
-    columns = (("sites", "dynamic ones"), ("configurations", "how many"), *((r, MEANINGS[r]) for r in RULES[1:]))
-    columns = (*columns, ("matched top-k", MEANINGS["matched_topk"]))
+    columns = (
+        ("sites", "dynamic ones"),
+        ("configurations", "how many"),
+        *map(_rule_column, (*RULES[1:], "matched_topk")),
+    )
     tables = []
     for one, name in zip(found, short_names([f.result for f in found]), strict=True):
         rows = tuple(
@@ -141,7 +175,7 @@ def preferences_tables(found: Sequence[Preferences], top: int = 5) -> list[Table
         ("n", "images"),
         ("site", "A to D"),
         ("option", "its value"),
-        ("preferred by %", ""),
+        ("preferred by %", "of the images"),
     )
     options = tuple(
         (
@@ -154,7 +188,7 @@ def preferences_tables(found: Sequence[Preferences], top: int = 5) -> list[Table
         for one, name in zip(found, names, strict=True)
         for o in one.options
     )
-    columns_most = (("result", "its name"), ("configuration", "and its settings"), ("preferred by %", ""))
+    columns_most = (("result", "its name"), ("configuration", "and its settings"), ("preferred by %", "of the images"))
     most = tuple(
         (
             Cell(name),

@@ -1,0 +1,50 @@
+"""`itd recalibrate`: batch normalisation re-estimated for each configuration, with no training at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from itd_cli.options import Interrupted, note
+from itd_cli.sweep import Bar
+
+
+@click.command(
+    epilog="Example: itd recalibrate --model resnet50 --attr stride --data /imagenet/train --val /imagenet/val, then "
+    "itd compare results/resnet50-stride.parquet results/resnet50-stride-recalibrated.parquet"
+)
+@click.option("--model", default="resnet50", show_default=True, metavar="NAME", help="torchvision's name.")
+@click.option("--attr", "attributes", default="stride", show_default=True, metavar="A[,A]")
+@click.option("--sites", metavar="S", help="ABCD, a part of it, or A=path[+path],B=path for any network.")
+@click.option("--options", multiple=True, metavar="O", help="As of itd sweep.")
+@click.option("--weights", metavar="NAME|FILE|none", help="Of torchvision's enum, .pth or .safetensors.")
+@click.option("--data", "train", metavar="DIR|digits", help="Training images, unlabelled: what the statistics are of.")
+@click.option("--images", type=click.IntRange(min=2), default=256, show_default=True, metavar="M", help="Of --data.")
+@click.option("--val", metavar="DIR|digits", help="Images to sweep; default $ITD_DATA, else the digits.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N images of --val.")
+@click.option("--every", type=click.IntRange(min=1), default=1, metavar="K", help="Each K-th image of --val.")
+@click.option("--num-classes", type=click.IntRange(min=1), metavar="K", help="Default the weights' own, else 1000.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the drawn images.")
+@click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one.")
+@click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode.")
+@click.option("--out", metavar="PATH", help="Default results/<model>-<attr>-recalibrated.parquet.")
+def recalibrate(train: str | None, images: int, seed: int, val: str | None, **given: Any) -> None:
+    """Re-estimate batch normalisation for each configuration on training images, then sweep --val with it.
+
+    No weight is trained and no label is read. Compare the result with a plain sweep of the same images: what changes
+    is how much of the volatility was only normalisation statistics.
+    """
+    from itd.runner.request import SweepRequest
+    from itd.training.recalibrate import RecalibrateRequest
+    from itd.training.recalibrate import recalibrate as run
+
+    request = RecalibrateRequest(SweepRequest(data=val, **given), train, images, seed)
+    bar = Bar()
+    try:
+        report = run(request, on_start=bar.start)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; what is in the result is kept: give the same command again to go on") from None
+    finally:
+        bar.close()
+    note(f"{report.images - report.left} of {report.images} images are in {report.out} ({report.done} now)")
