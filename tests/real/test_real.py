@@ -7,6 +7,7 @@ import pytest
 import torch
 from torchvision import models as torchvision_models
 
+from itd.analysis import combine
 from itd.api import sweep
 from itd.patcher import MODELS, build_model, model_space, patch
 from itd.runner.images import open_images
@@ -16,6 +17,7 @@ from itd.runner.preprocess import Preprocess
 from itd.runner.request import SweepRequest, prepare
 from itd.runner.tree import TreeExecutor
 from itd.runner.weights import apply_weights, load_weights
+from itd.space import write_space
 from itd.store import open_result
 
 pytestmark = pytest.mark.data
@@ -92,22 +94,62 @@ def test_ten_class_folders_keep_imagenets_own_indices(shared_data, tmp_path):
     assert (result.matrix("pred")[result.default_index] == result.labels).mean() > 0.5
 
 
+def agree(result, prepared, images, rows, numbers):
+    """Some rows of a result against plain forwards of the prepared network, on newly decoded images."""
+    identity = result.manifest["identity"]
+    assert identity == {**prepared.identity, "every": identity["every"]}
+    samples = result.samples[rows]
+    pixels = next(batches(images, samples, prepared.preprocess, batch_size=len(rows))).pixels
+    assert (result.labels[rows] == images.labels[samples]).all()
+    nll = result.matrix("nll")
+    for number in numbers:
+        kept = []
+        PlainExecutor(prepared.model, prepared.space).run(pixels, lambda c, i, x, k=kept: k.append(x), [number])
+        log_p = torch.log_softmax(kept[0].double(), 1).gather(1, torch.tensor(result.labels[rows].astype(int))[:, None])
+        np.testing.assert_allclose(nll[number, rows], -log_p[:, 0], rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2"])
 @pytest.mark.parametrize("attribute", ["stride", "dilation", "size"])
 def test_the_results_in_the_repository_are_what_plain_forwards_give(shared_data, repository, name, attribute):
     result = open_result(repository / "results" / f"{name}-{attribute}-val1300.parquet")
     images = open_images(shared_data / "images" / "val1300")
     weights = load_weights(name, shared_data / "weights" / f"{name}.safetensors")
-    identity = result.manifest["identity"]
     prepared = prepare(SweepRequest(name, attribute, device="cpu"), images, weights)
-    assert identity == {**prepared.identity, "every": identity["every"]}
     rows = [0, len(result.samples) // 2, len(result.samples) - 1]
-    samples = result.samples[rows]
-    pixels = next(batches(images, samples, Preprocess(), batch_size=3)).pixels
-    assert (result.labels[rows] == images.labels[samples]).all()
-    nll = result.matrix("nll")
-    for number in (0, len(prepared.space) // 2, prepared.space.default, len(prepared.space) - 1):
-        kept = []
-        PlainExecutor(prepared.model, prepared.space).run(pixels, lambda c, i, x, k=kept: k.append(x), [number])
-        log_p = torch.log_softmax(kept[0].double(), 1).gather(1, torch.tensor(result.labels[rows].astype(int))[:, None])
-        np.testing.assert_allclose(nll[number, rows], -log_p[:, 0], rtol=1e-3, atol=1e-3)
+    numbers = (0, len(prepared.space) // 2, prepared.space.default, len(prepared.space) - 1)
+    agree(result, prepared, images, rows, numbers)
+
+
+CROSSED = {"attributes": "stride,size", "options": ("stride:1,2,3,4", "size:1,3"), "stride_range": (1, 1024)}
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"),
+    [
+        ("dilation-val1300-scale0.25", {"attributes": "dilation", "scale": 0.25}),
+        ("dilation-val1300-scale2", {"attributes": "dilation", "scale": 2.0}),
+        ("dilation-val1300-context50", {"attributes": "dilation", "context_px": 50}),
+        ("stride+size-val1300", CROSSED),
+    ],
+)
+def test_results_of_varied_images_and_crossed_attributes_are_what_plain_forwards_give(
+    shared_data, repository, name, asked
+):
+    result = open_result(repository / "results" / f"resnet50-{name}.parquet")
+    images = open_images(shared_data / "images" / "val1300")
+    weights = load_weights("resnet50", shared_data / "weights" / "resnet50.safetensors")
+    prepared = prepare(SweepRequest("resnet50", device="cpu", **asked), images, weights)
+    agree(result, prepared, images, [0, result.n - 1], (prepared.space.default, len(prepared.space) // 2))
+
+
+@pytest.mark.parametrize("combined", ["stride+size", "stride+dilation", "dilation+size", "stride+dilation+size"])
+def test_combined_results_are_of_the_space_that_combine_makes_today(shared_data, repository, tmp_path, combined):
+    singles = [open_result(repository / f"results/resnet50-{a}-val1300.parquet") for a in combined.split("+")]
+    write_space(tmp_path / "s.json", combine(singles, budget=625).space)
+    result = open_result(repository / "results" / f"resnet50-combined-{combined}-val1300.parquet")
+    images = open_images(shared_data / "images" / "val1300")
+    weights = load_weights("resnet50", shared_data / "weights" / "resnet50.safetensors")
+    request = SweepRequest("resnet50", space_file=str(tmp_path / "s.json"), device="cpu")
+    prepared = prepare(request, images, weights)
+    agree(result, prepared, images, [1, result.n - 1], (3, len(prepared.space) - 2))

@@ -86,9 +86,14 @@ def test_what_the_readme_says_of_efficiency_is_what_the_result_says(repository):
 
 def test_what_the_readme_says_of_preferences_is_what_the_results_say(repository):
     text = " ".join((repository / "README.md").read_text().split())
-    small, large = (preferences(opened(repository, VARIED[i])) for i in (0, 3))
-    shares = [f"{100 * p.share('A', 'dilation', 1).value:.0f}%" for p in (small, large)]
-    assert f"from {shares[0]} of the images at scale 0.25 to {shares[1]} at scale 2" in text
+    for ends, words in (
+        ((0, 3), "from {}% of the images at scale 0.25 to {}% at scale 2"),
+        ((5, 9), "from {}% at 50 px of context to {}% at 250 px"),
+    ):
+        shares = [preferences(opened(repository, VARIED[i])).share("A", "dilation", 1) for i in ends]
+        assert words.format(*(f"{100 * s.value:.0f}" for s in shares)) in text
+        between = " and ".join(f"{100 * s.low:.0f} to {100 * s.high:.0f}" for s in shares)
+        assert f"({between})" in text or f"(intervals {between})" in text
 
 
 def test_the_greedy_figures_of_the_readme_are_those_of_the_result(repository):
