@@ -8,6 +8,7 @@ import io
 import json
 import re
 import runpy
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from itd.analysis import Resamples, oracle
-from itd.analysis.report import report, write_page
+from itd.analysis.report import check_page_path, render, report, write_page
 from itd.errors import ResultError
 from itd.store import open_result
 from itd_cli.main import cli
@@ -90,6 +91,23 @@ def test_the_page_is_well_formed_and_every_id_is_its_own(page):
     assert not page.open and len(page.ids) == len(set(page.ids)) and len(page.ids) > 20
 
 
+def test_what_a_picture_refers_to_is_in_the_same_picture(text):
+    pictures = re.findall(r"<svg.*?</svg>", text, re.S)
+    for picture in pictures:
+        ids = set(re.findall(r' id="([^"]*)"', picture))
+        assert ids and ids == set(re.findall(r'(?:url\(#|xlink:href="#)([^")]+)', picture))
+    assert len(pictures) >= 7
+
+
+def test_what_a_point_says_stands_where_the_point_is_drawn(text):
+    """The baselines' figure draws each point as a marker of its own, at the place its text is shown."""
+    figure = next(f for f in re.findall(r"<figure.*?</figure>", text, re.S) if '"baselines.csv"' in f)
+    width, height = map(float, re.search(r'viewBox="0 0 (\S+) (\S+)"', figure).groups())
+    drawn = np.array([[float(v) for v in at] for at in re.findall(r'<use [^>]*?x="([\d.]+)" y="([\d.]+)"', figure)])
+    for x, y, said in Page(figure).data[0]["marks"]:
+        assert np.hypot(*(drawn - (x * width, y * height)).T).min() < 0.5, said
+
+
 def test_nothing_is_fetched_from_anywhere(text, page):
     assert all(a.startswith(("#", "data:")) for a in page.addresses)
     assert all(f"#{a[1:]}" in {f"#{i}" for i in page.ids} for a in page.addresses if a.startswith("#") and a != "#")
@@ -121,7 +139,21 @@ def test_every_figure_carries_its_numbers_and_its_marks(page):
 def test_the_provenance_of_every_result_is_there(results, page):
     for result in results:
         assert result.path in page.texts
-    assert any("feedfeedfeedfeed" in t for t in page.texts) and "scale 2.0" in page.texts
+    assert any("feed" * 16 in t for t in page.texts) and "scale 2.0" in page.texts
+
+
+def test_every_run_of_a_result_is_told(tmp_path):
+    for device in ("first device", "second device"):
+        run = {"device": device, "git": "0ff1ce", "classes": 1000 if device[0] == "s" else None}
+        writer = synthetic.open_writer(tmp_path / "r", 8, provenance=run)
+        writer.write(writer.todo()[0], missing=np.zeros(4, bool), **synthetic.make_scores(6, 4))
+    (tmp_path / "plain").mkdir()
+    for part in (tmp_path / "r").glob("*.parquet"):
+        shutil.copy(part, tmp_path / "plain")
+    found = report([open_result(tmp_path / "r"), open_result(tmp_path / "plain")], resamples=20)
+    texts = Page(found.html).texts
+    assert "All runs (2)" in texts and texts.count("0ff1ce") == 2
+    assert {"first device", "second device", "not told: there is no manifest"} <= set(texts)
 
 
 def test_names_cannot_write_into_the_page(tmp_path):
@@ -152,6 +184,12 @@ def test_without_a_default_what_needs_it_is_left_out(tmp_path):
     assert "Dynamic sites" not in titles and "Efficiency" not in titles and "Left out" in titles
 
 
+def test_where_no_cost_varies_the_page_says_so(tmp_path):
+    result = open_result(synthetic.make_result(tmp_path / "r", synthetic.make_scores(4, 6)))
+    texts = Page(report([result], resamples=20).html).texts
+    assert any(t.startswith("Efficiency: no result here varies the stride") for t in texts)
+
+
 def test_a_result_without_images_is_left_out_beside_others(results, tmp_path):
     synthetic.open_writer(tmp_path / "empty", 8)
     empty = open_result(tmp_path / "empty")
@@ -175,6 +213,23 @@ def test_the_command_writes_the_page_and_says_what_is_on_it(results, tmp_path):
     assert all(key in help_text for key in told)
 
 
-def test_a_page_that_cannot_be_written_is_one_line(tmp_path):
+@pytest.mark.parametrize("path", ["absent/p.html", "file/p.html", "folder", ".", "", "a\0b"])
+@pytest.mark.parametrize("write", [check_page_path, lambda path: write_page("page", path)])
+def test_a_page_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, path, write):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
     with pytest.raises(ResultError, match=r"cannot write the report .*; give another --out"):
-        write_page("page", tmp_path / "absent" / "p.html")
+        write(path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_the_command_refuses_such_a_path_before_it_reads_a_result(tmp_path):
+    answer = CliRunner().invoke(cli, ["report", str(tmp_path / "absent"), "-o", str(tmp_path)])
+    assert answer.exit_code == 1 and "cannot write the report" in answer.stderr
+
+
+def test_a_name_that_is_no_text_is_shown_as_well_as_can_be(results, tmp_path):
+    page = render("a name with \udcff", "lead", [])
+    write_page(page, tmp_path / "p.html")
+    assert (tmp_path / "p.html").read_text(encoding="utf-8").count("a name with ?") == 2

@@ -100,6 +100,26 @@ def test_a_point_of_a_figure_says_its_value(page):
     assert "k = 1," in page.locator("#tip").inner_text()
 
 
+def test_what_is_said_stands_beside_its_point_in_every_figure(page):
+    """No picture is stretched or letterboxed, so that fractions of it are fractions of its box."""
+    shapes = page.locator("figure svg").evaluate_all(
+        "all => all.map(svg => [svg.viewBox.baseVal, svg.getBoundingClientRect()])"
+        ".map(([view, box]) => (view.width / view.height) / (box.width / box.height))"
+    )
+    assert len(shapes) >= 6 and all(abs(shape - 1) < 0.01 for shape in shapes)
+    picture = page.locator("#baselines svg").first
+    picture.scroll_into_view_if_needed()
+    blue = picture.locator("use").evaluate_all(
+        "all => all.filter(u => u.style.fill === 'rgb(0, 114, 178)').map(u => u.getBoundingClientRect())"
+        ".map(box => [box.y + box.height / 2, box.x + box.width / 2])"
+    )
+    y, x = min(blue)  # the topmost is the oracle's best
+    page.mouse.move(x, y)
+    assert "oracle best" in page.locator("#tip").inner_text()
+    ring = page.locator("#ring").bounding_box()
+    assert abs(ring["x"] + ring["width"] / 2 - x) < 1.5 and abs(ring["y"] + ring["height"] / 2 - y) < 1.5
+
+
 def test_the_numbers_of_a_figure_are_saved_as_csv(page, tmp_path):
     with page.expect_download() as saving:
         page.locator("#greedy-accumulation button.csv").first.click()

@@ -31,19 +31,17 @@ const ring = document.getElementById("ring");
 function say(text, x, y) {
   tip.textContent = text;
   tip.hidden = ring.hidden = false;
-  ring.style.left = `${x}px`;
-  ring.style.top = `${y}px`;
+  ring.style.left = `${x + window.scrollX}px`;
+  ring.style.top = `${y + window.scrollY}px`;
   const { width, height } = tip.getBoundingClientRect();
   const top = y + 18 + height > window.innerHeight ? y - height - 10 : y + 18;
-  tip.style.left = `${Math.max(4, Math.min(x + 14, window.innerWidth - width - 4))}px`;
-  tip.style.top = `${Math.max(4, Math.min(top, window.innerHeight - height - 4))}px`;
+  tip.style.left = `${Math.max(4, Math.min(x + 14, window.innerWidth - width - 4)) + window.scrollX}px`;
+  tip.style.top = `${Math.max(4, Math.min(top, window.innerHeight - height - 4)) + window.scrollY}px`;
 }
 
 function hush() {
   tip.hidden = ring.hidden = true;
 }
-
-document.addEventListener("scroll", hush, { capture: true, passive: true });
 
 for (const figure of document.querySelectorAll("figure")) {
   const data = JSON.parse(figure.querySelector("script.data").textContent);
@@ -73,6 +71,7 @@ for (const figure of document.querySelectorAll("figure")) {
   picture.addEventListener("pointerdown", sayNearest); // a finger only touches; what it asked for stays
   picture.addEventListener("pointerleave", (event) => { if (event.pointerType !== "touch") hush(); });
   picture.addEventListener("blur", hush);
+  picture.addEventListener("scroll", hush, { passive: true });
   picture.addEventListener("keydown", (event) => {
     if (event.key === "Escape") hush();
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];

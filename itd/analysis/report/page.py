@@ -131,13 +131,8 @@ def _section(section: Section, numbers: Iterable[int]) -> str:
 
 
 def _table(table: Table) -> str:
-    numeric = [any(isinstance(cell.key, (int, float)) for cell in column) for column in zip(*table.rows, strict=True)]
-    numeric = numeric or [False] * len(table.columns)
-    head = "".join(
-        f'<th scope="col"{NUMBER if number else ""} aria-sort="none"><button type="button" title="{html.escape(meaning)}">{html.escape(name)}'
-        "</button></th>"
-        for (name, meaning), number in zip(table.columns, numeric, strict=True)
-    )
+    numeric = [any(isinstance(row[i].key, (int, float)) for row in table.rows) for i in range(len(table.columns))]
+    head = "".join(_head(*column, number) for column, number in zip(table.columns, numeric, strict=True))
     rows = "\n".join("<tr>" + "".join(map(_cell, row, numeric)) + "</tr>" for row in table.rows)
     caption, kind = html.escape(table.caption), ' class="prose"' if table.prose else ""
     shown = (
@@ -145,6 +140,13 @@ def _table(table: Table) -> str:
         f"<tbody>\n{rows}</tbody></table></div>"
     )
     return f"<details><summary>{caption}</summary>{shown}</details>" if table.folded else shown
+
+
+def _head(name: str, meaning: str, number: bool) -> str:
+    return (
+        f'<th scope="col"{NUMBER if number else ""} aria-sort="none">'
+        f'<button type="button" title="{html.escape(meaning)}">{html.escape(name)}</button></th>'
+    )
 
 
 def _cell(cell: Cell, number: bool) -> str:

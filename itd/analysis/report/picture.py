@@ -1,4 +1,4 @@
-"""A picture of matplotlib made fit to stand beside others on one page: ids of its own, nothing from elsewhere, small."""
+"""A picture of matplotlib made fit to stand beside others on one page: ids of its own, nothing superfluous."""
 
 from __future__ import annotations
 

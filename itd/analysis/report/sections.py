@@ -48,8 +48,8 @@ HONEST = (
 )
 
 BASELINES = (
-    "What can be had without the label, and what guessing is worth. Single best and the votes of the first k are chosen "
-    "on one half of the images and measured on the other, both ways."
+    "What can be had without the label, and what guessing is worth. Single best and the votes of the first k are "
+    "chosen on one half of the images and measured on the other, both ways."
 )
 UNIQUE = "Where all configurations agree, nothing can be chosen; many distinct predictions are as many guesses."
 PREFERRED = (

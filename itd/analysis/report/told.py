@@ -66,7 +66,7 @@ def baselines_table(rows: Sequence[OracleAccuracy]) -> Table:
                 Cell("-", "") if alike is None else Cell(percent(alike), alike),
             )
         )
-    return Table("Top-1 accuracy in percent without the label", tuple(columns), tuple(cells))
+    return Table("Baselines: top-1 accuracy in percent", tuple(columns), tuple(cells))
 
 
 def _named(row: OracleAccuracy) -> dict[str, Estimate | None]:
