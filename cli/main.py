@@ -25,6 +25,7 @@ COMMANDS = {
     "combine": ("itd_cli.combine:combine", "Cross the best configurations of several attributes into a space."),
     "compare": ("itd_cli.compare:compare", "Two results of the same images, before and after."),
     "report": ("itd_cli.report:report", "Every answer on one self-contained HTML page."),
+    "select": ("itd_cli.select:select", "What a real selector achieves, cross-validated."),
     "rof": ("itd_cli.rof:rof", "Fine-tune a network so that it bears any configuration."),
     "recalibrate": ("itd_cli.recalibrate:recalibrate", "Batch normalisation re-estimated for each configuration."),
     "models": ("itd_cli.models:models", "List the models, their sites and spaces."),

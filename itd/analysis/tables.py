@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from itd.analysis.cascade import Cascade
 from itd.analysis.compare import FIGURES, Comparison
 from itd.analysis.efficiency import Efficiency
 from itd.analysis.greedy import GreedyCurve, GreedyStep
@@ -195,6 +196,26 @@ def efficiency_table(found: Efficiency) -> str:
         ["matched top-k of the default", percent(found.matched_topk.value), span(found.matched_topk), *[""] * 4]
     )
     return f"{found.result}: n = {found.n}, {len(found.points)} configurations\n" + align(cells)
+
+
+def cascade_table(found: Cascade) -> str:
+    """What the cascade achieves, beside what it is measured by."""
+    chosen = found.chosen
+    cells = [["", "top-1", "95% interval", "GMAC"]]
+    for name, value, macs in (
+        ("static", found.static, found.static_macs),
+        ("first of the list alone", found.single_best, None),
+        ("cascade, threshold chosen in the fold", chosen.accuracy, chosen.macs.value),
+        (f"oracle over the same {found.k}", found.oracle, None),
+    ):
+        cells.append([name, percent(value.value), span(value), "" if macs is None else f"{macs / 1e9:.2f}"])
+    gap = found.gap_closed
+    closed = "the oracle is no better than static" if gap is None else f"{percent(gap.value)}% (95%: {span(gap)})"
+    thresholds = ", ".join(f"{t:g}" for t in found.thresholds)
+    return (
+        f"{found.result}: n = {found.n}, the first {found.k} of the greedy list, {len(found.lists)} folds\n"
+        f"{align(cells)}\ngap closed: {closed}; thresholds: {thresholds}"
+    )
 
 
 def compare_table(found: Comparison) -> str:

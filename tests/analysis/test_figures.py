@@ -153,3 +153,16 @@ def test_lines_differ_in_more_than_colour():
 def test_more_than_two_curves_have_a_bar_instead_of_bands(results):
     two, three = (greedy_figure([greedy(r) for r in results[:k]]) for k in (2, 3))
     assert len(two.figure.axes[0].collections) == 2 and not three.figure.axes[0].collections
+
+
+def test_marks_are_where_the_picture_has_their_points(results):
+    first = greedy_figure([greedy(results[0])])
+    before_drawing = first.placed_marks()
+    first.svg()
+    assert before_drawing == first.placed_marks()
+
+
+def test_a_dollar_in_a_name_begins_no_formula(tmp_path):
+    path = synthetic.make_result(tmp_path / r"a$\frac{$.parquet", synthetic.make_scores(4, 6))
+    drawing = greedy_figure([greedy(open_result(path))])
+    assert r"a$\frac{$ (n = 6)" in drawing.svg().replace("&#36;", "$")

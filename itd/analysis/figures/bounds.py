@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from itd.analysis.figures.drawing import COLOURS, Drawing, Mark, grid, legend_style, short_names, tidy
+from itd.analysis.figures.drawing import COLOURS, Drawing, Mark, grid, legend_style, shown_names, tidy
 from itd.analysis.oracle import RULES, OracleAccuracy
 from itd.analysis.sampling import Estimate
 from itd.analysis.subsets import Subsets
@@ -35,7 +35,7 @@ def baselines_figure(rows: Sequence[OracleAccuracy]) -> Drawing:
     figure, panels = grid(len(rows), columns=3, width=3.3, height=0.9 + 0.24 * len(order), sharey=True, sharex=True)
     marks, numbers = [], []
     for i, (axes, row, name, found) in enumerate(
-        zip(panels, rows, short_names([r.result for r in rows]), named, strict=True)
+        zip(panels, rows, shown_names([r.result for r in rows]), named, strict=True)
     ):
         for y, key in enumerate(reversed(order)):
             value = found.get(key)
@@ -68,7 +68,7 @@ def sites_figure(found: Sequence[Subsets]) -> Drawing:
     figure, panels = grid(len(found), columns=1, width=6.8, height=2.5, sharey=True)
     marks, numbers = [], []
     look = {"best": (COLOURS[0], "^"), "median": (COLOURS[2], "o"), "worst": (COLOURS[1], "v")}
-    for i, (axes, one, name) in enumerate(zip(panels, found, short_names([f.result for f in found]), strict=True)):
+    for i, (axes, one, name) in enumerate(zip(panels, found, shown_names([f.result for f in found]), strict=True)):
         for x, subset in enumerate(one.subsets):
             axes.plot([x, x], [100 * subset.worst.value, 100 * subset.best.value], color="0.75", linewidth=5, zorder=1)
             axes.plot(x, 100 * subset.matched_topk.value, "_", color="black", markersize=11, markeredgewidth=1.6)
@@ -106,7 +106,7 @@ def unique_figure(found: Sequence[UniquePredictions]) -> Drawing:
     width = max(1, math.ceil(most / 50))
     figure, panels = grid(len(found), columns=3, width=3.1, height=2.5, sharex=True, sharey=True)
     marks, numbers = [], []
-    for i, (axes, one, name) in enumerate(zip(panels, found, short_names([f.result for f in found]), strict=True)):
+    for i, (axes, one, name) in enumerate(zip(panels, found, shown_names([f.result for f in found]), strict=True)):
         for start in range(1, most + 1, width):
             share = 100 * sum(one.histogram[start - 1 : start - 1 + width]) / one.n
             axes.bar(start + (width - 1) / 2, share, width=0.9 * width, color=COLOURS[0])

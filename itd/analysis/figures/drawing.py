@@ -65,7 +65,7 @@ class Drawing:
 
     def placed_marks(self) -> list[tuple[float, float, str]]:
         """Each mark as (x, y, text) in fractions of the picture's width and height, from the top left corner."""
-        self.figure.canvas.draw()
+        self.figure.draw_without_rendering()  # places the panels
         width, height = self.figure.get_size_inches() * self.figure.dpi
         found = []
         for mark in self.marks:
@@ -111,6 +111,11 @@ def check_figure_path(path: str | Path) -> None:
     """ResultError for a name that says no format."""
     if Path(path).suffix.lower() not in FORMATS:
         raise ResultError(f"cannot write a figure as {path}; its name must end in {', '.join(FORMATS)}")
+
+
+def shown_names(paths: Sequence[str]) -> list[str]:
+    """`short_names` as matplotlib shows them: a dollar sign begins no formula."""
+    return [name.replace("$", r"\$") for name in short_names(paths)]
 
 
 def short_names(paths: Sequence[str]) -> list[str]:

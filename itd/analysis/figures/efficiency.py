@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itd.analysis.efficiency import DynamicPoint, Efficiency
 from itd.analysis.figures.bounds import told
-from itd.analysis.figures.drawing import COLOURS, Drawing, Mark, legend_style, new_figure, short_names, tidy
+from itd.analysis.figures.drawing import COLOURS, Drawing, Mark, legend_style, new_figure, shown_names, tidy
 
 POINTS = {
     "static": ("static default", COLOURS[1], "o", 8),
@@ -54,7 +54,7 @@ def efficiency_figure(found: Efficiency) -> Drawing:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel("mean multiply-accumulates of one image (G)")
     axes.set_ylabel("top-1 accuracy (%)")
-    axes.set_title(f"{short_names([found.result])[0]} (n = {found.n:,})", fontsize=9)
+    axes.set_title(f"{shown_names([found.result])[0]} (n = {found.n:,})", fontsize=9)
     tidy(axes)
     figure.legend(loc="outside lower center", ncols=2, **(legend_style() | {"handlelength": 1.6}))
     caption = (

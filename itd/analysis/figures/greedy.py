@@ -13,7 +13,7 @@ from itd.analysis.figures.drawing import (
     Mark,
     legend_style,
     new_figure,
-    short_names,
+    shown_names,
     tidy,
 )
 from itd.analysis.greedy import GreedyCurve
@@ -30,7 +30,7 @@ def greedy_figure(curves: Sequence[GreedyCurve]) -> Drawing:
     """
     figure = new_figure()
     axes = figure.add_subplot()
-    names = short_names([c.result for c in curves])
+    names = shown_names([c.result for c in curves])
     marks: list[Mark] = []
     for i, (curve, name) in enumerate(zip(curves, names, strict=True)):
         _draw(axes, curve, name, i)
@@ -40,6 +40,10 @@ def greedy_figure(curves: Sequence[GreedyCurve]) -> Drawing:
         axes.plot([], [], color="0.35", linewidth=0.8, label="matched top-k (thin)")
         axes.plot([], [], color="0.35", linestyle="--", linewidth=0.9, label="static (default configuration)")
     _name_axes(axes)
+    if len(curves) > 3:  # or it would hide what it names
+        figure.legend(loc="outside lower center", ncols=2, **legend_style())
+    else:
+        axes.legend(loc="best", **legend_style())
     rows = tuple(greedy_rows(curves))
     columns = tuple(columns_of(rows))
     caption = (
@@ -92,7 +96,6 @@ def _name_axes(axes: Any) -> None:
     axes.set_xlabel("configurations, added greedily")
     axes.set_ylabel("best-case top-1 accuracy (%)")
     tidy(axes)
-    axes.legend(loc="best", **legend_style())
 
 
 def _say(name: str, step: Any) -> str:

@@ -16,7 +16,7 @@ from itd.analysis.figures.drawing import (
     Mark,
     grid,
     legend_style,
-    short_names,
+    shown_names,
     tidy,
 )
 from itd.analysis.preferences import Preferences
@@ -33,7 +33,7 @@ def preferences_figure(found: Sequence[Preferences]) -> Drawing:
     """
     figure, panels = grid(len(found), columns=3, width=3.2, height=2.9)
     marks: list[Mark] = []
-    for i, (axes, one, name) in enumerate(zip(panels, found, short_names([f.result for f in found]), strict=True)):
+    for i, (axes, one, name) in enumerate(zip(panels, found, shown_names([f.result for f in found]), strict=True)):
         marks += _lines(axes, one, name, i)
     rows = tuple(
         {"result": one.result, "n": one.n, "config": c.config, "is_default": c.config == one.default}
