@@ -19,7 +19,7 @@ def compare(before: str, after: str, count: int, seed: int, as_json: bool, csv_p
     less worst; agree is the share of images for which all configurations predict one class.
 
     \b
-    JSON: {n, before, after: {result, configs, static, worst, median, best, volatility,
+    JSON: {n, total: [of before, of after], before, after: {result, configs, static, worst, median, best, volatility,
       matched_topk, agree: {value, low, high, n}}, change: {the same, after - before}}
     """
     from itd.analysis import compare as measure

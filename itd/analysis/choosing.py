@@ -29,9 +29,10 @@ def greedy_lists(
     order = preferred_order(len(correct), default)
     lists, covered = np.empty((len(weights), k), np.int64), np.zeros((len(weights), k))
     weights = weights.astype(np.float32)
-    # Less than a half, so that it only decides between equal gains, which are whole numbers.
-    tie = (weights @ quality[order].T.astype(np.float32)).astype(np.float64)
-    tie /= 4.5 * np.maximum(weights.sum(1, keepdims=True), 1)
+    # Rounded, so that rows of equal mean tie whatever the order of their sums; and less than a half, so that it only
+    # decides between equal gains, which are whole numbers.
+    mean = weights.astype(np.float64) @ quality[order].T.astype(np.float64)
+    tie = np.round(mean / np.maximum(weights.sum(1, keepdims=True), 1), 9) / 4.5
     right = correct[order]
     always = right.all(0)
     useful = np.flatnonzero(right.any(0) & ~always)  # the others change no choice
@@ -84,7 +85,7 @@ def list_votes(
 ) -> Iterator[tuple[slice, dict[int, np.ndarray]]]:
     """Whether the majority of the first k configurations of each list is right, a few lists at a time.
 
-    pred: (C, n) classes. correct: (C, n) bool. lists: (B, K) rows. ks: each at most K and 255.
+    pred: (C, n) classes. correct: (C, n) bool. lists: (B, K) rows. ks: each at most K.
 
     Yields (which lists, k -> (b, n) bool). Where several classes have the most votes, the one that the earliest
     configuration of the list predicts wins.
@@ -95,13 +96,13 @@ def list_votes(
     for start in range(0, len(lists), size):
         part = slice(start, min(start + size, len(lists)))
         said, right = pred[lists[part, :depth]], correct[lists[part, :depth]]  # (b, depth, n)
-        votes = np.ones(said.shape, np.uint8)
+        votes = np.ones(said.shape, np.uint8 if depth < 256 else np.uint16)
         found: dict[int, np.ndarray] = {}
         for j in range(depth):
             if j:
                 same = (said[:, :j] == said[:, j : j + 1]).view(np.uint8)
                 votes[:, :j] += same
-                votes[:, j] += np.add.reduce(same, axis=1, dtype=np.uint8)
+                votes[:, j] += np.add.reduce(same, axis=1, dtype=votes.dtype)
             if j + 1 in ks:
                 found[j + 1] = _winners(votes[:, : j + 1], right[:, : j + 1])
         yield part, found

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from itd.analysis.greedy import first_rows
 from itd.analysis.scores import require_same_data
 from itd.errors import ResultError
-from itd.space import Setting, SpaceList
+from itd.space import ATTRIBUTES, Setting, SpaceList
 
 if TYPE_CHECKING:
     from itd.store import Result
@@ -86,7 +86,7 @@ def combine(results: Sequence[Result], *, budget: int = BUDGET, partial: bool = 
     rows = [first_rows(result, m, partial=partial) for result in results]
     settings = [[_setting(result, row) for row in chosen] for result, chosen in zip(results, rows, strict=True)]
     crossed = [_merged(parts) for parts in itertools.product(*settings)]
-    space = SpaceList(tuple(names), tuple(crossed))
+    space = SpaceList(tuple(a for a in ATTRIBUTES if a in names), tuple(crossed))
     chosen = tuple(
         tuple(int(result.config_numbers[r]) for r in found) for result, found in zip(results, rows, strict=True)
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from itd.analysis.oracle import RULES, rules_right
 from itd.analysis.predictions import distinct
-from itd.analysis.sampling import Estimate, Resamples
+from itd.analysis.sampling import RESAMPLES, Estimate, Resamples
 from itd.analysis.scores import common, correctness, require_same_data
 from itd.errors import ResultError
 
@@ -58,6 +58,7 @@ class Comparison:
         """As JSON has it."""
         return {
             "n": self.n,
+            "total": list(self.total),
             "before": self.before.as_dict(),
             "after": self.after.as_dict(),
             "change": {name: None if e is None else e.as_dict() for name, e in self.change.items()},
@@ -78,7 +79,7 @@ def compare(before: Result, after: Result, *, seed: int = 0, resamples: int | No
     if not len(ours):
         correctness(before), correctness(after)  # says so where one is empty
         raise ResultError(f"{before.path} and {after.path} share no sample; sweep both on the same images")
-    drawn = Resamples(len(ours), resamples, seed) if resamples else Resamples(len(ours), seed=seed)
+    drawn = Resamples(len(ours), RESAMPLES if resamples is None else resamples, seed)
     sides, vectors = zip(*(_side(result, at, drawn) for result, at in ((before, ours), (after, theirs))), strict=True)
     change = {
         name: None

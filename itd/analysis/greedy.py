@@ -66,7 +66,7 @@ class GreedyCurve:
             }
             for s in self.steps
         ]
-        told = {f"{100 * a:g}": self.reach(a) for a in reach}
+        told = {f"{100 * a:.10g}": self.reach(a) for a in reach}
         return {"result": self.result, "n": self.n, "static": self.static, "reach": told, "steps": steps}
 
 

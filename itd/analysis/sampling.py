@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from itd.errors import ResultError
+
 RESAMPLES = 1000
-LEVEL = 0.95
+PERCENTILES = (2.5, 97.5)
+"""The ends of a 95% interval."""
 _BLOCK = 4_000_000
 """Weights turned to floats at once: 32 MB."""
 
@@ -78,7 +81,9 @@ class Resamples:
 
 def estimate(value: float, resampled: np.ndarray, n: int) -> Estimate:
     """A figure with the percentile interval of its resampled values. resampled: (B,)."""
-    low, high = np.percentile(resampled, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    if not len(resampled):
+        raise ResultError("an interval needs resamples; give at least 1")
+    low, high = np.percentile(resampled, PERCENTILES)
     return Estimate(value, float(low), float(high), n)
 
 

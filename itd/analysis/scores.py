@@ -3,6 +3,7 @@ be held against each other."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -64,10 +65,9 @@ def require_same_data(results: Sequence[Result], doing: str, *, model: bool = Fa
     model: they must also be of one network, fed alike: model, weights, sites, open choices, preprocessing, variation.
     Results without a manifest are held against the labels of the samples that they share.
     """
-    first = results[0]
     network = ["model", "weights_sha256", "sites", "choices", "preprocess", "variation"]
     fields = ["data", *(network if model else [])]
-    for other in results[1:]:
+    for first, other in itertools.combinations(results, 2):
         if first.manifest is not None and other.manifest is not None:
             here, there = first.manifest["identity"], other.manifest["identity"]
             differs = [name for name in fields if here.get(name) != there.get(name)]

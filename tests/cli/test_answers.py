@@ -190,7 +190,7 @@ def test_compare_prints_before_after_and_the_change(stride, size, tmp_path):
         "configs", "static", "worst", "median", "best", "volatility", "matched_topk", "agree"
     ]  # fmt: skip
     found = json.loads(run("compare", stride, size, *FEW, "--json").stdout)
-    assert set(found) == {"n", "before", "after", "change"}
+    assert set(found) == {"n", "total", "before", "after", "change"} and found["total"] == [12, 12]
     with open(tmp_path / "c.csv", newline="") as file:
         rows = {row["figure"]: row for row in csv.DictReader(file)}
     assert float(rows["best"]["change"]) == pytest.approx(

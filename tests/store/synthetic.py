@@ -38,6 +38,21 @@ def make_scores(configs: int, images: int, seed: int = 0, accuracy: float = 0.4)
     }
 
 
+def make_ties(configs: int, images: int, seed: int = 0, classes: int = 4) -> dict[str, np.ndarray]:
+    """Scores of few classes and of values that are multiples of 1/4, exact in binary: everything ties often."""
+    rng = np.random.default_rng(seed)
+    labels, pred = rng.integers(0, classes, images), rng.integers(0, classes, (configs, images))
+    right = pred == labels
+    return {
+        "labels": labels.astype(np.int16),
+        "pred": pred.astype(np.int16),
+        "quality": (rng.integers(1, 4, right.shape) / 4 + right).astype(np.float32),
+        "nll": (rng.integers(0, 3, right.shape) / 4).astype(np.float32),
+        "rank": np.where(right, 0, rng.integers(1, classes + 1, right.shape)).astype(np.int16),
+        "confidence": (rng.integers(1, 5, right.shape) / 4).astype(np.float32),
+    }
+
+
 def open_writer(
     path: Path,
     images: int,
@@ -46,6 +61,8 @@ def open_writer(
     images_per_unit: int = 4,
     identity: dict | None = None,
     samples: np.ndarray | None = None,
+    provenance: dict | None = None,
+    macs: list[int] | None = None,
 ) -> ResultWriter:
     """A writer on `path` for images 0..images-1, or for `samples`."""
     space = space or make_space(6)
@@ -53,10 +70,10 @@ def open_writer(
         path,
         identity={"model": "resnet50", "space": space.identity()} if identity is None else identity,
         space=space,
-        macs=[1000 + i for i in range(len(space))],
+        macs=[1000 + i for i in range(len(space))] if macs is None else macs,
         samples=np.arange(images, dtype=np.int32) if samples is None else samples,
         images_per_unit=images_per_unit,
-        provenance={"tool": "tests"},
+        provenance={"tool": "tests"} if provenance is None else provenance,
     )
 
 
