@@ -231,6 +231,8 @@ def _ahead(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
             yield value
     finally:
         stop.set()
+        # A thread that is still inside torch when the interpreter ends would abort it (seen once after a Ctrl-C).
+        thread.join(timeout=10)
 
 
 def provenance(prepared: Prepared) -> dict[str, Any]:
