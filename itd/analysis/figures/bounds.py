@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from itd.analysis.figures.drawing import COLOURS, Drawing, Mark, grid, legend_style, shown_names, tidy
+from itd.analysis.figures.drawing import COLOURS, Drawing, Mark, grid, legend_style, name_panel, shown_names, tidy
 from itd.analysis.oracle import RULES, OracleAccuracy
 from itd.analysis.sampling import Estimate
 from itd.analysis.subsets import Subsets
@@ -44,7 +44,7 @@ def baselines_figure(rows: Sequence[OracleAccuracy]) -> Drawing:
             _dot(axes, value, y, *_look(key))
             marks.append(Mark(i, 100 * value.value, y, f"{name}, {_label(key)}: {told(value)}"))
             numbers.append({"result": row.result, "n": row.n, "rule": key, **_interval(value)})
-        axes.set_title(f"{name}\nn = {row.n:,}", fontsize=9)
+        name_panel(axes, name, row.n)
         axes.set_yticks(range(len(order)), [_label(key) for key in reversed(order)], fontsize=8)
         axes.set_xlim(-2, 102)
         tidy(axes, "x")
@@ -118,7 +118,7 @@ def unique_figure(found: Sequence[UniquePredictions]) -> Drawing:
         ]
         text = f"all agree: {told(one.agree)}\nmean {one.mean.value:.1f} of {one.configs} configurations"
         axes.text(0.97, 0.97, text, transform=axes.transAxes, ha="right", va="top", fontsize=7.5)
-        axes.set_title(f"{name} (n = {one.n:,})", fontsize=9)
+        name_panel(axes, name, one.n)
         tidy(axes, "y")
     panels[0].set_ylim(0, 1.22 * panels[0].get_ylim()[1])  # room for the text
     for axes in panels[::3]:

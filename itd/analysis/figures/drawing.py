@@ -93,6 +93,13 @@ def tidy(axes: Axes, grid: str = "both") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def name_panel(axes: Axes, name: str, n: int) -> None:
+    """A result's name and n above a narrow panel: on two lines, and smaller, where the name is long."""
+    text = f"{name} (n = {n:,})"
+    long = len(text) > 40
+    axes.set_title(f"{name}\nn = {n:,}" if long else text, fontsize=min(9.0, 9 * 36 / max(len(name), 1)) if long else 9)
+
+
 def legend_style() -> dict[str, Any]:
     """How legends look."""
     return {"fontsize": 8, "handlelength": 3.2, "facecolor": "white", "edgecolor": "none", "framealpha": 0.92}

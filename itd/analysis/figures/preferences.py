@@ -16,6 +16,7 @@ from itd.analysis.figures.drawing import (
     Mark,
     grid,
     legend_style,
+    name_panel,
     shown_names,
     tidy,
 )
@@ -69,9 +70,11 @@ def _lines(axes: Any, one: Preferences, name: str, panel: int) -> list[Mark]:
         text = f"{name}: configuration {c.config}{' (default)' if own else ''} preferred by {told(c.share)}"
         marks += [Mark(panel, x, y, text) for x, y in enumerate(ys)]
     axes.set_xticks(range(len(one.sites)), one.sites)
-    axes.set_yticks(range(len(ways)), [", ".join(format_value(v) for v in way) for way in ways], fontsize=8)
+    axes.set_yticks(
+        range(len(ways)), [", ".join(map(format_value, way)) for way in ways], fontsize=min(8, 130 / len(ways))
+    )
     axes.set_ylabel(", ".join(one.attributes), fontsize=9)
-    axes.set_title(f"{name} (n = {one.n:,})", fontsize=9)
+    name_panel(axes, name, one.n)
     tidy(axes, "x")
     return marks[:400]
 
