@@ -1,56 +1,99 @@
-"""`itd select`: what a real selector achieves, cross-validated."""
+"""`itd select`: what real selectors achieve, cross-validated; and one of them saved for `itd predict`."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from itd_cli.options import bootstrap_options, emit, measured, output_options
+from itd_cli.options import bootstrap_options, emit, note, noted, output_options
 
 
-@click.command(epilog="Example: itd select results/resnet50-stride.parquet --k 5 --plot cascade.png")
+@click.command(
+    epilog="Example: itd select results/resnet50-stride.parquet --data /imagenet/val --save selector.safetensors "
+    "--method features-logistic"
+)
 @click.argument("result", metavar="RESULT")
 @click.option("--k", type=click.IntRange(min=1), default=5, show_default=True, metavar="K",
               help="Choose among the first K configurations of the greedy list.")  # fmt: skip
 @click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True, metavar="F")
+@click.option("--data", metavar="DIR|digits", help="The result's images: also measure selectors that look at them.")
+@click.option("--weights", metavar="NAME|FILE|none", help="The result's weights, as `itd sweep` took them.")
+@click.option("--save", metavar="FILE", help="A selector made from all images, for `itd predict`: .safetensors.")
+@click.option("--method", default="features-logistic", show_default=True, metavar="M",
+              help="Which one to save: cascade, averaging, {features,thumbnail}-{logistic,boosting,head}.")  # fmt: skip
+@click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one.")
+@click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode.")
 @click.option("--partial", is_flag=True, help="Also read a result whose sweep is not finished.")
 @bootstrap_options
 @output_options(plot=True)
 def select(
     result: str,
-    k: int,
-    folds: int,
-    partial: bool,
+    save: str | None,
+    method: str,
     count: int,
-    seed: int,
     as_json: bool,
     csv_path: str | None,
     plot: str | None,
+    **given: Any,
 ) -> None:
-    """What a cascade achieves: run the cheapest configuration, stop if it is sure enough, else run the next.
+    """What choosing without the label achieves. Cross-validated by image: the greedy list, the thresholds and all that
+    is learnt come from the other folds.
 
-    Needs no label when it chooses. Cross-validated by image: the greedy list and the threshold are chosen on the other
-    folds. Gap closed: how much of the way from static to the oracle over the same K.
+    cascade: run the cheapest configuration, stop if it is sure enough, else run the next; from the result alone. With
+    --data or --weights also: averaging, the mean of the probabilities of all K; and learners that choose before the
+    network has run, from the pooled values at the frontier of level 0 (features) or from 16 x 16 pixels (thumbnail):
+    logistic regression, gradient boosting, and a small head in torch.
+
+    Gap closed: how much of the way from static to the oracle over the same K. GMAC: mean of one image, the selector's
+    own included.
 
     \b
-    JSON: {result, n, k, static_macs, static, oracle, single_best: {value, low, high, n},
-      chosen: {accuracy, macs, factor}, gap_closed, thresholds, lists,
-      curve: [{threshold, accuracy, macs}]}
+    JSON: {result, n, k,
+      baselines: {static, single_best, most_confident, majority_vote, oracle},
+      selectors: {cascade, averaging, features-logistic, ...},
+        each of both {accuracy, macs, gap_closed}, each of those
+        {value, low, high, n} or null,
+      thresholds, lists, curve: [{threshold, accuracy, macs}]}
     """
-    from itd.analysis import Resamples
-    from itd.analysis.cascade import cascade
-    from itd.analysis.figures import cascade_figure
-    from itd.analysis.tables import cascade_table
+    from itd.analysis.figures import selection_figure
+    from itd.analysis.tables import selection_rows, selection_table
+    from itd.store import open_result
 
-    (found,) = measured(
-        (result,),
-        lambda one: cascade(one, k=k, folds=folds, partial=partial, resamples=Resamples(one.n, count, seed)),
-    )
+    opened = open_result(result).kept()
+    noted(opened)
+    selecting, found = _measured(opened, count, given, save, method, as_json)
     emit(
         as_json,
         csv_path,
         found.as_dict(),
-        lambda: cascade_table(found),
-        lambda: cascade_figure(found).rows,
+        lambda: selection_table(found),
+        lambda: selection_rows(found),
         plot,
-        lambda: cascade_figure(found),
+        lambda: selection_figure(found),
     )
+    if save:
+        selecting.make(method).save(save)
+        note(f"the selector {method}, made from all {found.n} images: {save}")
+
+
+def _measured(
+    opened: Any, count: int, given: dict[str, Any], save: str | None, method: str, as_json: bool
+) -> tuple[Any, Any]:
+    if given["data"] is None and given["weights"] is None and not save:
+        from itd.analysis.cascade import cascade
+        from itd.analysis.sampling import Resamples
+
+        drawn = Resamples(max(1, opened.n), count, given["seed"])
+        return None, cascade(opened, k=given["k"], folds=given["folds"], partial=given["partial"], resamples=drawn)
+    from tqdm import tqdm
+
+    from itd.training.selectors.evaluate import Selecting, SelectRequest
+    from itd.training.selectors.selector import check_method, check_selector_path
+
+    if save:
+        check_selector_path(save)
+        check_method(method)
+    selecting = Selecting(opened, SelectRequest(resamples=count, **given), quiet=as_json)
+    with tqdm(total=opened.n, unit="img", disable=selecting.subject is None) as bar:
+        return selecting, selecting.measure(bar.update)

@@ -86,7 +86,9 @@ def _on_what(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         [
             click.option(
-                "--data", metavar="DIR|digits", help="A folder per class; default $ITD_DATA, else the digits."
+                "--data",
+                metavar="DIR|digits",
+                help="A folder per class; digits, at many scales; digits-one-scale; default $ITD_DATA, else digits.",
             ),
             click.option("--classes", "classes_file", metavar="FILE", help="One folder name per line, in label order."),
             click.option("--num-classes", type=count, metavar="K", help="Default the weights' own, else 1000."),

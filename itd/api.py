@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from itd.errors import DataError, ResultError
-from itd.runner.images import DIGITS, open_images, select
+from itd.runner.images import DIGITS, is_digits, open_images, select
 from itd.runner.precision import Precision
 from itd.runner.preprocess import DIGITS_PREPROCESS, Preprocess
 from itd.runner.request import (
@@ -35,7 +35,7 @@ def prepare_sweep(request: SweepRequest, *, only_plan: bool = False, quiet: bool
     """
     data = request.data or os.environ.get("ITD_DATA") or DIGITS
     _check_cheaply(request, data)
-    weights = _weights(request, data, only_plan, quiet)
+    weights = request_weights(request, data, only_plan=only_plan, quiet=quiet)
     images = open_images(
         data,
         num_classes=request.num_classes,
@@ -53,7 +53,7 @@ def _check_cheaply(request: SweepRequest, data: str) -> None:
     out = request.out_path()
     check_target(out)
     Preprocess(scale=request.scale, context_px=request.context_px and 1)
-    if data == DIGITS:
+    if is_digits(data):
         open_images(data, num_classes=request.num_classes, classes_file=request.classes_file)
         return
     if request.crop_px and request.resize_px:
@@ -66,8 +66,9 @@ def _check_cheaply(request: SweepRequest, data: str) -> None:
         raise DataError(f"no such file: --classes {request.classes_file}; expected one folder name per line")
 
 
-def _weights(request: SweepRequest, data: str, only_plan: bool, quiet: bool) -> Weights:
-    digits = data == DIGITS
+def request_weights(request: SweepRequest, data: str, *, only_plan: bool = False, quiet: bool = False) -> Weights:
+    """The weights that a request names, for these data; for the digits and none named, trained on them once."""
+    digits = is_digits(data)
     num_classes = request.num_classes or (10 if digits else None)
     if only_plan:
         return plan_weights(request.model, request.weights, num_classes=num_classes, digits=digits)

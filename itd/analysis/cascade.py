@@ -1,6 +1,7 @@
 """A selector that needs no training: run the cheapest configuration, stop if it is sure enough, else run the next.
 
-Everything that is chosen (the greedy list, the threshold) is chosen on other samples than it is measured on.
+From the rows of a result alone. Everything that is chosen (the greedy list, the threshold) is chosen on other samples
+than it is measured on.
 """
 
 from __future__ import annotations
@@ -10,11 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from itd.analysis.efficiency import DynamicPoint
-from itd.analysis.greedy import accumulate, greedy_priority
-from itd.analysis.sampling import Estimate, Resamples, estimate
-from itd.analysis.scores import correctness, require_default, require_whole
-from itd.errors import ResultError
+from itd.analysis.sampling import Estimate, Resamples
+from itd.analysis.selection import Course, Selection
 
 if TYPE_CHECKING:
     from itd.store import Result
@@ -36,47 +34,9 @@ class CascadePoint:
         return {"threshold": self.threshold, "accuracy": self.accuracy.as_dict(), "macs": self.macs.as_dict()}
 
 
-@dataclass(frozen=True)
-class Cascade:
-    """What a cascade achieves on the first k configurations of a greedy list.
-
-    chosen: at the threshold that is best in each fold's training part. gap_closed: how much of the way from static to
-    the oracle over the same k it goes; None where the oracle is no better. oracle: the best case of the k. single_best:
-    the first of the list alone. thresholds, lists: of each fold. curve: every threshold.
-    """
-
-    result: str
-    n: int
-    k: int
-    static: Estimate
-    static_macs: float
-    oracle: Estimate
-    single_best: Estimate
-    chosen: DynamicPoint
-    gap_closed: Estimate | None
-    thresholds: tuple[float, ...]
-    lists: tuple[tuple[int, ...], ...]
-    curve: tuple[CascadePoint, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        names = ("static", "oracle", "single_best", "chosen")
-        return {
-            "result": self.result,
-            "n": self.n,
-            "k": self.k,
-            "static_macs": self.static_macs,
-            **{name: getattr(self, name).as_dict() for name in names},
-            "gap_closed": None if self.gap_closed is None else self.gap_closed.as_dict(),
-            "thresholds": list(self.thresholds),
-            "lists": [list(one) for one in self.lists],
-            "curve": [point.as_dict() for point in self.curve],
-        }
-
-
 def cascade(
     result: Result, *, k: int = 5, folds: int = 5, partial: bool = False, resamples: Resamples | None = None
-) -> Cascade:
+) -> Selection:
     """Cross-validates a cascade of the first k configurations of a greedy list, cheapest first.
 
     In each fold the list is made, ordered by MACs and given its threshold (of the highest accuracy, then the fewest
@@ -84,62 +44,58 @@ def cascade(
     threshold, or at the last; what it costs is all that was run. Intervals resample the measured samples; what was
     chosen stays chosen. Raises ResultError without a default configuration or MACs, and for fewer samples than folds.
 
-    >>> cascade(open_result("results/resnet50-stride.parquet"), k=4).chosen.accuracy.value  # doctest: +SKIP
+    >>> found = cascade(open_result("results/resnet50-stride.parquet"), k=4)  # doctest: +SKIP
+    >>> found.selectors["cascade"].accuracy.value  # doctest: +SKIP
     0.79
     """
-    require_whole(result, partial)
-    default = require_default(result, "a cascade")
-    quality = result.matrix("quality")
-    correct, confidence = correctness(result, quality), result.matrix("confidence")
-    if result.macs is None:
-        raise ResultError(f"{result.path} does not say what its configurations cost; give the folder that it came from")
-    if not 2 <= folds <= result.n:
-        raise ResultError(f"{result.n} samples cannot be cross-validated in {folds} folds; give 2 to {result.n} folds")
-    if not 1 <= k <= result.configs:
-        raise ResultError(f"k = {k} is not allowed; give 1 to {result.configs} configurations")
-    macs = result.macs.astype(np.float64)
-    drawn = resamples or Resamples(result.n)
+    return cascade_of(Course(result, k, folds, resamples or Resamples(result.n), partial))
+
+
+def cascade_of(course: Course) -> Selection:
+    """The cascade of a cross-validation, beside its baselines."""
+    result, drawn = course.result, course.drawn
     right = np.zeros((len(THRESHOLDS), result.n), bool)
     cost = np.zeros((len(THRESHOLDS), result.n))
-    best, first = np.zeros(result.n, bool), np.zeros(result.n, bool)
     chosen_right, chosen_cost = np.zeros(result.n, bool), np.zeros(result.n)
     thresholds, lists = [], []
-    for held in fold_samples(result.n, folds, drawn.seed):
-        others = np.setdiff1d(np.arange(result.n), held)
-        listed = accumulate(correct[:, others], greedy_priority(result, quality[:, others]))[0][:k]
-        ordered = np.array(sorted(listed, key=lambda c: macs[c]))
-        on_others = run(correct[ordered][:, others], confidence[ordered][:, others], macs[ordered])
-        right[:, held], cost[:, held] = run(correct[ordered][:, held], confidence[ordered][:, held], macs[ordered])
-        at = int(np.lexsort((on_others[1].mean(1), -on_others[0].mean(1)))[0])
+    for fold in course.folds:
+        ordered, held = cheapest_first(course, fold.rows), fold.held
+        right[:, held], cost[:, held] = _run(course, ordered, held)
+        at = best_threshold(*_run(course, ordered, fold.others))
         chosen_right[held], chosen_cost[held] = right[at, held], cost[at, held]
-        best[held], first[held] = correct[listed][:, held].any(0), correct[listed[0], held]
         thresholds.append(THRESHOLDS[at])
         lists.append(tuple(int(result.config_numbers[c]) for c in ordered))
-    static = correct[default]
-    return Cascade(
+    return Selection(
         result=result.path,
         n=result.n,
-        k=k,
-        static=drawn.mean(static),
-        static_macs=float(macs[default]),
-        oracle=drawn.mean(best),
-        single_best=drawn.mean(first),
-        chosen=DynamicPoint(drawn.mean(chosen_right), drawn.mean(chosen_cost)),
-        gap_closed=_gap(chosen_right, static, best, drawn),
+        k=course.k,
+        baselines=course.baselines(),
+        selectors={"cascade": course.outcome(chosen_right, chosen_cost)},
         thresholds=tuple(thresholds),
         lists=tuple(lists),
         curve=tuple(CascadePoint(t, drawn.mean(right[i]), drawn.mean(cost[i])) for i, t in enumerate(THRESHOLDS)),
     )
 
 
-def fold_samples(n: int, folds: int, seed: int = 0) -> list[np.ndarray]:
-    """The samples 0 to n - 1 in folds at random, each in ascending order, of sizes that differ by at most one.
+def fitted(course: Course) -> tuple[np.ndarray, float]:
+    """The cascade to use on other images, from all samples: its rows, cheapest first, and its threshold."""
+    every = np.arange(course.result.n)
+    ordered = cheapest_first(course, course.rows(every))
+    return ordered, THRESHOLDS[best_threshold(*_run(course, ordered, every))]
 
-    >>> [len(fold) for fold in fold_samples(7, 3)]
-    [3, 2, 2]
-    """
-    order = np.random.default_rng((seed, n, folds)).permutation(n)
-    return [np.sort(part) for part in np.array_split(order, folds)]
+
+def cheapest_first(course: Course, rows: np.ndarray) -> np.ndarray:
+    """The rows by what they cost, in the order of the list where they cost the same."""
+    return np.array(sorted(rows, key=lambda c: course.macs[c]))
+
+
+def best_threshold(right: np.ndarray, cost: np.ndarray) -> int:
+    """Which threshold has the highest accuracy, then the lowest cost, then is lowest. right, cost: (T, n)."""
+    return int(np.lexsort((cost.mean(1), -right.mean(1)))[0])
+
+
+def _run(course: Course, ordered: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return run(course.correct[ordered][:, samples], course.confidence[ordered][:, samples], course.macs[ordered])
 
 
 def run(correct: np.ndarray, confidence: np.ndarray, macs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -156,13 +112,3 @@ def run(correct: np.ndarray, confidence: np.ndarray, macs: np.ndarray) -> tuple[
         stop = sure.argmax(0)
         right[i], cost[i] = correct[stop, np.arange(n)], spent[stop]
     return right, cost
-
-
-def _gap(right: np.ndarray, static: np.ndarray, best: np.ndarray, drawn: Resamples) -> Estimate | None:
-    """(achieved - static) / (oracle - static), with the interval of the resamples in which the oracle is better."""
-    gap = best.mean() - static.mean()
-    if gap <= 0:
-        return None
-    gaps = drawn.means(best.astype(np.float64) - static)
-    gains = drawn.means(right.astype(np.float64) - static)
-    return estimate(float((right.mean() - static.mean()) / gap), gains[gaps > 0] / gaps[gaps > 0], len(right))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from itd.analysis.cascade import Cascade
 from itd.analysis.compare import FIGURES, Comparison
 from itd.analysis.efficiency import Efficiency
 from itd.analysis.greedy import GreedyCurve, GreedyStep
 from itd.analysis.oracle import RULES, OracleAccuracy
 from itd.analysis.preferences import Preferences
 from itd.analysis.sampling import Estimate
+from itd.analysis.selection import Selection
 from itd.analysis.subsets import Subsets
 from itd.analysis.unique import UniquePredictions
 from itd.space import format_value
@@ -198,24 +198,47 @@ def efficiency_table(found: Efficiency) -> str:
     return f"{found.result}: n = {found.n}, {len(found.points)} configurations\n" + align(cells)
 
 
-def cascade_table(found: Cascade) -> str:
-    """What the cascade achieves, beside what it is measured by."""
-    chosen = found.chosen
-    cells = [["", "top-1", "95% interval", "GMAC"]]
-    for name, value, macs in (
-        ("static", found.static, found.static_macs),
-        ("first of the list alone", found.single_best, None),
-        ("cascade, threshold chosen in the fold", chosen.accuracy, chosen.macs.value),
-        (f"oracle over the same {found.k}", found.oracle, None),
-    ):
-        cells.append([name, percent(value.value), span(value), "" if macs is None else f"{macs / 1e9:.2f}"])
-    gap = found.gap_closed
-    closed = "the oracle is no better than static" if gap is None else f"{percent(gap.value)}% (95%: {span(gap)})"
+def selection_table(found: Selection) -> str:
+    """What each selector achieves, beside what it is measured by."""
+    told = {
+        "static": "static",
+        "single_best": "single best",
+        "most_confident": f"most confident of {found.k}",
+        "majority_vote": f"majority vote of {found.k}",
+        "oracle": f"oracle over the same {found.k}",
+    }
+    first = {told[name]: one for name, one in found.baselines.items() if name != "oracle"}
+    named = {**first, **found.selectors, told["oracle"]: found.baselines["oracle"]}
+    cells = [["", "top-1", "95% interval", "GMAC", "gap closed", "95% interval"]]
+    for name, one in named.items():
+        gap, macs = one.gap_closed, one.macs
+        cells.append(
+            [
+                name,
+                percent(one.accuracy.value),
+                span(one.accuracy),
+                "-" if macs is None else f"{macs.value / 1e9:.3g}",
+                "-" if gap is None else f"{100 * gap.value:.0f}%",
+                span(gap),
+            ]
+        )
     thresholds = ", ".join(f"{t:g}" for t in found.thresholds)
     return (
         f"{found.result}: n = {found.n}, the first {found.k} of the greedy list, {len(found.lists)} folds\n"
-        f"{align(cells)}\ngap closed: {closed}; thresholds: {thresholds}"
+        f"{align(cells)}\nthresholds of the cascade: {thresholds}"
     )
+
+
+def selection_rows(found: Selection) -> list[Row]:
+    """One row for each way to choose."""
+    rows = []
+    for kind, named in (("baseline", found.baselines), ("selector", found.selectors)):
+        for name, one in named.items():
+            row: Row = {"kind": kind, "name": name, "n": found.n, "k": found.k}
+            for key in ("accuracy", "macs", "gap_closed"):
+                row |= _flat(key, getattr(one, key))
+            rows.append(row)
+    return rows
 
 
 def compare_table(found: Comparison) -> str:

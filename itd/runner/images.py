@@ -19,6 +19,8 @@ from itd.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 DIGITS = "digits"
+DIGITS_ONE_SCALE = "digits-one-scale"
+"""The evaluation digits, all at the scale of training."""
 MAX_CLASSES = 32_767
 """`label` is stored as int16."""
 
@@ -88,7 +90,8 @@ def open_images(
 ) -> ImageSet:
     """The images of `--data`.
 
-    data: a folder with one folder per class, "digits", or None for $ITD_DATA and, without it, the digits.
+    data: a folder with one folder per class, "digits" (at many scales), "digits-one-scale", or None for $ITD_DATA and,
+    without it, the digits.
     num_classes: `--num-classes`. weights_classes: what the weights were trained for. classes_file: `--classes`, one
     folder name per line in label order. split: which of the digits (see `digits_images`).
 
@@ -99,7 +102,8 @@ def open_images(
     """
     if data is None:
         data = os.environ.get("ITD_DATA") or DIGITS
-    if str(data) == DIGITS:
+    if is_digits(data):
+        split = "train-scale-eval" if str(data) == DIGITS_ONE_SCALE else split
         return _open_digits(num_classes or weights_classes, classes_file, split)
     root = Path(data)
     folders = _class_folders(root)
@@ -118,6 +122,11 @@ def open_images(
         source=str(data),
         read=FolderReader(str(root)),
     )
+
+
+def is_digits(data: str | Path | None) -> bool:
+    """Whether `--data` names the embedded digits."""
+    return str(data) in (DIGITS, DIGITS_ONE_SCALE)
 
 
 def select(n_total: int, every: int = 1, limit: int | None = None) -> np.ndarray:

@@ -94,7 +94,7 @@ class TreeExecutor:
     """Runs a space on batches of images.
 
     model: patched, in evaluation mode. precision: of weights and activations. budget_bytes: for one chunk; None is
-    the device's default.
+    the device's default. subsample: whether strides share one convolution, which is cheaper where all are run.
     """
 
     def __init__(
@@ -105,12 +105,13 @@ class TreeExecutor:
         device: torch.device | str = "cpu",
         precision: Precision | None = None,
         budget_bytes: int | None = None,
+        subsample: bool = True,
     ) -> None:
         self.device, self.precision = torch.device(device), precision or Precision()
         self.space = space
         graph = build_graph(model, self.precision.dtype, self.device)
         self.output = graph.output
-        self.stages = cut(model, graph, space)
+        self.stages = cut(model, graph, space, subsample=subsample)
         self.trie = build_trie(space, self.stages)
         self.attributes = layer_attributes(model.sites)
         self.costs = Costs(self.stages, self.attributes, self.precision.dtype)
@@ -208,7 +209,7 @@ class TreeExecutor:
         fork, stage = self.trie.forks[number], self.stages[number + 1]
         pushes = []
         for column, choice in enumerate(fork.choices):
-            children = fork.children[segment.prefixes, column]
+            children = self._children(number, column, segment, values)
             rows = np.flatnonzero(children >= 0)
             if not len(rows):
                 continue
@@ -219,6 +220,10 @@ class TreeExecutor:
                 children, images = children[rows], images[rows]
             pushes.append((number + 1, Segment(self._branch(stage, choice, part), children, images)))
         return pushes
+
+    def _children(self, number: int, column: int, segment: Segment, values: dict[int, Tensor]) -> np.ndarray:
+        """(rows,) the longer prefix that each row goes on with by a choice, -1 where it does not take it."""
+        return self.trie.forks[number].children[segment.prefixes, column]
 
     def _branch(self, stage: Stage, choice: Choice, values: dict[int, Tensor]) -> dict[int, Tensor]:
         assert stage.branch is not None

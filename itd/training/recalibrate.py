@@ -21,7 +21,7 @@ from itd.api import prepare_sweep
 from itd.errors import DataError, ModelError
 from itd.patcher import DynamicModel
 from itd.runner.digits import digits_images
-from itd.runner.images import DIGITS, ImageSet, open_images
+from itd.runner.images import DIGITS, ImageSet, is_digits, open_images
 from itd.runner.loader import batches
 from itd.runner.request import Prepared, SweepRequest
 from itd.runner.sweep import SweepReport, open_writer, sweep
@@ -155,7 +155,7 @@ def _pixels(request: RecalibrateRequest, prepared: Prepared) -> tuple[Tensor, st
 
 
 def _images(request: RecalibrateRequest, prepared: Prepared) -> ImageSet:
-    data = request.data or (DIGITS if (request.sweep.data or os.environ.get("ITD_DATA") or DIGITS) == DIGITS else None)
+    data = request.data or (DIGITS if is_digits(request.sweep.data or os.environ.get("ITD_DATA") or DIGITS) else None)
     if data == DIGITS:
         return digits_images("train")
     if data is None:

@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from itd.analysis import Resamples
-from itd.analysis.cascade import THRESHOLDS, cascade, fold_samples
-from itd.analysis.figures import cascade_figure
+from itd.analysis.cascade import THRESHOLDS, cascade
+from itd.analysis.figures import selection_figure
+from itd.analysis.selection import fold_samples
 from itd.errors import ResultError
 from itd.store import open_result
 from itd_cli.main import cli
@@ -48,6 +49,7 @@ def test_every_sample_goes_down_the_cascade_of_the_other_folds(tmp_path, configs
         found = cascade(result, k=k, folds=folds, resamples=Resamples(n, 10, seed=4))
         outcome = {t: [None] * n for t in THRESHOLDS}
         chosen, oracle, first = [None] * n, [False] * n, [False] * n
+        voted, sure, together = [False] * n, [False] * n, [0.0] * n
         for fold, held in enumerate(fold_samples(n, folds, 4)):
             others = [i for i in range(n) if i not in held]
             listed = plain.greedy(right[:, others], made["quality"][:, others], 0)[:k]
@@ -63,18 +65,31 @@ def test_every_sample_goes_down_the_cascade_of_the_other_folds(tmp_path, configs
                     outcome[t][i] = follow(made, rows, macs, i, t)
                 chosen[i] = outcome[best][i]
                 oracle[i], first[i] = bool(right[listed, i].any()), bool(right[listed[0], i])
+                said = [made["pred"][c, i] for c in listed]
+                voted[i] = max(said, key=lambda p: (said.count(p), -said.index(p))) == made["labels"][i]
+                confidence = [made["confidence"][c, i] for c in listed]
+                tied = [c for c in listed if made["confidence"][c, i] == max(confidence)]
+                sure[i] = right[0 if 0 in tied else tied[0], i]
+                together[i] = macs[listed].sum()
         for point in found.curve:
             assert point.accuracy.value == pytest.approx(np.mean([r for r, _ in outcome[point.threshold]]))
             assert point.macs.value == pytest.approx(np.mean([c for _, c in outcome[point.threshold]]))
-        assert found.chosen.accuracy.value == pytest.approx(np.mean([r for r, _ in chosen]))
-        assert found.chosen.macs.value == pytest.approx(np.mean([c for _, c in chosen]))
-        assert found.oracle.value == pytest.approx(np.mean(oracle))
-        assert found.single_best.value == pytest.approx(np.mean(first))
+        found_one, beside = found.selectors["cascade"], found.baselines
+        assert found_one.accuracy.value == pytest.approx(np.mean([r for r, _ in chosen]))
+        assert found_one.macs.value == pytest.approx(np.mean([c for _, c in chosen]))
+        for name, expected in (
+            ("static", right[0]), ("oracle", oracle), ("single_best", first), ("majority_vote", voted),
+            ("most_confident", sure),
+        ):  # fmt: skip
+            assert beside[name].accuracy.value == pytest.approx(np.mean(expected)), name
+        assert beside["static"].macs.value == macs[0]
+        assert beside["majority_vote"].macs.value == beside["most_confident"].macs.value
+        assert beside["majority_vote"].macs.value == pytest.approx(np.mean(together))
         gap = np.mean(oracle) - right[0].mean()
         if gap > 0:
-            assert found.gap_closed.value == pytest.approx((found.chosen.accuracy.value - right[0].mean()) / gap)
+            assert found_one.gap_closed.value == pytest.approx((found_one.accuracy.value - right[0].mean()) / gap)
         else:
-            assert found.gap_closed is None
+            assert found_one.gap_closed is None
 
 
 def test_folds_hold_every_sample_once():
@@ -97,8 +112,8 @@ def test_random_labels_and_confidences_gain_nothing(tmp_path):
     }
     result = open_result(synthetic.make_result(tmp_path / "r", made, images_per_unit=500))
     found = cascade(result, k=4)
-    assert found.oracle.value > 0.9  # four coins
-    assert found.chosen.accuracy.low < 0.5 < found.chosen.accuracy.high
+    assert found.baselines["oracle"].accuracy.value > 0.9  # four coins
+    assert found.selectors["cascade"].accuracy.low < 0.5 < found.selectors["cascade"].accuracy.high
 
 
 def test_a_sure_and_right_cheap_configuration_closes_the_gap(tmp_path):
@@ -108,9 +123,10 @@ def test_a_sure_and_right_cheap_configuration_closes_the_gap(tmp_path):
     made |= {"quality": (0.4 + right).astype(np.float32), "confidence": np.where(right, 0.9, 0.2).astype(np.float32)}
     result = open_result(synthetic.make_result(tmp_path / "r", made))
     result.macs = np.array([10, 30])
-    found = cascade(result, k=2)
-    assert found.chosen.accuracy.value == 1.0 and found.gap_closed.value == 1.0
-    assert found.chosen.macs.value == pytest.approx(0.75 * 10 + 0.25 * 40)
+    found = cascade(result, k=2, folds=4)
+    achieved = found.selectors["cascade"]
+    assert achieved.accuracy.value == 1.0 and achieved.gap_closed.value == 1.0
+    assert achieved.macs.value == pytest.approx(0.75 * 10 + 0.25 * 40)
 
 
 def test_what_cannot_be_validated_is_one_line(tmp_path):
@@ -133,7 +149,7 @@ def test_the_command_prints_draws_and_documents(tmp_path):
     found = json.loads(answer.stdout)
     help_text = CliRunner().invoke(cli, ["select", "--help"]).stdout
     assert all(key in help_text for key in found) and len(found["curve"]) == len(THRESHOLDS)
-    assert (tmp_path / "c.svg").exists() and len((tmp_path / "c.csv").read_text().splitlines()) == 1 + len(THRESHOLDS)
+    assert (tmp_path / "c.svg").exists() and len((tmp_path / "c.csv").read_text().splitlines()) == 1 + 6
     assert "gap closed" in CliRunner().invoke(cli, args).stdout
-    drawing = cascade_figure(cascade(open_result(tmp_path / "r"), k=3))
+    drawing = selection_figure(cascade(open_result(tmp_path / "r"), k=3))
     assert all(0 <= x <= 1 and 0 <= y <= 1 for x, y, _ in drawing.placed_marks())

@@ -223,3 +223,12 @@ def test_labels_of_real_images_go_by_wordnet_id(shared_data: Path, name: str, n:
         listed = {row["path"].removeprefix(f"images/{name}/"): int(row["label"]) for row in csv.DictReader(file)}
     assert len(images) == n
     assert dict(zip(images.names, images.labels.tolist(), strict=True)) == listed
+
+
+def test_the_digits_at_one_scale_are_data_of_their_own():
+    from itd.runner.images import is_digits, open_images
+
+    many, one = open_images("digits"), open_images("digits-one-scale")
+    assert len(many) == len(one) == 360 and (many.labels == one.labels).all()
+    assert many.fingerprint() != one.fingerprint() and all(name.endswith("-32px") for name in one.names)
+    assert is_digits("digits-one-scale") and not is_digits("digits2")

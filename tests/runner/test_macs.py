@@ -1,5 +1,6 @@
 """Multiply-accumulates counted by intercepting what is executed, against DESIGN's table and against the plan."""
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -7,7 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from itd.patcher import MODELS, build_model, model_space, patch
 from itd.runner.plain import PlainExecutor
 from itd.runner.request import walks
+from itd.runner.routed import RoutedExecutor
 from itd.runner.tree import TreeExecutor
+from itd.training.selectors.subject import plain_macs
 
 # model -> attribute -> (naive, tree) GMAC per image at 224 x 224, every configuration
 TABLE = {
@@ -80,3 +83,11 @@ def test_a_cpu_executes_what_was_planned(attribute):
     _, tree = walks(model, space, 64)
     got = counted(lambda: executor.run(torch.zeros(1, 3, 64, 64), lambda *_: None))
     assert got == pytest.approx(tree.macs / 1e9, rel=1e-6)
+
+
+def test_a_really_dynamic_network_runs_only_what_was_chosen():
+    model, space = patched("resnet18", "stride", options={})
+    network, macs = RoutedExecutor(model, space), plain_macs(model, space, 64)
+    for configs in ([0, 94], [17, 17], [40, 41], [12]):
+        got = counted(lambda configs=configs: network.logits(torch.randn(len(configs), 3, 64, 64), np.array(configs)))
+        assert got == pytest.approx(macs[configs].sum() / 1e9, rel=1e-6)
