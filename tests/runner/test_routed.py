@@ -58,10 +58,10 @@ def test_the_frontier_is_where_the_first_swept_site_is(random_network):
     assert torch.allclose(found, x, atol=1e-4)
     assert np.allclose(pooled({3: x}), np.concatenate([x.mean((2, 3)), x.std((2, 3), correction=0)], 1), atol=1e-5)
     assert pooling_macs({3: x, 4: x[:, :, 0, 0]}) == 2 * 64 * 16 * 16
+    with torch.inference_mode():
+        shortcut = model.layer1(x)  # what site B's block reads: its convolution and its projection
     later = RoutedExecutor(model, space, swept=("B", "C", "D")).frontier(pixels)
-    assert (64, 16, 16) in {tuple(v.shape[1:]) for v in later.values()} and not any(
-        torch.allclose(v, x, atol=1e-2) for v in later.values()
-    )
+    assert any(v.shape == shortcut.shape and torch.allclose(v, shortcut, atol=1e-3) for v in later.values())
 
 
 def test_a_configuration_that_is_not_there_is_refused(random_network):
