@@ -11,8 +11,10 @@ from itd_cli.options import bootstrap_options, emit, noted, output_options
 @click.argument("before", metavar="BEFORE")
 @click.argument("after", metavar="AFTER")
 @bootstrap_options
-@output_options()
-def compare(before: str, after: str, count: int, seed: int, as_json: bool, csv_path: str | None) -> None:
+@output_options(plot=True)
+def compare(
+    before: str, after: str, count: int, seed: int, as_json: bool, csv_path: str | None, plot: str | None
+) -> None:
     """Worst, median, best and volatility of two results and the change, in the layout of the paper's Table 2.
 
     Both are measured on the images that they share, and the intervals of the change are paired. Volatility is best
@@ -23,6 +25,7 @@ def compare(before: str, after: str, count: int, seed: int, as_json: bool, csv_p
       matched_topk, agree: {value, low, high, n}}, change: {the same, after - before}}
     """
     from itd.analysis import compare as measure
+    from itd.analysis.figures import compare_figure
     from itd.analysis.tables import compare_rows, compare_table
     from itd.store import open_result
 
@@ -30,4 +33,12 @@ def compare(before: str, after: str, count: int, seed: int, as_json: bool, csv_p
     for result in (first, second):
         noted(result)
     found = measure(first, second, resamples=count, seed=seed)
-    emit(as_json, csv_path, found.as_dict(), lambda: compare_table(found), lambda: compare_rows(found))
+    emit(
+        as_json,
+        csv_path,
+        found.as_dict(),
+        lambda: compare_table(found),
+        lambda: compare_rows(found),
+        plot,
+        lambda: compare_figure(found),
+    )

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from itd.analysis import by_sites, efficiency, greedy, oracle, preferences, unique
+from itd.analysis import by_sites, compare, efficiency, greedy, oracle, preferences, unique
 from itd.analysis.figures import (
     baselines_figure,
+    compare_figure,
     efficiency_figure,
     greedy_figure,
     preferences_figure,
@@ -42,7 +43,18 @@ def results(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def drawings(results):
+def better(tmp_path_factory):
+    """The images of the first result, more often right."""
+    path = tmp_path_factory.mktemp("better") / "resnet50-dilation-rof.parquet"
+    writer = synthetic.open_writer(
+        path, 24, space=synthetic.make_space(81), identity={"model": "resnet50", "variation": None}
+    )
+    synthetic.write_units(writer, synthetic.make_scores(81, 24, seed=0, accuracy=0.8))
+    return open_result(path)
+
+
+@pytest.fixture(scope="module")
+def drawings(results, better):
     plain = results[:2]
     return {
         "greedy": greedy_figure([greedy(r) for r in plain]),
@@ -52,10 +64,11 @@ def drawings(results):
         "preferences": preferences_figure([preferences(r) for r in plain]),
         "variation": variation_figure([preferences(r) for r in results]),
         "efficiency": efficiency_figure(efficiency(results[0])),
+        "compare": compare_figure(compare(results[0], better, resamples=1000)),
     }
 
 
-NAMES = ("greedy", "baselines", "sites", "unique", "preferences", "variation", "efficiency")
+NAMES = ("greedy", "baselines", "sites", "unique", "preferences", "variation", "efficiency", "compare")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -168,3 +181,14 @@ def test_a_dollar_in_a_name_begins_no_formula(tmp_path):
     path = synthetic.make_result(tmp_path / r"a$\frac{$.parquet", synthetic.make_scores(4, 6))
     drawing = greedy_figure([greedy(open_result(path))])
     assert r"a$\frac{$ (n = 6)" in drawing.svg().replace("&#36;", "$")
+
+
+def test_before_and_after_stand_at_their_values(results, better, drawings):
+    found = compare(results[0], better, resamples=1000)
+    assert found.change["median"].value > 0
+    rows = {(row["result"], row["what"]): row["value"] for row in drawings["compare"].rows}
+    for side in (found.before, found.after):
+        for name in ("static", "worst", "median", "best", "matched_topk"):
+            assert rows[side.result, name] == getattr(side, name).value
+    heights = [mark.y for mark in drawings["compare"].marks]
+    assert heights == [100 * row["value"] for row in drawings["compare"].rows]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from itd.analysis import Estimate, Resamples, baselines, efficiency, greedy, oracle, preferences
+from itd.analysis import Estimate, Resamples, baselines, compare, efficiency, greedy, oracle, preferences
+from itd.analysis.cascade import cascade
 from itd.analysis.paper import STATIC, TABLE_1, TABLE_3
 from itd.store import open_result, verify
 
@@ -13,7 +14,17 @@ COMBINED = ["+".join(attributes) for attributes in TABLE_3]
 VARIED = [f"resnet50-dilation-val1300-scale{s}" for s in ("0.25", "0.5", "1", "2", "4")]
 VARIED += [f"resnet50-dilation-val1300-context{px}" for px in (50, 100, 150, 200, 250)]
 EFFICIENCY = "resnet50-stride+size-val1300"
-NAMES = [*PLAIN, *(f"resnet50-combined-{c}-val1300" for c in COMBINED), *VARIED, EFFICIENCY]
+ROF = {
+    "resnet18-dilation-digits-one-scale": ("-rof",),
+    "resnet18-stride-digits-one-scale": ("-rof",),
+    "resnet18-dilation-digits": ("-recalibrated", "-rof"),
+    "resnet18-stride-digits": ("-recalibrated", "-rof"),
+    "resnet18-dilation-val1300": ("-rof",),
+    "mobilenet_v2-dilation-val1300": ("-rof",),
+}
+"""Before -> what was made of it."""
+FINE_TUNED = [before + after for before, afters in ROF.items() for after in ("", *afters) if before + after not in PLAIN]
+NAMES = [*FINE_TUNED, *PLAIN, *(f"resnet50-combined-{c}-val1300" for c in COMBINED), *VARIED, EFFICIENCY]
 CONFIGS = {"resnet50-stride-val1300": 361, "mobilenet_v2-stride-val1300": 370, EFFICIENCY: 4096}
 
 
@@ -32,8 +43,8 @@ def test_a_result_is_whole_and_large_enough(repository, name):
     assert verify(folder).ok
     result = open_result(folder)
     assert not result.partial and result.nulls == 0 and result.n >= (100 if name in PLAIN else 32)
-    expected = CONFIGS.get(name, 512 if name.count("+") == 2 else 625)
-    assert result.configs == expected and result.num_classes == 1000
+    expected = 95 if name.startswith("resnet18-stride") else CONFIGS.get(name, 512 if name.count("+") == 2 else 625)
+    assert result.configs == expected and result.num_classes == (10 if "digits" in name else 1000)
 
 
 def test_the_results_are_at_most_40_mb_and_all_are_told_of(repository):
@@ -41,7 +52,7 @@ def test_the_results_are_at_most_40_mb_and_all_are_told_of(repository):
     assert {f.name for f in folders} == {f"{name}.parquet" for name in NAMES}
     assert sum(f.stat().st_size for folder in folders for f in folder.rglob("*") if f.is_file()) < 40e6
     text = (repository / "results" / "README.md").read_text()
-    assert all(f"{name}" in text for name in [*PLAIN, EFFICIENCY])
+    assert all(f"{name}" in text for name in [*PLAIN, EFFICIENCY, *ROF])
 
 
 def test_table_1_of_the_readme_is_what_the_results_say(repository):
@@ -101,3 +112,26 @@ def test_the_greedy_figures_of_the_readme_are_those_of_the_result(repository):
     step = greedy(opened(repository, "resnet50-stride-val1300"), resamples=Resamples(130, 0)).steps[4]
     found = f"first five strides reach {100 * step.accuracy:.1f}, the static network with as many guesses "
     assert f"{found}{100 * step.matched_topk:.1f}" in text
+
+
+@pytest.mark.parametrize("before", ROF)
+def test_the_table_of_fine_tuning_is_what_the_results_say(repository, before):
+    text = (repository / "README.md").read_text()
+    for after in ROF[before]:
+        found = compare(opened(repository, before), opened(repository, before + after))
+        for name, side in ((before, found.before), (before + after, found.after)):
+            figures = (side.static, side.worst, side.median, side.best, side.matched_topk)
+            assert f"| {name} | {found.n} | {' | '.join(map(cell, figures))} |" in text, name
+
+
+def test_the_table_of_selectors_is_what_the_results_say(repository):
+    """What can be told without the network: the baselines and the cascade."""
+    text = (repository / "README.md").read_text()
+    sides = [cascade(opened(repository, f"resnet18-stride-digits{after}")) for after in ("", "-rof")]
+    for key, name in (("static", "static"), ("single_best", "single best"), ("majority_vote", "majority vote of 5")):
+        cells = [f"{cell(s.baselines[key].accuracy)} | {s.baselines[key].macs.value / 1e9:.3f}" for s in sides]
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {name} |") and line.count("|") == 8]
+        assert all(one in line for one in cells), name
+    cells = [f"{cell(s.selectors['cascade'].accuracy)} | {s.selectors['cascade'].macs.value / 1e9:.3f}" for s in sides]
+    (line,) = [line for line in text.splitlines() if line.startswith("| cascade |")]
+    assert all(one in line for one in cells)

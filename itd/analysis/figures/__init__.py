@@ -1,6 +1,7 @@
 """Figures from answers, in one style, readable in grey and by colour-blind readers. matplotlib loads when drawing."""
 
 from itd.analysis.figures.bounds import baselines_figure, sites_figure, unique_figure
+from itd.analysis.figures.compare import compare_figure
 from itd.analysis.figures.drawing import Drawing, Mark, check_figure_path, save_figure, short_names
 from itd.analysis.figures.efficiency import efficiency_figure
 from itd.analysis.figures.greedy import greedy_figure
@@ -12,6 +13,7 @@ __all__ = [
     "Mark",
     "baselines_figure",
     "check_figure_path",
+    "compare_figure",
     "efficiency_figure",
     "greedy_figure",
     "preferences_figure",
