@@ -270,3 +270,23 @@ def test_no_training_images_and_unknown_classes_are_one_line(request_, tmp_path)
     (tmp_path / "data" / "one").mkdir(parents=True)
     with pytest.raises(ItdError, match=r"no image|holds no"):
         rof(replace(request_, data=str(tmp_path / "data"), num_classes=1))
+
+
+def test_two_processes_of_torchrun_train_the_same_weights_as_one(tmp_path):
+    """All draw the same configurations and each sees its half of the batch; the statistics are frozen, as they are not
+    shared between processes."""
+    given = ["rof", "--model", "resnet18", "--attr", "dilation", "--sites", "CD", "--data", "digits", "--weights"]
+    given += ["none", "--epochs", "2", "--limit", "32", "--bn", "frozen", "--lr", "0.01", "--val-limit", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for name, start, batch in (
+        ("one", [sys.executable, "-m", "itd_cli.main"], 16),
+        ("two", [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
+                 "itd_cli.main"], 8),
+    ):  # fmt: skip
+        command = [*start, *given, "--batch-size", str(batch), "--out", str(tmp_path / f"{name}.safetensors")]
+        subprocess.run(command, check=True, capture_output=True, timeout=300, env=environment)
+    one, two = (load_file(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    assert all(torch.allclose(one[name].float(), two[name].float(), atol=1e-6) for name in one)
+    configs = [[row["configs"] for row in csv.DictReader(open(tmp_path / f"{name}.csv"))] for name in ("one", "two")]
+    assert configs[0] == configs[1] and len(configs[0]) == 4
