@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
 from itd.analysis import Resamples
 from itd.analysis.selection import Course
 from itd.api import SweepRequest, sweep
 from itd.errors import ItdError, ResultError
 from itd.runner.digits import digits_images
+from itd.runner.preprocess import DIGITS_PREPROCESS, Preprocess
+from itd.runner.weights_file import PREPROCESS_KEY
 from itd.store import open_result
 from itd.training.predict import PredictRequest, predict
 from itd.training.selectors import evaluate
@@ -30,16 +33,25 @@ synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "st
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory) -> Path:
-    """24 digits, site D's dilation, random weights: five configurations."""
+def weights(tmp_path_factory, random_network) -> str:
+    """Random weights, of which every configuration predicts something else."""
+    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    header = {PREPROCESS_KEY: json.dumps(DIGITS_PREPROCESS.identity())}
+    save_file(random_network("resnet18").state_dict(), path, metadata=header)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, weights) -> Path:
+    """24 digits, the dilation of sites C and D: nine configurations."""
     out = tmp_path_factory.mktemp("select") / "r.parquet"
-    sweep(SweepRequest("resnet18", "dilation", sites="CD", options=("1,2,4",), data="digits", weights="none",
+    sweep(SweepRequest("resnet18", "dilation", sites="CD", options=("1,2,4",), data="digits", weights=weights,
                        limit=24, out=str(out)), quiet=True)  # fmt: skip
     return out
 
 
-def select_request(**changed) -> SelectRequest:
-    return SelectRequest(**{"k": 3, "folds": 3, "resamples": 20, "data": "digits", "weights": "none", **changed})
+def select_request(weights: str) -> SelectRequest:
+    return SelectRequest(k=3, folds=3, resamples=20, data="digits", weights=weights)
 
 
 def synthetic_result(tmp_path: Path, right: np.ndarray):
@@ -175,9 +187,9 @@ def test_no_sample_is_measured_by_what_it_taught(tmp_path, monkeypatch):
 # -- with the network -------------------------------------------------------------------------------------------------
 
 
-def test_averaging_is_the_mean_of_plain_probabilities(swept):
+def test_averaging_is_the_mean_of_plain_probabilities(swept, weights):
     result = open_result(swept)
-    selecting = Selecting(result, select_request())
+    selecting = Selecting(result, select_request(weights))
     found = selecting.measure()
     model, images = selecting.subject.model, digits_images("eval")
     pixels = torch.stack([selecting.subject.preprocess(images.load(int(i))) for i in result.samples])
@@ -190,6 +202,10 @@ def test_averaging_is_the_mean_of_plain_probabilities(swept):
                 total = total + model(pixels[fold.held]).softmax(1)
         right[fold.held] = total.argmax(1).numpy() == result.labels[fold.held]
     assert found.selectors["averaging"].accuracy.value == pytest.approx(right.mean())
+    spent = [result.macs[fold.rows].sum() for fold in selecting.course.folds for _ in fold.held]
+    assert found.selectors["averaging"].macs.value == pytest.approx(np.mean(spent))
+    firsts = [result.matrix("quality")[fold.rows[0], fold.held] >= 1 for fold in selecting.course.folds]
+    assert np.concatenate(firsts).mean() != right.mean()  # or the mean would not be seen
     assert set(found.selectors) == set(METHODS)
     small = selecting.inputs["thumbnail"].values.reshape(24, 3, 16, 16)
     assert np.allclose(small, pixels.reshape(24, 3, 16, 4, 16, 4).mean((3, 5)), atol=1e-5)
@@ -204,9 +220,9 @@ def evaluate_setting(values):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_saved_selector_classifies_as_its_parts_say(swept, tmp_path, method):
+def test_a_saved_selector_classifies_as_its_parts_say(swept, weights, tmp_path, method):
     result = open_result(swept)
-    selecting = Selecting(result, select_request())
+    selecting = Selecting(result, select_request(weights))
     selecting.measure()
     made = selecting.make(method)
     made.save(tmp_path / "s.safetensors")
@@ -214,7 +230,7 @@ def test_a_saved_selector_classifies_as_its_parts_say(swept, tmp_path, method):
     assert {**back.__dict__, "learned": None, "configs": list(back.configs)} == json.loads(
         json.dumps({**made.__dict__, "learned": None})
     ) | {"swept": back.swept, "attributes": back.attributes}
-    request = PredictRequest(("digits",), weights="none", selector=str(tmp_path / "s.safetensors"), top=10)
+    request = PredictRequest(("digits",), weights=weights, selector=str(tmp_path / "s.safetensors"), top=10)
     found = [one for one, _ in zip(predict(request), range(24), strict=False)]
     rows = [next(r for r in range(result.configs) if result.setting(r) == config) for config in made.configs]
     pred, confidence = result.matrix("pred")[rows], result.matrix("confidence")[rows]
@@ -249,8 +265,6 @@ def test_predicting_without_a_selector_is_the_network_itself(tmp_path):
     given = ["predict", "--model", "resnet18", "--weights", str(tmp_path / "w.pth"), "--classes", str(names)]
     answer = CliRunner().invoke(cli, [*given, str(tmp_path / "b.png"), str(tmp_path / "inside"), "--json"])
     lines = [json.loads(line) for line in answer.stdout.splitlines()]
-    from itd.runner.preprocess import Preprocess
-
     for line, digit in zip(lines, (3, 5), strict=True):
         with torch.inference_mode():
             p = model(Preprocess()(digits_images("eval").load(digit))[None]).softmax(1)[0]
@@ -264,14 +278,14 @@ def test_predicting_without_a_selector_is_the_network_itself(tmp_path):
 # -- what cannot be ---------------------------------------------------------------------------------------------------
 
 
-def test_other_weights_images_and_results_are_refused(swept, tmp_path):
+def test_other_weights_images_and_results_are_refused(swept, weights, tmp_path):
     result = open_result(swept)
     with pytest.raises(ResultError, match=r"images of .* are not those"):
         (tmp_path / "0").mkdir()
         for c in range(10):
             (tmp_path / "d" / str(c)).mkdir(parents=True)
             digits_images("eval").load(c).save(tmp_path / "d" / str(c) / "x.png")
-        open_subject(result, str(tmp_path / "d"), "none")
+        open_subject(result, str(tmp_path / "d"), weights)
     from itd.patcher import build_model
 
     torch.save(build_model("resnet18", 10).state_dict(), tmp_path / "w.pth")
@@ -280,10 +294,10 @@ def test_other_weights_images_and_results_are_refused(swept, tmp_path):
     with pytest.raises(ItdError, match="needs the network: give --data and --weights"):
         Selecting(result, SelectRequest(k=2, resamples=20)).make("cascade")
     with pytest.raises(ItdError, match="no such method: 'magic'"):
-        Selecting(result, select_request()).make("magic")
+        Selecting(result, select_request(weights)).make("magic")
     saved = swept / next(p.name for p in swept.glob("part-*"))
     with pytest.raises(ResultError, match="does not say which network"):
-        open_subject(open_result(saved), "digits", "none")
+        open_subject(open_result(saved), "digits", weights)
 
 
 @pytest.mark.parametrize(
@@ -303,8 +317,6 @@ def test_a_mistake_is_one_line(args, said):
 
 def test_a_selector_of_other_weights_or_models_is_refused(tmp_path):
     about = {"choices": {"size_scale": "area", "align_corners": False, "shortcut": "zero", "pool_half": "nearest"}}
-    from itd.runner.preprocess import DIGITS_PREPROCESS
-
     made = Selector("averaging", "resnet18", "0" * 64, {s: [f"layer{i}.0.conv1"] for i, s in enumerate("ABCD", 1)},
                     ("D",), ("dilation",), about["choices"], ({"D": {"dilation": 2}},),
                     DIGITS_PREPROCESS.identity())  # fmt: skip
@@ -326,9 +338,9 @@ def test_sites_go_through_text_unless_registered():
     assert sites_text("resnet50", {s: [m.path for m in ms] for s, ms in MODELS["resnet50"].sites.items()}) is None
 
 
-def test_the_command_measures_prints_and_saves(swept, tmp_path):
+def test_the_command_measures_prints_and_saves(swept, weights, tmp_path):
     args = ["select", str(swept), "--k", "3", "--folds", "3", "--resamples", "20", "--data", "digits"]
-    args += ["--weights", "none", "--save", str(tmp_path / "s.safetensors"), "--method", "features-boosting"]
+    args += ["--weights", weights, "--save", str(tmp_path / "s.safetensors"), "--method", "features-boosting"]
     answer = CliRunner().invoke(cli, [*args, "--plot", str(tmp_path / "s.png"), "--csv", str(tmp_path / "s.csv")])
     assert answer.exit_code == 0, answer.stderr
     assert all(name in answer.stdout for name in (*METHODS, "oracle over the same 3", "majority vote of 3"))

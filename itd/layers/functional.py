@@ -1,0 +1,91 @@
+"""One convolution with a kernel for each sample, and the checks all layers share. No parameters live here."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from itd.errors import ModelError
+
+Pair = tuple[int, int]
+Size = int | tuple[int, ...]  # a number or two, as the attributes of `nn.Conv2d` are typed
+
+
+def per_sample_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int | Pair = 1,
+    padding: int | Pair | str = 0,
+    dilation: int | Pair = 1,
+    groups: int = 1,
+) -> Tensor:
+    """A convolution in which each sample has its own kernel, as one grouped convolution (CondConv: Yang et al. 2019).
+
+    x: (N, I, H, W). weight: (N, O, I/groups, k, k). bias: (N, O) or None. Returns (N, O, H', W').
+    stride, padding (zeros; "same" and "valid" too), dilation, groups: as in `torch.nn.functional.conv2d`.
+    Raises ModelError when the shapes do not belong together.
+
+    >>> import torch
+    >>> x, weight = torch.ones(2, 3, 5, 5), torch.ones(2, 4, 3, 3, 3)
+    >>> weight[1] = 0
+    >>> out = per_sample_conv2d(x, weight, padding=1)
+    >>> out.shape, out[0].max().item(), out[1].max().item()
+    (torch.Size([2, 4, 5, 5]), 27.0, 0.0)
+    """
+    _check_shapes(x, weight, bias, groups)
+    samples, _, height, width = x.shape
+    out = F.conv2d(
+        x.reshape(1, -1, height, width),
+        weight.flatten(0, 1),
+        None if bias is None else bias.flatten(),
+        stride,
+        padding,
+        dilation,
+        samples * groups,
+    )
+    return out.unflatten(1, (samples, weight.shape[1])).squeeze(0)
+
+
+def _check_shapes(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> None:
+    shapes = f"got x {tuple(x.shape)}, weight {tuple(weight.shape)}, groups {groups}"
+    if x.dim() != 4 or weight.dim() != 5 or x.shape[0] != weight.shape[0] or x.shape[0] == 0:
+        raise ModelError(
+            f"per_sample_conv2d: one kernel is needed for each sample: {shapes}; "
+            "x is (N, I, H, W) and weight (N, O, I/groups, k, k) with the same N, at least 1"
+        )
+    if groups < 1 or weight.shape[2] * groups != x.shape[1] or weight.shape[1] % groups:
+        raise ModelError(
+            f"per_sample_conv2d: channels and groups do not belong together: {shapes}; "
+            "weight is (N, O, I/groups, k, k) and groups divides both I and O: correct groups or the weight"
+        )
+    if bias is not None and bias.shape != weight.shape[:2]:
+        raise ModelError(
+            f"per_sample_conv2d: bias is {tuple(bias.shape)}; with weight {tuple(weight.shape)} it must be "
+            f"{tuple(weight.shape[:2])}, one row for each sample, or None"
+        )
+
+
+def check_images(layer: str, x: Tensor, channels: int) -> None:
+    """ModelError unless x is (N, channels, H, W)."""
+    if x.dim() != 4 or x.shape[1] != channels:
+        raise ModelError(
+            f"{layer}: the input is {tuple(x.shape)}; it must be (N, {channels}, H, W): "
+            "give images with these channels, or build the layer for the channels there are"
+        )
+
+
+def count(layer: str, name: str, value: int) -> int:
+    """The value; ModelError unless it is a whole number of at least 1."""
+    if not isinstance(value, int) or value < 1:
+        raise ModelError(f"{layer}: {name} is {value!r}; it must be a whole number, at least 1")
+    return value
+
+
+def pair(layer: str, name: str, value: Size, least: int = 1) -> Pair:
+    """(rows, columns) of a number or of two; ModelError unless both are whole numbers of at least `least`."""
+    both = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(both) != 2 or not all(isinstance(v, int) and v >= least for v in both):
+        raise ModelError(f"{layer}: {name} is {value!r}; it must be a whole number, at least {least}, or two of them")
+    return both[0], both[1]
