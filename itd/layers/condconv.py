@@ -46,10 +46,17 @@ class CondConv2d(PerSampleConv2d):
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, padding_mode)
         self.experts = count("CondConv2d", "experts", experts)
-        self.weight = nn.Parameter(torch.empty(experts, *self.weight_shape, device=device, dtype=dtype))
+        # Of three axes: torch converts those of four and five to channels-last, and refuses five.
+        shape = (experts, out_channels, self.fan_in)
+        self.kernels = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(experts, out_channels, device=device, dtype=dtype)) if bias else None
         self.router = nn.Linear(in_channels, experts, device=device, dtype=dtype)
         self.reset_parameters()
+
+    @property
+    def weight(self) -> Tensor:
+        """(m, O, I/groups, k, k): a view of the parameter `kernels`, (m, O, I/groups*k*k)."""
+        return self.kernels.unflatten(2, self.weight_shape[1:])
 
     def reset_parameters(self) -> None:
         """Each expert as `nn.Conv2d` starts; all at once, torch would take O * fan-in for the fan-in."""
@@ -63,7 +70,7 @@ class CondConv2d(PerSampleConv2d):
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
         alpha = torch.sigmoid(self.router(x.mean((2, 3))))
-        weight = (alpha @ self.weight.flatten(1)).unflatten(1, self.weight_shape)
+        weight = (alpha @ self.kernels.flatten(1)).unflatten(1, self.weight_shape)
         return self.convolve(x, weight, None if self.bias is None else alpha @ self.bias)
 
     def extra_repr(self) -> str:

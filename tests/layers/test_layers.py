@@ -409,3 +409,18 @@ def test_a_mistake_is_named_in_one_line(case: str) -> None:
     message = str(error.value)
     assert "\n" not in message and re.match(r"\w+: ", message)
     assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize("op", LAYERS)
+def test_every_layer_goes_to_channels_last(op):
+    made = {
+        SqueezeExcitation: lambda: SqueezeExcitation(16),
+        CondConv2d: lambda: CondConv2d(16, 16, 3, padding=1),
+        WeightNet2d: lambda: WeightNet2d(16, 16, 3, padding=1),
+        WeightNetReduce: lambda: WeightNetReduce(16),
+        Involution2d: lambda: Involution2d(16, 16, 3),
+    }
+    layer, x = made[op]().eval(), torch.randn(2, 16, 5, 5)
+    expected = layer(x)
+    found = layer.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
+    assert torch.allclose(found, expected, atol=1e-5)
