@@ -29,6 +29,9 @@ COMMANDS = {
     "predict": ("itd_cli.predict:predict", "Classify images, really dynamic with a selector."),
     "rof": ("itd_cli.rof:rof", "Fine-tune a network so that it bears any configuration."),
     "recalibrate": ("itd_cli.recalibrate:recalibrate", "Batch normalisation re-estimated for each configuration."),
+    "train": ("itd_cli.train:train", "Train a network, with or without a learned dynamic convolution."),
+    "test": ("itd_cli.test:test", "Top-1 and top-5 accuracy of a network on labelled images."),
+    "dynamics": ("itd_cli.dynamics:dynamics", "Learned dynamic convolutions against the plain one, measured here."),
     "models": ("itd_cli.models:models", "List the models, their sites and spaces."),
 }
 """name -> (module:attribute, help). The help stands here so that `itd --help` loads no command."""

@@ -8,21 +8,46 @@ from itd_cli.options import print_json
 
 
 @click.command(epilog="Example: itd models --json")
+@click.option("--learned", is_flag=True, help="Networks with learned dynamic convolutions, their counts and sources.")
 @click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")
-def models(as_json: bool) -> None:
-    """List the registered models: what sites A to D are, and how many configurations each attribute has."""
+def models(learned: bool, as_json: bool) -> None:
+    """List the registered models: what sites A to D are, and how many configurations each attribute has.
+
+    \b
+    JSON: a list of {model, sites, configs, v1_top1}; with --learned of
+      {name, model, op, multiplier, side_px, num_classes, params, macs,
+      published: what the papers print, source}
+    """
+    if learned:
+        _learned(as_json)
+        return
     from itd.patcher.summary import model_summaries
 
     rows = model_summaries()
     if as_json:
         print_json(rows)
         return
-    click.echo(f"{'model':<18} {'stride':>6} {'dilation':>8} {'size':>5}  {'V1 top-1':>8}  sites A, B, C, D")
+    click.echo(f"{'model':<26} {'stride':>6} {'dilation':>8} {'size':>5}  {'V1 top-1':>8}  sites A, B, C, D")
     for row in rows:
         counts = row["configs"]
         sites = ", ".join("+".join(paths) for paths in row["sites"].values())
         click.echo(
-            f"{row['model']:<18} {counts['stride']:>6} {counts['dilation']:>8} {counts['size']:>5}  "
-            f"{row['v1_top1']:>8.2f}  {sites}"
+            f"{row['model']:<26} {counts['stride']:>6} {counts['dilation']:>8} {counts['size']:>5}  "
+            f"{'-' if row['v1_top1'] is None else format(row['v1_top1'], '.2f'):>8}  {sites}"
         )
     click.echo("Any other torchvision classifier that torch.fx can trace: --sites A=path[+path],B=path")
+
+
+def _learned(as_json: bool) -> None:
+    from itd.layers.models import LEARNED
+
+    if as_json:
+        print_json([entry.__dict__ for entry in LEARNED.values()])
+        return
+    click.echo(f"{'model':<32} {'px':>4} {'params':>11} {'MMAC':>8}  printed in the paper")
+    for entry in LEARNED.values():
+        printed = ", ".join(f"{name} {text}" for name, text in entry.published.items())
+        click.echo(
+            f"{entry.name:<32} {entry.side_px:>4} {entry.params:>11,} {entry.macs / 1e6:>8.3f}  {printed}".rstrip()
+        )
+    click.echo("itd train --model NAME --op OP [--multiplier M]; top1 in percent, CIFAR-10")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -48,6 +49,27 @@ def bootstrap_options(command: F) -> F:
         metavar="N",
         help="Bootstrap resamples of the 95% intervals.",
     )(command)
+
+
+def op_options(command: F) -> F:
+    """`--op OP` and `--multiplier M`: the learned dynamic convolution of a model. The command is given the name that
+    they make together with its `--model`."""
+
+    @functools.wraps(command)
+    def composed(*args: Any, op: str, multiplier: int | None, **given: Any) -> Any:
+        if op != "conv" or multiplier is not None:
+            from itd.layers.models import learned_name
+
+            given["model"] = learned_name(given["model"] or "", op, multiplier)
+        return command(*args, **given)
+
+    added = click.option(
+        "--multiplier", type=click.IntRange(min=1), metavar="M", help="Of --op weightnet: its lambda; default 1."
+    )(composed)
+    return click.option(
+        "--op", default="conv", show_default=True, metavar="OP",
+        help="conv, involution, condconv, weightnet or se, for the models of `itd models --learned`.",
+    )(added)  # type: ignore[return-value]  # fmt: skip
 
 
 def results_argument(command: F) -> F:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from itd_cli.options import Interrupted, note
+from itd_cli.options import Interrupted, note, op_options
 from itd_cli.sweep import Bar
 
 
@@ -15,6 +15,7 @@ from itd_cli.sweep import Bar
     "itd compare results/resnet50-stride.parquet results/resnet50-stride-recalibrated.parquet"
 )
 @click.option("--model", default="resnet50", show_default=True, metavar="NAME", help="torchvision's name.")
+@op_options
 @click.option("--attr", "attributes", default="stride", show_default=True, metavar="A[,A]")
 @click.option("--sites", metavar="S", help="ABCD, a part of it, or A=path[+path],B=path for any network.")
 @click.option("--options", multiple=True, metavar="O", help="As of itd sweep.")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from itd_cli.options import Interrupted, note, print_json
+from itd_cli.options import Interrupted, note, op_options, print_json
 
 
 def _milestones(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, ...] | None:
@@ -21,11 +21,20 @@ def _milestones(ctx: click.Context, param: click.Parameter, text: str | None) ->
     return found
 
 
+milestones_option = click.option(
+    "--milestones",
+    callback=_milestones,
+    metavar="E[,E]",
+    help="Epochs after which the rate is divided by ten; default two thirds of them.",
+)
+
+
 def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     count = click.IntRange(min=1)
     for option in reversed(
         [
             click.option("--model", default="resnet50", show_default=True, metavar="NAME", help="torchvision's name."),
+            op_options,
             click.option("--attr", "attributes", default="stride", show_default=True, metavar="A[,A]"),
             click.option("--sites", metavar="S", help="ABCD, a part of it, or A=path[+path],B=path for any network."),
             click.option("--options", multiple=True, metavar="O", help="As of itd sweep."),
@@ -37,8 +46,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--weights", metavar="NAME|FILE|none", help="What to begin with."),
             click.option("--epochs", type=count, default=15, show_default=True, metavar="N"),
             click.option("--lr", type=float, default=0.001, show_default=True, metavar="R"),
-            click.option("--milestones", callback=_milestones, metavar="E[,E]",
-                         help="Epochs after which the rate is divided by ten; default two thirds of them."),
+            milestones_option,
             click.option("--batch-size", type=count, default=64, show_default=True, metavar="N"),
             click.option("--limit", type=count, metavar="N", help="Images of each epoch; default all."),
             click.option("--bn", default="train", show_default=True, metavar="M",
@@ -94,7 +102,7 @@ def rof(
         epochs=epochs, lr=lr, milestones=milestones, batch_size=batch_size, precision=precision, bn=bn, seed=seed
     )
     request = RofRequest(schedule=schedule, **given)
-    bar = _Bar()
+    bar = StepBar()
     try:
         report = run(request, on_start=bar.start, quiet=as_json)
     except KeyboardInterrupt:
@@ -136,7 +144,7 @@ def _compared(request: Any, report: Any, val: str | None, limit: int | None) -> 
     return compare(*results)
 
 
-class _Bar:
+class StepBar:
     """Steps and the loss of the latest, on standard error."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from itd.space import OPEN_CHOICES, Choices
-from itd_cli.options import Interrupted, note
+from itd_cli.options import Interrupted, note, op_options
 
 
 def _range(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int, int]:
@@ -55,6 +55,7 @@ def _what(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         [
             click.option("--model", required=True, metavar="NAME", help="torchvision's name, such as resnet50."),
+            op_options,
             click.option("--attr", "attributes", metavar="A[,A]", help="stride, dilation, size, or several."),
             click.option(
                 "--space", "space_file", metavar="FILE", help="The configurations `itd combine` listed; no --attr then."

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from itd.errors import ModelError
+from itd.layers.models import OPS, build_learned, is_learned, learned_name
 from itd.space import ATTRIBUTES, SITES
 
 ALL = frozenset(ATTRIBUTES)
@@ -28,27 +29,27 @@ Sites = dict[str, tuple[SiteModule, ...]]
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A registered model: torchvision's name, its sites and what they take by default.
+    """A registered model: its name, its sites and what they take by default.
 
     stem_stride: the output stride with every site at stride 1. upsampling: sites whose default stride list has 1/2.
     fixed: (site, attribute) -> why it stays at its default. v1_top1: the published ImageNet accuracy in percent of
-    torchvision's IMAGENET1K_V1 weights (torchvision's documentation).
+    torchvision's IMAGENET1K_V1 weights (torchvision's documentation); None where there are none.
     """
 
     name: str
     sites: Sites
     stem_stride: int
-    v1_top1: float
+    v1_top1: float | None
     upsampling: frozenset[str] = frozenset("CD")
     fixed: dict[tuple[str, str], str] = field(default_factory=dict)
 
 
-def _resnet_basic(name: str, top1: float) -> ModelEntry:
+def _resnet_basic(name: str, top1: float | None, stem_stride: int = 4) -> ModelEntry:
     sites: Sites = {"A": (SiteModule("layer1.0.conv1", ALL),)}
     for i, site in enumerate("BCD", start=2):
         sites[site] = (SiteModule(f"layer{i}.0.conv1", ALL), SiteModule(f"layer{i}.0.downsample.0", STRIDE))
     reason = "its block has no projection on the shortcut to take the same stride"
-    return ModelEntry(name, sites, 4, top1, fixed={("A", "stride"): reason})
+    return ModelEntry(name, sites, stem_stride, top1, fixed={("A", "stride"): reason})
 
 
 def _resnet(name: str, top1: float) -> ModelEntry:
@@ -90,12 +91,18 @@ MODELS: dict[str, ModelEntry] = {
         _densenet("densenet161", 77.138),
         _densenet("densenet169", 75.600),
         _densenet("densenet201", 76.896),
+        *(_resnet_basic(learned_name("cifar-resnet18", op), None, stem_stride=1) for op in OPS),
     )
 }
 
 
 def build_model(name: str, num_classes: int = 1000) -> nn.Module:
-    """A torchvision network with random weights, in evaluation mode; ModelError for a name torchvision lacks."""
+    """A network with random weights, in evaluation mode; ModelError for a name that nobody knows.
+
+    name: torchvision's, or that of a network with learned dynamic convolutions (`itd models --learned`).
+    """
+    if is_learned(name):
+        return build_learned(name, num_classes)
     from torchvision import models
 
     known = models.list_models(module=models)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from itd.errors import ModelError
+from itd.layers import LAYERS
 from itd.patcher import DynamicConv2d, DynamicModel
 from itd.runner.ops import (
     BATCH,
@@ -78,7 +79,7 @@ class _Tracer(fx.Tracer):
         self.site_paths = site_paths
 
     def is_leaf_module(self, m: nn.Module, qualified_name: str) -> bool:
-        return qualified_name in self.site_paths or super().is_leaf_module(m, qualified_name)
+        return qualified_name in self.site_paths or isinstance(m, LAYERS) or super().is_leaf_module(m, qualified_name)
 
 
 _SHAPE = object()

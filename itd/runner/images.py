@@ -90,10 +90,11 @@ def open_images(
 ) -> ImageSet:
     """The images of `--data`.
 
-    data: a folder with one folder per class, "digits" (at many scales), "digits-one-scale", or None for $ITD_DATA and,
-    without it, the digits.
+    data: a folder with one folder per class, "digits" (at many scales), "digits-one-scale", CIFAR-10 as
+    published (a folder with it, or "cifar10" to fetch it), or None for $ITD_DATA and, without it, the digits.
     num_classes: `--num-classes`. weights_classes: what the weights were trained for. classes_file: `--classes`, one
-    folder name per line in label order. split: which of the digits (see `digits_images`).
+    folder name per line in label order. split: which of the digits (see `digits_images`), or of CIFAR-10: "train", or
+    else its test images.
 
     Raises DataError for a folder that is absent, empty, without class folders, or with folders that are no class.
 
@@ -105,6 +106,15 @@ def open_images(
     if is_digits(data):
         split = "train-scale-eval" if str(data) == DIGITS_ONE_SCALE else split
         return _open_digits(num_classes or weights_classes, classes_file, split)
+    from itd.runner.cifar import cifar10_images, is_cifar10
+
+    if is_cifar10(data):
+        if (num_classes or weights_classes or 10) != 10 or classes_file is not None:
+            raise DataError(
+                f"CIFAR-10 has its ten classes, but --num-classes or the weights say {num_classes or weights_classes}, "
+                "or --classes names others; pass weights for ten classes, and no --classes"
+            )
+        return cifar10_images(data, split)
     root = Path(data)
     folders = _class_folders(root)
     names = _class_names(root, folders, num_classes or weights_classes, classes_file)

@@ -16,6 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from itd.layers import LAYERS
+from itd.layers.conv import PerSampleConv2d
+from itd.layers.macs import layer_macs
+
 CHANNELS_LAST = torch.channels_last
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -280,6 +284,13 @@ class ModuleOp(Op):
             return out.numel() * math.prod(self.module.weight.shape[1:])
         if isinstance(self.module, nn.ConvTranspose2d):
             return args[0].numel() * math.prod(self.module.weight.shape[1:])
+        if isinstance(self.module, LAYERS):
+            return layer_macs(self.module, args[0], out)
+        return 0
+
+    def scratch(self, out: Any, *args: Any) -> int:
+        if isinstance(self.module, PerSampleConv2d):  # a kernel for each row
+            return out.shape[0] * math.prod(self.module.weight_shape) * out.element_size()
         return 0
 
 

@@ -198,7 +198,13 @@ def _enum_member(model_name: str, text: str) -> Any:
     from torchvision.models import get_model_weights
 
     _meta_model(model_name)  # ModelError, with the nearest name, for a model that torchvision lacks
-    enum = get_model_weights(model_name)
+    try:
+        enum = get_model_weights(model_name)
+    except ValueError:
+        raise ModelError(
+            f"{model_name} has no published weights; pass a state dict as a .safetensors or .pth FILE (`itd train` "
+            "makes one), or none for random weights"
+        ) from None
     name = text.rsplit(".", 1)[-1].upper()
     if name not in enum.__members__:
         known = ", ".join(member.name for member in enum) or "none"

@@ -26,12 +26,14 @@ class Augment:
     """What is done to a training image before the network sees it.
 
     preprocess: crop size and normalisation. shift_px: move by at most as many pixels and leave it at that, as for the
-    digits; None is the standard augmentation of ImageNet's weights: a random crop of 8 to 100% of the area, resized,
-    and a mirror image half of the time.
+    digits. pad_px: a black border of so many pixels, a random crop, and a mirror image half of the time, as is standard
+    for CIFAR. With neither, the standard augmentation of ImageNet's weights: a random crop of 8 to 100% of the area,
+    resized, and a mirror image half of the time.
     """
 
     preprocess: Preprocess
     shift_px: int | None = None
+    pad_px: int | None = None
 
     def __call__(self, image: Image.Image, seed: int) -> Tensor:
         """image: RGB -> pixels: (3, crop_px, crop_px) float32."""
@@ -41,9 +43,17 @@ class Augment:
             if self.shift_px is not None:
                 shift = torch.randint(-self.shift_px, self.shift_px + 1, (2,)).tolist()
                 return torch.roll(self.preprocess(image), shift, (1, 2))
+            if self.pad_px is not None:
+                image = transforms.RandomHorizontalFlip()(transforms.RandomCrop(side, self.pad_px)(self._square(image)))
+                return Preprocess(None, side, self.preprocess.mean, self.preprocess.std)(image)
             crop = transforms.RandomResizedCrop(side, antialias=True)
             image = transforms.RandomHorizontalFlip()(crop(image))
         return Preprocess(None, side, self.preprocess.mean, self.preprocess.std)(image)
+
+    def _square(self, image: Image.Image) -> Image.Image:
+        """The image as large as the network sees it."""
+        side = self.preprocess.crop_px
+        return image if image.size == (side, side) else image.resize((side, side), Image.Resampling.BILINEAR)
 
 
 @dataclass(frozen=True, eq=False)

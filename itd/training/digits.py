@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from itd.errors import ModelError
 from itd.patcher.registry import build_model
+from itd.runner.cache import cache_folder
 from itd.runner.digits import digits_images
 from itd.runner.preprocess import DIGITS_PREPROCESS
 from itd.runner.weights_file import PREPROCESS_KEY, read_file
@@ -71,7 +72,7 @@ def train_on_digits(
     """
     recipe = recipe or RECIPES.get(model_name, Recipe())
     key = _key(model_name, recipe)
-    path = _cache_folder(cache_dir) / f"digits-{model_name}-{key[:16]}.safetensors"
+    path = cache_folder(cache_dir) / f"digits-{model_name}-{key[:16]}.safetensors"
     present = path.exists()
     if present and _is_whole(path):
         return path
@@ -187,14 +188,6 @@ def _key(model_name: str, recipe: Recipe) -> str:
         "torch": [torch.__version__, torchvision.__version__],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _cache_folder(cache_dir: str | Path | None) -> Path:
-    if cache_dir is not None:
-        return Path(cache_dir)
-    if "ITD_CACHE" in os.environ:
-        return Path(os.environ["ITD_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "itd"
 
 
 def _require_writable(path: Path) -> None:

@@ -123,7 +123,7 @@ def rof(
     steps = request.schedule.epochs * training.steps(request.schedule.batch_size)
     identity = _identity(request, space, images, weights)
     files.out.parent.mkdir(parents=True, exist_ok=True)
-    done = _finished(files, identity, request.schedule)
+    done = finished(files, identity, request.schedule)
     if not done:
         objective = rof_objective(model, space, request)
         train(
@@ -131,7 +131,7 @@ def rof(
             progress=on_start(steps) if on_start else None,
         )  # fmt: skip
         if int(os.environ.get("RANK", "0")) == 0:
-            _publish(model, weights, files, identity, request.schedule)
+            publish(model, weights, files, identity, request.schedule)
     sha256 = load_weights(request.model, files.out).sha256 if files.out.exists() else ""
     return RofReport(str(files.out), named, sha256, request.schedule.epochs, steps, len(space), done)
 
@@ -223,7 +223,7 @@ def _identity(request: RofRequest, space: Space, images: ImageSet, weights: Weig
     }
 
 
-def _finished(files: RunFiles, identity: dict[str, Any], schedule: Schedule) -> bool:
+def finished(files: RunFiles, identity: dict[str, Any], schedule: Schedule) -> bool:
     """Whether the weights of this run are there; DataError where those of another one are."""
     if not files.out.exists() or files.checkpoint.exists():
         return False
@@ -237,10 +237,15 @@ def _finished(files: RunFiles, identity: dict[str, Any], schedule: Schedule) -> 
     raise DataError(f"{files.out} is there already and is of another run; give another --out, or move it away")
 
 
-def _publish(
-    model: DynamicModel, weights: Weights, files: RunFiles, identity: dict[str, Any], schedule: Schedule
+def publish(
+    model: nn.Module,
+    weights: Weights,
+    files: RunFiles,
+    identity: dict[str, Any],
+    schedule: Schedule,
+    key: str = ROF_KEY,
 ) -> None:
-    """Writes the weights and how they were made; then the checkpoint is no longer needed."""
+    """Writes the weights and how they were made; then the checkpoint is no longer needed. key: of the header."""
     from safetensors.torch import save_file
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -252,7 +257,7 @@ def _publish(
         "itd": __version__,
         "torch": torch.__version__,
     }
-    header = {ROF_KEY: json.dumps(told), PREPROCESS_KEY: json.dumps(weights.preprocess.identity())}
+    header = {key: json.dumps(told), PREPROCESS_KEY: json.dumps(weights.preprocess.identity())}
     temporary = files.out.with_name(f".{files.out.name}.{os.getpid()}.tmp")
     try:
         save_file(state, temporary, metadata=header)

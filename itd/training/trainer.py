@@ -32,11 +32,17 @@ Objective = Callable[[nn.Module, Tensor, Tensor, int], Sequence[Part]]
 """(network, pixels: (batch, 3, H, W), labels: (batch,), number of the step) -> the parts of the step's loss."""
 
 
+SHAPES = ("step", "cosine", "onecycle")
+
+
 @dataclass(frozen=True)
 class Schedule:
-    """SGD with momentum, its learning rate divided by ten after each milestone (the ITD paper's appendix: 15 epochs at
-    0.001, 0.0001 after 10).
+    """SGD with momentum, and how its learning rate goes.
 
+    shape: of the learning rate. `step` divides it by ten after each milestone (the ITD paper's appendix: 15 epochs at
+    0.001, 0.0001 after 10); `cosine` falls to zero along half a cosine; `onecycle` rises from lr / 25 to lr over the
+    first 30% of the steps and falls to lr / 250,000, both along half a cosine (Smith and Topin, Super-convergence,
+    2018, as `torch.optim.lr_scheduler.OneCycleLR` has it, its momentum left alone).
     milestones: epochs done before each division; by default after two thirds of the epochs. precision: of the forward
     pass: fp32, bf16 or fp16. bn: `train`, or `frozen` for normalisation with the statistics that the weights have.
     """
@@ -50,6 +56,7 @@ class Schedule:
     precision: str = "fp32"
     bn: str = "train"
     seed: int = 0
+    shape: str = "step"
 
     def __post_init__(self) -> None:
         for name, value, least in (("epochs", self.epochs, 1), ("batch-size", self.batch_size, 1)):
@@ -59,6 +66,10 @@ class Schedule:
             raise ItdError(f"--lr {self.lr:g} is not allowed; give a number above 0, as in 0.001")
         if self.precision not in ("fp32", "bf16", "fp16"):
             raise ItdError(f"no such precision: {self.precision!r}; allowed for training are fp32, bf16 and fp16")
+        if self.shape not in SHAPES:
+            raise ItdError(f"no such --schedule: {self.shape!r}; allowed are {', '.join(SHAPES)}")
+        if self.shape != "step" and self.milestones is not None:
+            raise ItdError(f"--milestones are for --schedule step, not {self.shape}; leave them out")
         if self.bn not in ("train", "frozen"):
             raise ItdError(f"no such --bn: {self.bn!r}; allowed are train and frozen")
 
@@ -67,13 +78,25 @@ class Schedule:
         """The milestones."""
         return (max(1, round(self.epochs * 2 / 3)),) if self.milestones is None else self.milestones
 
-    def lr_at(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0.
+    def lr_at(self, step: int, steps: int) -> float:
+        """The learning rate of a step. steps: of an epoch; both counted from the beginning of the run.
 
-        >>> [Schedule().lr_at(epoch) for epoch in (0, 9, 10, 14)]
+        >>> [Schedule().lr_at(epoch * 7, 7) for epoch in (0, 9, 10, 14)]
         [0.001, 0.001, 0.0001, 0.0001]
         """
-        return self.lr / 10 ** sum(epoch >= m for m in self.steps_down)
+        if self.shape == "step":
+            return self.lr / 10 ** sum(step // steps >= m for m in self.steps_down)
+        last = self.epochs * steps - 1
+        if self.shape == "cosine":
+            return _half_cosine(self.lr, 0.0, step / (last + 1))
+        top = 0.3 * (last + 1) - 1
+        if step <= top:
+            return _half_cosine(self.lr / 25, self.lr, step / top)
+        return _half_cosine(self.lr, self.lr / 250_000, (step - top) / (last - top) if last > top else 1.0)
+
+
+def _half_cosine(first: float, last: float, share: float) -> float:
+    return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
 
 
 @dataclass(frozen=True)
@@ -148,8 +171,6 @@ def train(
     log = _Log(files.log, first * steps) if ranks.rank == 0 else None
     for epoch in range(first, schedule.epochs):
         torch.manual_seed(random_seed(schedule.seed, epoch, ranks.rank))  # of dropout
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.lr_at(epoch)
         set_training(model, schedule.bn)
         batches = data.epoch(
             epoch, schedule.batch_size, rank=ranks.rank, ranks=ranks.count, workers=workers,
@@ -157,11 +178,14 @@ def train(
         )  # fmt: skip
         for place, (pixels, labels) in enumerate(batches):
             number = epoch * steps + place
+            lr = schedule.lr_at(number, steps)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
             pixels = pixels.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
             parts = objective(network, pixels, labels.to(device, non_blocking=True), number)
             loss, names = _step(network, parts, optimizer, scaler, schedule, device, number)
             if log is not None:
-                log.add(epoch, number, names, schedule.lr_at(epoch), loss)
+                log.add(epoch, number, names, lr, loss)
             if progress is not None:
                 progress(number + 1, loss)
         if ranks.rank == 0:

@@ -1,0 +1,66 @@
+"""`itd dynamics`: learned dynamic convolutions against the plain one, measured here."""
+
+from __future__ import annotations
+
+import click
+
+from itd_cli.options import emit, note, output_options
+
+MODELS = "cifar-resnet18,cifar-resnet18+involution,cifar-resnet18+condconv,cifar-resnet18+weightnet,cifar-resnet18+se"
+
+
+@click.command(epilog="Example: itd dynamics --data cifar10 --folder trained --plot dynamics.png")
+@click.option("--models", default=MODELS, metavar="NAME[,NAME]", help="Default: CIFAR ResNet-18 with each operator.")
+@click.option("--data", metavar="DIR|cifar10|digits", help="Images to test weights on; default $ITD_DATA, else digits.")
+@click.option("--folder", default="trained", show_default=True, metavar="DIR", help="Weights of `itd train`, by name.")
+@click.option(
+    "--side", "side_px", type=click.IntRange(min=8), metavar="PX", help="Of what is timed; default the data's."
+)
+@click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, metavar="N")
+@click.option("--repeats", type=click.IntRange(min=3), default=10, show_default=True, metavar="N")
+@click.option("--epoch-images", type=click.IntRange(min=1), default=40_000, show_default=True, metavar="N")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N images of --data.")
+@click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one.")
+@click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode.")
+@output_options(plot=True)
+def dynamics(
+    models: str,
+    data: str | None,
+    folder: str,
+    side_px: int | None,
+    batch_size: int,
+    repeats: int,
+    epoch_images: int,
+    limit: int | None,
+    device: str | None,
+    workers: int,
+    as_json: bool,
+    csv_path: str | None,
+    plot: str | None,
+) -> None:
+    """Parameters, multiply-accumulates, measured times and, where `itd train` left weights, accuracy.
+
+    Times are medians over rounds in which the networks take turns. s/epoch is a measured training step times the steps
+    of an epoch: no images are read for it.
+
+    \b
+    JSON: a list of {model, params, megabytes, macs,
+      forward_ms, epoch_s: {median, low, high}, top1: or null, n}
+    """
+    from itd.training.dynamics import DynamicsRequest, default_side_px, dynamics_figure, dynamics_table
+    from itd.training.dynamics import dynamics as measure
+
+    request = DynamicsRequest(
+        tuple(part.strip() for part in models.split(",") if part.strip()), data, folder,
+        side_px or default_side_px(data), batch_size, repeats, epoch_images, limit, device, workers,
+    )  # fmt: skip
+    rows = measure(request, progress=note)
+    emit(
+        as_json,
+        csv_path,
+        [row.as_dict() for row in rows],
+        lambda: dynamics_table(rows, request),
+        lambda: dynamics_figure(rows, request).rows,
+        plot,
+        lambda: dynamics_figure(rows, request),
+    )

@@ -1,0 +1,56 @@
+"""`itd test`: top-1 and top-5 of a network on labelled images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from itd_cli.options import op_options, print_json
+
+_COUNT = click.IntRange(min=1)
+
+
+@click.command(epilog="Example: itd test --model cifar-resnet18 --op se --weights FILE --data cifar10")
+@click.option("--model", default="cifar-resnet18", show_default=True, metavar="NAME",
+              help="Of `itd models --learned`, or torchvision's.")  # fmt: skip
+@op_options
+@click.option("--weights", metavar="NAME|FILE|none", help="Of `itd train`, torchvision's enum, .pth or .safetensors.")
+@click.option("--data", metavar="DIR|cifar10|digits", help="Labelled images; default $ITD_DATA, else the digits.")
+@click.option("--classes", "classes_file", metavar="FILE", help="One folder name per line, in label order.")
+@click.option("--num-classes", type=_COUNT, metavar="K", help="Default the weights' own, else 1000.")
+@click.option("--limit", type=_COUNT, metavar="N", help="The first N images.")
+@click.option("--batch-size", type=_COUNT, default=64, show_default=True, metavar="N")
+@click.option("--precision", default="fp32", show_default=True, metavar="P", help="fp32, tf32, bf16 or fp16.")
+@click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one.")
+@click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode.")
+@click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")
+def test(model: str, weights: str | None, data: str | None, as_json: bool, **given: Any) -> None:
+    """Top-1 and top-5 accuracy of a network, in evaluation mode, on labelled images.
+
+    \b
+    JSON: {model, weights, n, top1, top5}, top5 null for fewer than six classes
+    """
+    from tqdm import tqdm
+
+    from itd.training.learned import measure
+
+    bars = []
+
+    def start(images: int) -> Any:
+        bars.append(tqdm(total=images, unit="img", disable=as_json))
+        return bars[0].update
+
+    try:
+        found = measure(model, weights, data, on_start=start, **given)
+    finally:
+        for bar in bars:
+            bar.close()
+    if as_json:
+        print_json(found.__dict__)
+        return
+    top5 = "" if found.top5 is None else f", top-5 {100 * found.top5:.2f}%"
+    click.echo(f"{found.model}, {found.weights}: top-1 {100 * found.top1:.2f}%{top5} (n = {found.n:,})")
+
+
+test.__test__ = False  # type: ignore[attr-defined]  # pytest, this is no test

@@ -1,0 +1,82 @@
+"""`itd train`: a network from scratch, with or without a learned dynamic convolution."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import click
+
+from itd_cli.options import Interrupted, note, op_options, print_json
+from itd_cli.rof import StepBar, milestones_option
+
+_COUNT = click.IntRange(min=1)
+
+
+@click.command(epilog="Example: itd train --model cifar-resnet18 --op condconv --data cifar10 --epochs 30")
+@click.option("--model", default="cifar-resnet18", show_default=True, metavar="NAME",
+              help="Of `itd models --learned`, or torchvision's.")  # fmt: skip
+@op_options
+@click.option("--data", metavar="DIR|cifar10|digits",
+              help="Training images: a folder per class, CIFAR-10 as published, or the digits; default $ITD_DATA, "
+              "else the digits.")  # fmt: skip
+@click.option("--classes", "classes_file", metavar="FILE", help="One folder name per line, in label order.")
+@click.option("--num-classes", type=_COUNT, metavar="K", help="Default the folders of --data.")
+@click.option("--weights", default="none", show_default=True, metavar="FILE|none", help="What to begin with.")
+@click.option("--epochs", type=_COUNT, default=30, show_default=True, metavar="N")
+@click.option("--lr", type=float, default=0.1, show_default=True, metavar="R", help="The highest learning rate.")
+@click.option("--schedule", "shape", default="onecycle", show_default=True, metavar="S",
+              help="Of the learning rate: onecycle, cosine or step.")  # fmt: skip
+@milestones_option
+@click.option("--batch-size", type=_COUNT, default=64, show_default=True, metavar="N")
+@click.option("--weight-decay", type=float, default=5e-4, show_default=True, metavar="R")
+@click.option("--label-smoothing", type=float, default=0.0, show_default=True, metavar="R")
+@click.option("--limit", type=_COUNT, metavar="N", help="Images of each epoch; default all.")
+@click.option("--precision", default="fp32", show_default=True, metavar="P", help="fp32, bf16 or fp16.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one.")
+@click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode.")
+@click.option("--out", metavar="FILE", help="Default trained/<model>.safetensors.")
+@click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")
+def train(
+    epochs: int,
+    lr: float,
+    shape: str,
+    milestones: tuple[int, ...] | None,
+    batch_size: int,
+    weight_decay: float,
+    precision: str,
+    seed: int,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Train a network from scratch: SGD with momentum under one-cycle, cosine or step learning rate.
+
+    Writes a plain state dict that `itd sweep --weights`, `itd test` and `itd predict` take, beside it how it was made
+    (.json) and the loss of each step (.csv). A checkpoint each epoch: the same command goes on after a kill. Several
+    GPUs: torchrun.
+
+    \b
+    JSON: {out, model, epochs, steps, images, already}
+    """
+    from itd.training.learned import TrainRequest, train_network
+    from itd.training.trainer import Schedule
+
+    schedule = Schedule(
+        epochs=epochs, lr=lr, milestones=milestones, weight_decay=weight_decay, batch_size=batch_size,
+        precision=precision, seed=seed, shape=shape,
+    )  # fmt: skip
+    bar = StepBar()
+    try:
+        report = train_network(TrainRequest(schedule=schedule, **given), on_start=bar.start)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted; the last whole epoch is kept: give the same command again to go on") from None
+    finally:
+        bar.close()
+    if int(os.environ.get("RANK", "0")):
+        return
+    if as_json:
+        print_json(report.__dict__)
+        return
+    note("the weights are there already" if report.already else f"after {report.epochs} epochs, {report.steps} steps")
+    click.echo(f"weights: {report.out}")

@@ -1,0 +1,71 @@
+"""Multiply-accumulates of the learned layers: their convolutions and linear layers, and the mixing of kernels."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from itd.layers import LAYERS
+from itd.layers.condconv import CondConv2d
+from itd.layers.conv import PerSampleConv2d
+from itd.layers.involution import Involution2d
+from itd.layers.se import SqueezeExcitation
+from itd.layers.weightnet import WeightNet2d, WeightNetReduce
+
+
+def layer_macs(module: nn.Module, x: Tensor, out: Tensor) -> int:
+    """Of one of `LAYERS` on a batch. x, out: its input and output, of which only the shapes are read.
+
+    An involution's products of pixels and kernels count, as a convolution's do. Pooling, activations and the scaling
+    by a gate do not.
+
+    >>> layer_macs(SqueezeExcitation(32, 16), torch.empty(2, 32, 5, 5), torch.empty(2, 32, 5, 5))
+    256
+    """
+    samples = x.shape[0]
+    if isinstance(module, SqueezeExcitation):
+        return samples * (module.fc1.weight.numel() + module.fc2.weight.numel())
+    if isinstance(module, WeightNetReduce):
+        return samples * module.fc.weight.numel()
+    if isinstance(module, Involution2d):
+        made = module.reduce.weight.numel() + module.span.weight.numel()
+        return samples * math.prod(out.shape[2:]) * made + out.numel() * math.prod(module.kernel_size)
+    if isinstance(module, PerSampleConv2d):
+        return out.numel() * module.fan_in + samples * _kernel_macs(module)
+    raise TypeError(f"{type(module).__name__} is none of {', '.join(layer.__name__ for layer in LAYERS)}")
+
+
+def _kernel_macs(module: PerSampleConv2d) -> int:
+    """What making the kernel of one sample costs."""
+    if isinstance(module, CondConv2d):
+        return module.router.weight.numel() + module.kernels.numel()
+    assert isinstance(module, WeightNet2d)
+    own = 0 if module.reduce is None else module.reduce.fc.weight.numel()
+    return own + module.fc1.weight.numel() + module.weight.numel()
+
+
+def model_macs(model: nn.Module, side_px: int) -> int:
+    """Of one side_px x side_px image through a network of convolutions, linear layers and `LAYERS`; nothing is run."""
+    import copy
+
+    total = 0
+
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+        nonlocal total
+        if isinstance(module, LAYERS):
+            total += layer_macs(module, inputs[0], out)
+        elif isinstance(module, nn.Conv2d):
+            total += out.numel() * math.prod(module.weight.shape[1:])
+        elif isinstance(module, nn.Linear):
+            total += out.numel() * module.in_features
+
+    network = copy.deepcopy(model).to("meta").eval()
+    inside = {id(child) for m in network.modules() if isinstance(m, LAYERS) for child in m.modules() if child is not m}
+    for module in network.modules():
+        if id(module) not in inside:
+            module.register_forward_hook(count)
+    with torch.no_grad():
+        network(torch.empty(1, 3, side_px, side_px, device="meta"))
+    return total

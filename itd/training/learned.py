@@ -1,0 +1,212 @@
+"""Training a network from scratch, as the learned dynamic convolutions and what they are compared with are, alike."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from itd.errors import DataError, ItdError
+from itd.layers.models import is_learned
+from itd.patcher import build_model
+from itd.runner.cifar import CIFAR10_PREPROCESS, is_cifar10
+from itd.runner.images import DIGITS, ImageSet, is_digits, open_images
+from itd.runner.loader import batches
+from itd.runner.precision import Precision
+from itd.runner.preprocess import DIGITS_PREPROCESS, Preprocess
+from itd.runner.request import SweepRequest
+from itd.runner.weights import Weights, apply_weights, load_weights
+from itd.training.data import Augment, TrainingSet
+from itd.training.rof import DIGITS_SHIFT_PX, finished, publish
+from itd.training.trainer import Objective, RunFiles, Schedule, train
+
+TRAIN_KEY = "itd.train"
+"""In the .safetensors header: how the weights were made, as JSON."""
+CIFAR_PAD_PX = 4
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What `itd train` takes.
+
+    model: a name of `itd models --learned`, such as cifar-resnet18+condconv, or torchvision's. data: training images, a
+    folder per class, CIFAR-10 or the digits. weights: to begin with; "none" for random ones. schedule: how it is
+    trained. label_smoothing: share of the target that all classes have alike. limit: images of each epoch. out: the
+    weights.
+    """
+
+    model: str = "cifar-resnet18"
+    data: str | None = None
+    classes_file: str | None = None
+    num_classes: int | None = None
+    weights: str = "none"
+    schedule: Schedule = field(default_factory=lambda: Schedule(30, 0.1, shape="onecycle", weight_decay=5e-4))
+    label_smoothing: float = 0.0
+    limit: int | None = None
+    device: str | None = None
+    workers: int = 0
+    out: str | None = None
+
+    def out_path(self) -> Path:
+        """Where the weights go.
+
+        >>> str(TrainRequest("cifar-resnet18+se").out_path())
+        'trained/cifar-resnet18+se.safetensors'
+        """
+        path = Path(self.out or f"trained/{self.model}.safetensors")
+        if path.suffix != ".safetensors":
+            raise ItdError(f"--out {path} is not a name for weights; it must end in .safetensors")
+        return path
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a run did. already: it was there before."""
+
+    out: str
+    model: str
+    epochs: int
+    steps: int
+    images: int
+    already: bool
+
+
+@dataclass(frozen=True)
+class TestReport:
+    """What a network achieves. top1, top5: shares of the n images, top5 None for fewer than six classes."""
+
+    model: str
+    weights: str
+    n: int
+    top1: float
+    top5: float | None
+
+    __test__ = False  # pytest, this is no test
+
+
+def train_network(
+    request: TrainRequest, *, on_start: Callable[[int], Callable[[int, float], Any] | None] | None = None
+) -> TrainReport:
+    """Trains a network and writes a plain state dict with its preprocessing.
+
+    on_start: called with the number of steps; returns what is told (steps done, loss). The same request again goes on
+    after the last whole epoch, or says that it is done. Raises ItdError for anything that cannot be, a loss that is not
+    finite, and a checkpoint of another run.
+    """
+    if not 0 <= request.label_smoothing < 1:
+        raise ItdError(f"--label-smoothing {request.label_smoothing:g} is not allowed; give 0 up to 1, as in 0.1")
+    data = request.data or os.environ.get("ITD_DATA") or DIGITS
+    files, name = RunFiles(request.out_path()), request.model
+    device = SweepRequest(name, device=request.device).checked_device()
+    images = _training_images(request, data)
+    weights = load_weights(name, request.weights, num_classes=images.num_classes)
+    preprocess = preprocess_of(name, data)
+    training = TrainingSet(images, _augment(name, data, preprocess), request.schedule.seed, request.limit)
+    steps = request.schedule.epochs * training.steps(request.schedule.batch_size)
+    identity: dict[str, Any] = {
+        "model": name,
+        "weights_sha256": weights.sha256,
+        "data": images.fingerprint(),
+        "preprocess": preprocess.identity(),
+        "label_smoothing": request.label_smoothing,
+        "limit": request.limit,
+    }
+    files.out.parent.mkdir(parents=True, exist_ok=True)
+    done = finished(files, identity, request.schedule)
+    if not done:
+        model = build_model(name, images.num_classes)
+        apply_weights(model, weights)
+        train(
+            model, training, request.schedule, cross_entropy(request.label_smoothing), files, identity, device=device,
+            workers=request.workers, progress=on_start(steps) if on_start else None,
+        )  # fmt: skip
+        if int(os.environ.get("RANK", "0")) == 0:
+            publish(model, replace(weights, preprocess=preprocess), files, identity, request.schedule, TRAIN_KEY)
+    return TrainReport(str(files.out), name, request.schedule.epochs, steps, len(images), done)
+
+
+def cross_entropy(label_smoothing: float = 0.0) -> Objective:
+    """A step's loss: the mean cross-entropy of the batch."""
+
+    def parts(
+        network: nn.Module, pixels: Tensor, labels: Tensor, step: int
+    ) -> Sequence[tuple[str, Callable[[], Tensor]]]:
+        return [("-", lambda: F.cross_entropy(network(pixels), labels, label_smoothing=label_smoothing))]
+
+    return parts
+
+
+def measure(
+    name: str,
+    weights: str | None,
+    data: str | None,
+    *,
+    num_classes: int | None = None,
+    classes_file: str | None = None,
+    limit: int | None = None,
+    batch_size: int = 64,
+    device: str | None = None,
+    precision: str = "fp32",
+    workers: int = 0,
+    on_start: Callable[[int], Callable[[int], Any]] | None = None,
+) -> TestReport:
+    """Top-1 and top-5 of a network on labelled images. name: as of `TrainRequest`; the others as of
+    `SweepRequest`. on_start: called with the number of images; returns what is told how many were just tested."""
+    data = data or os.environ.get("ITD_DATA") or DIGITS
+    request = SweepRequest(name, data=data, weights=weights, num_classes=num_classes, device=device)
+    from itd.api import request_weights
+
+    loaded: Weights = request_weights(request, data)
+    images = open_images(
+        data, num_classes=num_classes, weights_classes=loaded.num_classes, classes_file=classes_file, split="eval"
+    )
+    where = request.checked_device()
+    kind = Precision(precision, str(where))
+    model = build_model(name, loaded.num_classes)
+    apply_weights(model, loaded)
+    model.eval().to(where, kind.dtype).to(memory_format=torch.channels_last)
+    samples = np.arange(min(len(images), limit or len(images)), dtype=np.int32)
+    ranks = []
+    progress = on_start(len(samples)) if on_start else None
+    for batch in batches(images, samples, loaded.preprocess, batch_size=batch_size, workers=workers):
+        with torch.inference_mode(), kind.flags():
+            logits = model(batch.pixels.to(where, kind.dtype, memory_format=torch.channels_last)).float().cpu()
+        own = logits.gather(1, torch.from_numpy(batch.labels).long()[:, None])
+        ranks.append((logits > own).sum(1).numpy())
+        if progress is not None:
+            progress(len(batch))
+    rank = np.concatenate(ranks)
+    top5 = float((rank < 5).mean()) if loaded.num_classes > 5 else None
+    return TestReport(name, loaded.label, len(rank), float((rank == 0).mean()), top5)
+
+
+def preprocess_of(name: str, data: str) -> Preprocess:
+    """What a network that is trained from scratch on these images expects."""
+    if is_digits(data):
+        return DIGITS_PREPROCESS
+    if is_cifar10(data) or (is_learned(name) and name.startswith("cifar")):
+        return CIFAR10_PREPROCESS
+    return Preprocess()
+
+
+def _augment(name: str, data: str, preprocess: Preprocess) -> Augment:
+    if is_digits(data):
+        return Augment(preprocess, shift_px=DIGITS_SHIFT_PX)
+    return Augment(preprocess, pad_px=CIFAR_PAD_PX if preprocess == CIFAR10_PREPROCESS else None)
+
+
+def _training_images(request: TrainRequest, data: str) -> ImageSet:
+    if data != DIGITS and is_digits(data):
+        raise DataError(f"--data {data} holds only evaluation images; train on digits")
+    known: Mapping[str, Any] = {"num_classes": request.num_classes, "classes_file": request.classes_file}
+    if not is_digits(data) and not is_cifar10(data) and request.num_classes is None and Path(data).is_dir():
+        folders = sum(entry.is_dir() and not entry.name.startswith(".") for entry in os.scandir(data))
+        known = {**known, "num_classes": folders if folders else None}
+    return open_images(data, split="train", **known)
