@@ -139,6 +139,16 @@ def test_a_sure_and_right_cheap_configuration_closes_the_gap(tmp_path):
     assert achieved.macs.value == pytest.approx(0.75 * 10 + 0.25 * 40)
 
 
+def test_where_the_most_confident_tie_the_default_speaks(tmp_path):
+    made = synthetic.make_scores(2, 40)
+    hard = np.arange(40) % 4 == 0
+    right = np.stack([hard, ~hard])  # the list begins with the other, which is right more often
+    made |= {"quality": (0.4 + right).astype(np.float32), "confidence": np.full((2, 40), 0.5, np.float32)}
+    found = cascade(open_result(synthetic.make_result(tmp_path / "r", made, default=0)), k=2, folds=4)
+    assert found.baselines["single_best"].accuracy.value == 0.75
+    assert found.baselines["most_confident"].accuracy.value == 0.25
+
+
 def test_what_cannot_be_validated_is_one_line(tmp_path):
     _, result = opened(tmp_path, 6, 4)
     with pytest.raises(ResultError, match=r"4 samples cannot be cross-validated in 5 folds; give 2 to 4"):
