@@ -6,13 +6,18 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
+from itd.errors import ModelError
 from itd.layers import LAYERS
 from itd.layers.condconv import CondConv2d
 from itd.layers.conv import PerSampleConv2d
 from itd.layers.involution import Involution2d
 from itd.layers.se import SqueezeExcitation
 from itd.layers.weightnet import WeightNet2d, WeightNetReduce
+
+_UNCOUNTED: tuple[type[nn.Module], ...] = (_ConvNd, nn.MultiheadAttention, nn.Bilinear, nn.RNNBase)
+"""What multiplies in its own way, `nn.Conv2d` apart: reported, for a sum without it would be wrong."""
 
 
 def layer_macs(module: nn.Module, x: Tensor, out: Tensor) -> int:
@@ -47,7 +52,10 @@ def _kernel_macs(module: PerSampleConv2d) -> int:
 
 
 def model_macs(model: nn.Module, side_px: int) -> int:
-    """Of one side_px x side_px image through a network of convolutions, linear layers and `LAYERS`; nothing is run."""
+    """Of one side_px x side_px image through a network of convolutions, linear layers and `LAYERS`; nothing is run.
+
+    Raises ModelError for a network with another layer that multiplies, and for an image that it cannot take.
+    """
     import copy
 
     total = 0
@@ -60,12 +68,23 @@ def model_macs(model: nn.Module, side_px: int) -> int:
             total += out.numel() * math.prod(module.weight.shape[1:])
         elif isinstance(module, nn.Linear):
             total += out.numel() * module.in_features
+        elif isinstance(module, _UNCOUNTED):
+            raise ModelError(
+                f"the network has a {type(module).__name__}, which is not counted; counted are Conv2d, Linear and the "
+                "learned layers: give a network of these"
+            )
 
     network = copy.deepcopy(model).to("meta").eval()
     inside = {id(child) for m in network.modules() if isinstance(m, LAYERS) for child in m.modules() if child is not m}
     for module in network.modules():
         if id(module) not in inside:
             module.register_forward_hook(count)
-    with torch.no_grad():
-        network(torch.empty(1, 3, side_px, side_px, device="meta"))
+    try:
+        with torch.no_grad():
+            network(torch.empty(1, 3, side_px, side_px, device="meta"))
+    except (RuntimeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"{type(model).__name__} does not take an image of {side_px} x {side_px}: {reason}; give another side"
+        ) from error
     return total

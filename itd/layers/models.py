@@ -60,7 +60,7 @@ def learned_name(model: str, op: str = "conv", multiplier: int | None = None) ->
         raise ModelError(f"no such --op for {model}: {op!r}; allowed are {', '.join(ops)}")
     if op != "weightnet" and multiplier is not None:
         raise ModelError(f"--multiplier {multiplier} is WeightNet's, and the operator is {op}; leave --multiplier out")
-    if multiplier is not None and multiplier < 1:
+    if multiplier is not None and (not isinstance(multiplier, int) or multiplier < 1):
         raise ModelError(f"--multiplier {multiplier} is not allowed; give a whole number of at least 1")
     if op == "conv":
         return model
@@ -136,7 +136,7 @@ def _cifar(op: str, params: int, macs: int, printed: Mapping[str, str] | None = 
 
 def _shuffle(size: str, multiplier: int | None, params: int, macs: int, printed: str) -> LearnedEntry:
     model, op = f"shufflenet-v2-x{size}", "conv" if multiplier is None else "weightnet"
-    text = dict(zip(("params", "macs"), printed.split(" / "), strict=True))
+    text = dict(zip(("params", "macs", "top1_error"), printed.split(" / "), strict=True))
     name = learned_name(model, op, multiplier)
     return LearnedEntry(name, model, op, multiplier, 224, 1000, params, macs, text, _WEIGHTNET)
 
@@ -149,18 +149,18 @@ LEARNED: dict[str, LearnedEntry] = {
         _cifar("condconv", 29_982_314, 580_497_920, {"params": "30.0M", "megabytes": "119.929", "top1": "91.2"}),
         _cifar("weightnet", 11_319_274, 561_830_912),
         _cifar("se", 11_263_042, 555_509_760),
-        _shuffle("0.5", None, 1_366_792, 40_476_448, "1.4M / 41M"),
-        _shuffle("1.0", None, 2_211_976, 137_610_912, "2.2M / 138M"),
-        _shuffle("1.5", None, 3_507_720, 298_970_656, "3.5M / 299M"),
-        _shuffle("2.0", None, 5_503_992, 557_269_648, "5.5M / 557M"),
-        _shuffle("0.5", 1, 1_463_928, 40_704_040, "1.5M / 41M"),
-        _shuffle("1.0", 1, 2_435_832, 138_534_120, "2.4M / 139M"),
-        _shuffle("1.5", 1, 3_915_344, 301_097_064, "3.9M / 301M"),
-        _shuffle("2.0", 1, 6_198_068, 561_367_920, "6.1M / 562M"),
-        _shuffle("0.5", 8, 2_994_072, 42_200_416, "2.7M / 42M"),
-        _shuffle("1.0", 4, 5_143_896, 141_208_512, "5.1M / 141M"),
-        _shuffle("1.5", 4, 10_173_104, 307_301_952, "9.6M / 307M"),
-        _shuffle("2.0", 4, 18_268_604, 573_363_984, "18.1M / 573M"),
+        _shuffle("0.5", None, 1_366_792, 40_476_448, "1.4M / 41M / 39.7"),
+        _shuffle("1.0", None, 2_211_976, 137_610_912, "2.2M / 138M / 30.9"),
+        _shuffle("1.5", None, 3_507_720, 298_970_656, "3.5M / 299M / 27.4"),
+        _shuffle("2.0", None, 5_503_992, 557_269_648, "5.5M / 557M / 25.5"),
+        _shuffle("0.5", 1, 1_463_928, 40_704_040, "1.5M / 41M / 36.7"),
+        _shuffle("1.0", 1, 2_435_832, 138_534_120, "2.4M / 139M / 28.8"),
+        _shuffle("1.5", 1, 3_915_344, 301_097_064, "3.9M / 301M / 25.6"),
+        _shuffle("2.0", 1, 6_198_068, 561_367_920, "6.1M / 562M / 24.1"),
+        _shuffle("0.5", 8, 2_994_072, 42_200_416, "2.7M / 42M / 34.0"),
+        _shuffle("1.0", 4, 5_143_896, 141_208_512, "5.1M / 141M / 27.6"),
+        _shuffle("1.5", 4, 10_173_104, 307_301_952, "9.6M / 307M / 25.0"),
+        _shuffle("2.0", 4, 18_268_604, 573_363_984, "18.1M / 573M / 23.5"),
     )
 }
 """The networks that the papers tell of, by name. params and macs: convolutions and linear layers, one image."""

@@ -9,7 +9,7 @@ from torchvision import models
 
 from itd.errors import ModelError
 from itd.layers import LAYERS, CondConv2d, Involution2d, SqueezeExcitation, WeightNet2d
-from itd.layers.macs import model_macs
+from itd.layers.macs import layer_macs, model_macs
 from itd.layers.models import LEARNED, OPS, SHUFFLENETS, build_learned, is_learned, learned_name
 from itd.layers.replace import replace_convs
 
@@ -133,6 +133,7 @@ def test_names_go_back_and_forth():
         ("shufflenet-v2-x0.5", "condconv", None, "allowed are conv, weightnet"),
         ("cifar-resnet18", "se", 2, "--multiplier 2 is WeightNet's"),
         ("cifar-resnet18", "weightnet", 0, "--multiplier 0 is not allowed"),
+        ("cifar-resnet18", "weightnet", 1.5, "--multiplier 1.5 is not allowed"),
     ],
 )
 def test_names_that_do_not_go_together_are_refused(model, op, multiplier, said):
@@ -182,7 +183,7 @@ def test_only_what_was_asked_for_is_replaced():
 @pytest.mark.parametrize(
     ("layer", "where", "said"),
     [
-        ("magic", None, "no such layer: 'magic'; allowed are se, condconv, weightnet, involution"),
+        ("magic", None, "no such layer: 'magic'; allowed are conv, se, condconv, weightnet, involution"),
         ("se", ["layer9"], "'layer9' is no convolution of the network"),
         ("se", [], "no path was given"),
         ("involution", ["layer2.0.conv1"], "layer2.0.conv1 cannot be replaced: Involution2d: 64 input and 128 output"),
@@ -193,3 +194,110 @@ def test_what_cannot_be_replaced_is_one_line(layer, where, said):
     with pytest.raises(ModelError) as error:
         replace_convs(models.resnet18(), layer, where)
     assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_original_keeps_its_layers_and_values_and_other_paths_stay():
+    for name in ("resnet18", "mobilenet_v2", "densenet121"):
+        model = models.get_model(name, num_classes=10)
+        layers, values = dict(model.named_modules()), {k: v.clone() for k, v in model.state_dict().items()}
+        path = next(p for p, m in list(layers.items())[5:] if isinstance(m, nn.Conv2d) and max(m.kernel_size) > 1)
+        new = replace_convs(model, "condconv", path)
+        assert all(m is layers[p] for p, m in model.named_modules())
+        assert all(torch.equal(v, values[k]) for k, v in model.state_dict().items())
+        state = new.state_dict()
+        changed = {k for k in values if k not in state} | {k for k in state if k not in values}
+        assert changed and all(k.startswith(f"{path}.") for k in changed)
+        assert all(torch.equal(state[k], values[k]) for k in values if k not in changed)
+
+
+def test_what_is_new_has_the_mode_of_what_it_replaces():
+    model = models.resnet18(num_classes=10).eval()
+    assert not any(m.training for m in replace_convs(model, "involution").modules())
+    assert all(m.training for m in replace_convs(model.train(), "involution").modules())
+
+
+def test_conv_replaces_nothing():
+    model = models.resnet18(num_classes=10)
+    new = replace_convs(model, "conv")
+    assert new is not model and [type(m) for m in new.modules()] == [type(m) for m in model.modules()]
+
+
+def test_a_convolution_at_two_paths_stays_one_and_one_alone_is_replaced():
+    conv = nn.Conv2d(4, 4, 3, padding=1)
+    new = replace_convs(nn.Sequential(nn.Conv2d(3, 4, 1), conv, conv), "condconv")
+    assert isinstance(new[1], CondConv2d) and new[2] is new[1]
+    assert isinstance(replace_convs(conv, "condconv", [""]), CondConv2d)
+
+
+@pytest.mark.parametrize(
+    ("layer", "options", "said"),
+    [
+        ("condconv", {"kernels": 3}, "layer condconv has no option kernels; allowed are experts"),
+        ("weightnet", {"own_reduce": False}, "no option own_reduce; allowed are multiplier, g, reduced"),
+        ("conv", {"experts": 3}, "it takes none"),
+        ("condconv", {"experts": 0}, "layer1.0.conv1: CondConv2d: experts is 0"),
+        (lambda conv: conv, {"experts": 3}, "set them in the function"),
+    ],
+)
+def test_options_that_a_layer_does_not_take_are_one_line(layer, options, said):
+    with pytest.raises(ModelError) as error:
+        replace_convs(models.resnet18(), layer, **options)
+    assert said in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_function_must_return_a_module():
+    with pytest.raises(ModelError, match="conv1 cannot be replaced: the function returned a int"):
+        replace_convs(models.resnet18(), lambda conv: 3, ["conv1"])  # type: ignore[arg-type,return-value]
+
+
+# -- counting ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("layer", ["se", "condconv", "weightnet", "involution"])
+def test_a_batch_costs_its_samples_and_a_network_its_layers(layer, stride):
+    conv = nn.Conv2d(16, 16, 3, stride, 1, bias=False)
+    made = replace_convs(conv, layer, [""])
+    x = torch.zeros(3, 16, 8, 8)
+    rows, plain = (8 // stride) ** 2, (8 // stride) ** 2 * 16 * 16 * 9
+    wanted = {
+        "se": plain + 2 * 16,
+        "condconv": plain + 4 * 16 + 4 * 16 * 16 * 9,
+        "weightnet": plain + 16 * 16 + 16 * 32 + 16 * 16 * 9,
+        "involution": rows * (16 * 4 + 4 * 72 + 16 * 9),
+    }[layer]
+    network = nn.Sequential(nn.Conv2d(3, 16, 1), made)
+    assert model_macs(network, 8) == 8 * 8 * 3 * 16 + wanted
+    if layer != "se":
+        assert layer_macs(made, x, made(x)) == 3 * wanted
+
+
+def test_what_cannot_be_counted_is_said():
+    for network, side_px, said in (
+        (nn.Sequential(nn.ConvTranspose2d(3, 4, 2)), 8, "a ConvTranspose2d, which is not counted"),
+        (nn.Sequential(nn.Conv2d(3, 4, 7)), 4, "does not take an image of 4 x 4"),
+    ):
+        with pytest.raises(ModelError) as error:
+            model_macs(network, side_px)
+        assert said in str(error.value) and "\n" not in str(error.value)
+
+
+# -- what is published ------------------------------------------------------------------------------------------------
+
+
+def test_megabytes_of_the_report_are_four_bytes_for_each_parameter():
+    told = [entry for entry in LEARNED.values() if "megabytes" in entry.published]
+    assert len(told) == 3 and all(f"{4 * e.params / 1e6:.3f}" == e.published["megabytes"] for e in told)
+
+
+def test_every_shufflenet_traces_without_computing():
+    class Tracer(fx.Tracer):
+        def is_leaf_module(self, m, path):
+            return isinstance(m, LAYERS) or super().is_leaf_module(m, path)
+
+    for name, entry in LEARNED.items():
+        if entry.model in SHUFFLENETS:
+            model = on_meta(name, 10)
+            traced = fx.GraphModule(model, Tracer().trace(model))
+            assert traced(torch.empty(2, 3, 64, 64, device="meta")).shape == (2, 10)
+            assert model.dropout.p == (0.2 if "x2.0" in name else 0.0)
