@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -19,6 +20,17 @@ T = TypeVar("T")
 
 class Interrupted(ItdError):
     """Ctrl-C, with a message of how to go on: printed as one line, exit status 130."""
+
+
+@contextlib.contextmanager
+def resumable(bar: Any, kept: str) -> Iterator[None]:
+    """Work that the same command goes on with: Ctrl-C says what is kept, and the bar is closed at any end."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; {kept} is kept: give the same command again to go on") from None
+    finally:
+        bar.close()
 
 
 def output_options(*, plot: bool = False) -> Callable[[F], F]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from itd_cli.options import Interrupted, note, op_options
+from itd_cli.options import note, op_options, resumable
 from itd_cli.sweep import Bar
 
 
@@ -42,10 +42,6 @@ def recalibrate(train: str | None, images: int, seed: int, val: str | None, **gi
 
     request = RecalibrateRequest(SweepRequest(data=val, **given), train, images, seed)
     bar = Bar()
-    try:
+    with resumable(bar, "what is in the result"):
         report = run(request, on_start=bar.start)
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted; what is in the result is kept: give the same command again to go on") from None
-    finally:
-        bar.close()
     note(f"{report.images - report.left} of {report.images} images are in {report.out} ({report.done} now)")

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from itd_cli.options import Interrupted, note, op_options, print_json
+from itd_cli.options import note, op_options, print_json, resumable
 
 
 def _milestones(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, ...] | None:
@@ -103,12 +103,8 @@ def rof(
     )
     request = RofRequest(schedule=schedule, **given)
     bar = StepBar()
-    try:
+    with resumable(bar, "the last whole epoch"):
         report = run(request, on_start=bar.start, quiet=as_json)
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted; the last whole epoch is kept: give the same command again to go on") from None
-    finally:
-        bar.close()
     if int(os.environ.get("RANK", "0")):
         return
     there = "are there already" if report.already else f"after {report.epochs} epochs, {report.steps} steps"
@@ -126,9 +122,9 @@ def rof(
 
 def _compared(request: Any, report: Any, val: str | None, limit: int | None) -> Any:
     """The sweeps of the validation images before and after, held against each other."""
-    from itd.runner.images import DIGITS
+    from itd.runner.images import DIGITS, asked_data
 
-    data = val or (DIGITS if (request.data or os.environ.get("ITD_DATA") or DIGITS) == DIGITS else None)
+    data = val or (DIGITS if asked_data(request.data) == DIGITS else None)
     if data is None:
         return None
     from itd.analysis import compare

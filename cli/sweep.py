@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from itd.space import OPEN_CHOICES, Choices
-from itd_cli.options import Interrupted, note, op_options
+from itd_cli.options import note, op_options, resumable
 
 
 def _range(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int, int]:
@@ -184,12 +184,8 @@ def run_sweep(request: Any) -> None:
     from itd.api import sweep as run
 
     bar = Bar()
-    try:
+    with resumable(bar, "what is in the result"):
         report = run(request, on_start=bar.start)
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted; what is in the result is kept: give the same command again to go on") from None
-    finally:
-        bar.close()
     rate = report.done * report.configs / report.seconds if report.done else 0.0
     there = report.images - report.left
     note(f"{there} of {report.images} images are in {report.out} ({report.done} now, {rate:.0f} rows/s)")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from itd_cli.options import Interrupted, note, op_options, print_json
+from itd_cli.options import note, op_options, print_json, resumable
 from itd_cli.rof import StepBar, milestones_option
 
 _COUNT = click.IntRange(min=1)
@@ -67,12 +67,8 @@ def train(
         precision=precision, seed=seed, shape=shape,
     )  # fmt: skip
     bar = StepBar()
-    try:
+    with resumable(bar, "the last whole epoch"):
         report = train_network(TrainRequest(schedule=schedule, **given), on_start=bar.start)
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted; the last whole epoch is kept: give the same command again to go on") from None
-    finally:
-        bar.close()
     if int(os.environ.get("RANK", "0")):
         return
     if as_json:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from itd.errors import DataError, ResultError
-from itd.runner.images import DIGITS, is_digits, open_images, select
+from itd.runner.images import asked_data, is_digits, open_images, select
 from itd.runner.precision import Precision
 from itd.runner.preprocess import DIGITS_PREPROCESS, Preprocess
 from itd.runner.request import (
@@ -33,7 +32,7 @@ def prepare_sweep(request: SweepRequest, *, only_plan: bool = False, quiet: bool
     nothing is trained or fetched; the weights stay random. quiet: no progress bar while training. Raises ItdError for
     anything that cannot be; what can be told without weights is told before any are made or fetched.
     """
-    data = request.data or os.environ.get("ITD_DATA") or DIGITS
+    data = asked_data(request.data)
     _check_cheaply(request, data)
     weights = request_weights(request, data, only_plan=only_plan, quiet=quiet)
     images = open_images(
@@ -66,17 +65,22 @@ def _check_cheaply(request: SweepRequest, data: str) -> None:
         raise DataError(f"no such file: --classes {request.classes_file}; expected one folder name per line")
 
 
+def named_weights(request: SweepRequest, data: str, *, quiet: bool = False) -> str | None:
+    """How `--weights` names a request's weights; for the digits and none named, the file of those trained on them."""
+    if request.weights is not None or not is_digits(data):
+        return request.weights
+    from itd.training.digits import train_on_digits
+
+    return str(train_on_digits(request.model, device=request.checked_device(), progress=not quiet))
+
+
 def request_weights(request: SweepRequest, data: str, *, only_plan: bool = False, quiet: bool = False) -> Weights:
     """The weights that a request names, for these data; for the digits and none named, trained on them once."""
     digits = is_digits(data)
     num_classes = request.num_classes or (10 if digits else None)
     if only_plan:
         return plan_weights(request.model, request.weights, num_classes=num_classes, digits=digits)
-    named = request.weights
-    if digits and named is None:
-        from itd.training.digits import train_on_digits
-
-        named = str(train_on_digits(request.model, device=request.checked_device(), progress=not quiet))
+    named = named_weights(request, data, quiet=quiet)
     weights = load_weights(request.model, named, num_classes=num_classes)
     return replace(weights, preprocess=DIGITS_PREPROCESS) if digits and named == NONE else weights
 

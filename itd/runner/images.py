@@ -102,7 +102,7 @@ def open_images(
     360
     """
     if data is None:
-        data = os.environ.get("ITD_DATA") or DIGITS
+        data = asked_data(None)
     if is_digits(data):
         split = "train-scale-eval" if str(data) == DIGITS_ONE_SCALE else split
         return _open_digits(num_classes or weights_classes, classes_file, split)
@@ -132,6 +132,11 @@ def open_images(
         source=str(data),
         read=FolderReader(str(root)),
     )
+
+
+def asked_data(data: str | None) -> str:
+    """What `--data` names: as given, else $ITD_DATA, else the digits."""
+    return data or os.environ.get("ITD_DATA") or DIGITS
 
 
 def is_digits(data: str | Path | None) -> bool:

@@ -317,13 +317,15 @@ def prepare(request: SweepRequest, images: ImageSet, weights: Weights) -> Prepar
 
 def walks(model: DynamicModel, space: Space, side_px: int) -> tuple[Walk, Walk]:
     """The costs of a space for one image: with nothing optimised, and as the tree runs it."""
-    attributes = layer_attributes(model.sites)
-    found = []
-    for optimise in (False, True):
-        graph = build_graph(model, torch.float32, "cpu", optimise=optimise)
-        stages = cut(model, graph, space, subsample=optimise)
-        found.append(walk(space, build_trie(space, stages), Costs(stages, attributes, torch.float32), side_px))
-    return found[0], found[1]
+    return costs_of(model, space, side_px, optimise=False), costs_of(model, space, side_px, optimise=True)
+
+
+def costs_of(model: DynamicModel, space: Space, side_px: int, *, optimise: bool) -> Walk:
+    """The costs of a space for one image: as the tree runs it, or with nothing optimised."""
+    graph = build_graph(model, torch.float32, "cpu", optimise=optimise)
+    stages = cut(model, graph, space, subsample=optimise)
+    costs = Costs(stages, layer_attributes(model.sites), torch.float32)
+    return walk(space, build_trie(space, stages), costs, side_px)
 
 
 def asked_preprocess(request: SweepRequest, own: Preprocess) -> Preprocess:

@@ -17,8 +17,20 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from itd.errors import DataError
-from itd.runner.images import ImageSet
+from itd.runner.images import DIGITS, ImageSet, is_digits, open_images
 from itd.runner.preprocess import Preprocess
+
+DIGITS_SHIFT_PX = 4
+
+
+def training_images(data: str, **known: Any) -> ImageSet:
+    """The images to train on: a folder's, and of the digits or CIFAR-10 as published their training split.
+
+    known: num_classes, weights_classes and classes_file of `open_images`. Raises DataError for evaluation images.
+    """
+    if data != DIGITS and is_digits(data):
+        raise DataError(f"--data {data} holds only evaluation images; train on digits")
+    return open_images(data, split="train", **known)
 
 
 @dataclass(frozen=True)

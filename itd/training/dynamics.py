@@ -6,7 +6,6 @@ falls on all of them alike.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from itd.errors import ItdError
 from itd.layers.macs import model_macs
 from itd.patcher import build_model
-from itd.runner.images import is_digits
+from itd.runner.images import asked_data, is_digits
 from itd.runner.request import SweepRequest
 from itd.training.learned import measure
 
@@ -235,4 +234,4 @@ def _spread(value: Spread) -> str:
 
 def default_side_px(data: str | None) -> int:
     """The side of the images that are timed: the digits' 64, else CIFAR's 32."""
-    return 64 if is_digits(data or os.environ.get("ITD_DATA") or "digits") else 32
+    return 64 if is_digits(asked_data(data)) else 32

@@ -13,19 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from itd.errors import DataError, ItdError
+from itd.api import request_weights
+from itd.errors import ItdError
 from itd.layers.models import is_learned
 from itd.patcher import build_model
 from itd.runner.cifar import CIFAR10_PREPROCESS, is_cifar10
-from itd.runner.images import DIGITS, ImageSet, is_digits, open_images
+from itd.runner.images import ImageSet, asked_data, is_digits, open_images
 from itd.runner.loader import batches
 from itd.runner.precision import Precision
 from itd.runner.preprocess import DIGITS_PREPROCESS, Preprocess
 from itd.runner.request import SweepRequest
 from itd.runner.weights import Weights, apply_weights, load_weights
-from itd.training.data import Augment, TrainingSet
-from itd.training.rof import DIGITS_SHIFT_PX, finished, publish
-from itd.training.trainer import Objective, RunFiles, Schedule, train
+from itd.training.data import DIGITS_SHIFT_PX, Augment, TrainingSet, training_images
+from itd.training.files import RunFiles, finished, publish, weights_path
+from itd.training.trainer import Objective, Schedule, train
 
 TRAIN_KEY = "itd.train"
 """In the .safetensors header: how the weights were made, as JSON."""
@@ -60,10 +61,7 @@ class TrainRequest:
         >>> str(TrainRequest("cifar-resnet18+se").out_path())
         'trained/cifar-resnet18+se.safetensors'
         """
-        path = Path(self.out or f"trained/{self.model}.safetensors")
-        if path.suffix != ".safetensors":
-            raise ItdError(f"--out {path} is not a name for weights; it must end in .safetensors")
-        return path
+        return weights_path(self.out or f"trained/{self.model}.safetensors")
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def train_network(
     """
     if not 0 <= request.label_smoothing < 1:
         raise ItdError(f"--label-smoothing {request.label_smoothing:g} is not allowed; give 0 up to 1, as in 0.1")
-    data = request.data or os.environ.get("ITD_DATA") or DIGITS
+    data = asked_data(request.data)
     files, name = RunFiles(request.out_path()), request.model
     device = SweepRequest(name, device=request.device).checked_device()
     images = _training_images(request, data)
@@ -159,10 +157,8 @@ def measure(
 ) -> TestReport:
     """Top-1 and top-5 of a network on labelled images. name: as of `TrainRequest`; the others as of
     `SweepRequest`. on_start: called with the number of images; returns what is told how many were just tested."""
-    data = data or os.environ.get("ITD_DATA") or DIGITS
+    data = asked_data(data)
     request = SweepRequest(name, data=data, weights=weights, num_classes=num_classes, device=device)
-    from itd.api import request_weights
-
     loaded: Weights = request_weights(request, data)
     images = open_images(
         data, num_classes=num_classes, weights_classes=loaded.num_classes, classes_file=classes_file, split="eval"
@@ -203,10 +199,8 @@ def _augment(name: str, data: str, preprocess: Preprocess) -> Augment:
 
 
 def _training_images(request: TrainRequest, data: str) -> ImageSet:
-    if data != DIGITS and is_digits(data):
-        raise DataError(f"--data {data} holds only evaluation images; train on digits")
     known: Mapping[str, Any] = {"num_classes": request.num_classes, "classes_file": request.classes_file}
     if not is_digits(data) and not is_cifar10(data) and request.num_classes is None and Path(data).is_dir():
         folders = sum(entry.is_dir() and not entry.name.startswith(".") for entry in os.scandir(data))
         known = {**known, "num_classes": folders if folders else None}
-    return open_images(data, split="train", **known)
+    return training_images(data, **known)

@@ -8,7 +8,6 @@ slimmable networks recalibrate in this way (Yu and Huang, Universally Slimmable 
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,13 +19,13 @@ from torch import Tensor, nn
 from itd.api import prepare_sweep
 from itd.errors import DataError, ModelError
 from itd.patcher import DynamicModel
-from itd.runner.digits import digits_images
-from itd.runner.images import DIGITS, ImageSet, is_digits, open_images
+from itd.runner.images import DIGITS, ImageSet, asked_data, is_digits
 from itd.runner.loader import batches
 from itd.runner.request import Prepared, SweepRequest
 from itd.runner.sweep import SweepReport, open_writer, sweep
 from itd.runner.tree import Sink
 from itd.space import Space
+from itd.training.data import training_images
 from itd.training.trainer import has_folded_bn
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -155,12 +154,10 @@ def _pixels(request: RecalibrateRequest, prepared: Prepared) -> tuple[Tensor, st
 
 
 def _images(request: RecalibrateRequest, prepared: Prepared) -> ImageSet:
-    data = request.data or (DIGITS if is_digits(request.sweep.data or os.environ.get("ITD_DATA") or DIGITS) else None)
-    if data == DIGITS:
-        return digits_images("train")
+    data = request.data or (DIGITS if is_digits(asked_data(request.sweep.data)) else None)
     if data is None:
         raise DataError("nothing says which images to re-estimate the statistics on; give --data DIR, training images")
-    return open_images(
+    return training_images(
         data,
         num_classes=request.sweep.num_classes,
         weights_classes=prepared.num_classes,

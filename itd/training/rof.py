@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from itd import __version__
-from itd.errors import DataError, ItdError, ModelError
+from itd.api import named_weights, request_weights
+from itd.errors import ItdError, ModelError
 from itd.patcher import Choices, DynamicModel
-from itd.runner.digits import digits_images
-from itd.runner.images import DIGITS, ImageSet, open_images
-from itd.runner.preprocess import DIGITS_PREPROCESS
+from itd.runner.images import ImageSet, asked_data, is_digits
 from itd.runner.request import SweepRequest, patched_model, request_space
-from itd.runner.weights import NONE, Weights, apply_weights, content_sha256, load_weights
-from itd.runner.weights_file import PREPROCESS_KEY
+from itd.runner.weights import Weights, apply_weights, load_weights
 from itd.space import Space
-from itd.training.data import Augment, TrainingSet, random_seed
-from itd.training.trainer import Objective, Part, RunFiles, Schedule, has_folded_bn, train
+from itd.training.data import DIGITS_SHIFT_PX, Augment, TrainingSet, random_seed, training_images
+from itd.training.files import RunFiles, finished, publish, weights_path
+from itd.training.trainer import Objective, Part, Schedule, has_folded_bn, train
 
-DIGITS_SHIFT_PX = 4
 ROF_KEY = "itd.rof"
 """In the .safetensors header: how the weights were made, as JSON."""
 
@@ -71,10 +67,7 @@ class RofRequest:
         >>> str(RofRequest().out_path())
         'rof/resnet50-stride.safetensors'
         """
-        path = Path(self.out or f"rof/{self.model}-{self.attributes.replace(',', '+')}.safetensors")
-        if path.suffix != ".safetensors":
-            raise ItdError(f"--out {path} is not a name for weights; it must end in .safetensors")
-        return path
+        return weights_path(self.out or f"rof/{self.model}-{self.attributes.replace(',', '+')}.safetensors")
 
 
 @dataclass(frozen=True)
@@ -103,14 +96,17 @@ def rof(
 
     Raises ItdError for anything that cannot be, a loss that is not finite, and a checkpoint of another run.
     """
-    data = request.data or os.environ.get("ITD_DATA") or DIGITS
+    data = asked_data(request.data)
     files = RunFiles(request.out_path())
     if not 1 <= request.per_sample <= request.schedule.batch_size:
         raise ItdError(f"--per-sample {request.per_sample} is not allowed; give 1 to the batch size")
     device = request.sweep().checked_device()
     request_space(request.sweep(), *patched_model(request.sweep(), 10))
-    weights, named = _weights(request, data, quiet)
-    images = _images(request, data, weights)
+    named = named_weights(request.sweep(weights=request.weights), data, quiet=quiet)
+    weights = request_weights(request.sweep(weights=named), data)
+    images = training_images(
+        data, num_classes=request.num_classes, weights_classes=weights.num_classes, classes_file=request.classes_file
+    )
     model, swept, own = patched_model(request.sweep(), weights.num_classes)
     apply_weights(model, weights)
     if request.schedule.bn == "train" and weights.state_dict is not None and has_folded_bn(model):
@@ -131,7 +127,7 @@ def rof(
             progress=on_start(steps) if on_start else None,
         )  # fmt: skip
         if int(os.environ.get("RANK", "0")) == 0:
-            publish(model, weights, files, identity, request.schedule)
+            publish(model, weights, files, identity, request.schedule, ROF_KEY)
     sha256 = load_weights(request.model, files.out).sha256 if files.out.exists() else ""
     return RofReport(str(files.out), named, sha256, request.schedule.epochs, steps, len(space), done)
 
@@ -185,28 +181,8 @@ def rof_objective(model: DynamicModel, space: Space, request: RofRequest) -> Obj
     return parts
 
 
-def _weights(request: RofRequest, data: str, quiet: bool) -> tuple[Weights, str | None]:
-    """The weights to begin with, and how `--weights` names them."""
-    named = request.weights
-    digits = data == DIGITS
-    if digits and named is None:
-        from itd.training.digits import train_on_digits
-
-        named = str(train_on_digits(request.model, device=request.sweep().checked_device(), progress=not quiet))
-    weights = load_weights(request.model, named, num_classes=request.num_classes or (10 if digits else None))
-    return (replace(weights, preprocess=DIGITS_PREPROCESS) if digits and named == NONE else weights), named
-
-
-def _images(request: RofRequest, data: str, weights: Weights) -> ImageSet:
-    if data == DIGITS:
-        return digits_images("train")
-    return open_images(
-        data, num_classes=request.num_classes, weights_classes=weights.num_classes, classes_file=request.classes_file
-    )
-
-
 def _augment(data: str, weights: Weights) -> Augment:
-    return Augment(weights.preprocess, DIGITS_SHIFT_PX if data == DIGITS else None)
+    return Augment(weights.preprocess, DIGITS_SHIFT_PX if is_digits(data) else None)
 
 
 def _identity(request: RofRequest, space: Space, images: ImageSet, weights: Weights) -> dict[str, Any]:
@@ -221,49 +197,3 @@ def _identity(request: RofRequest, space: Space, images: ImageSet, weights: Weig
         "per_sample": request.per_sample,
         "distill": request.distill,
     }
-
-
-def finished(files: RunFiles, identity: dict[str, Any], schedule: Schedule) -> bool:
-    """Whether the weights of this run are there; DataError where those of another one are."""
-    if not files.out.exists() or files.checkpoint.exists():
-        return False
-    try:
-        told = json.loads(files.sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        told = {}
-    wanted = json.loads(json.dumps({"identity": identity, "schedule": asdict(schedule)}))
-    if {name: told.get(name) for name in wanted} == wanted:
-        return True
-    raise DataError(f"{files.out} is there already and is of another run; give another --out, or move it away")
-
-
-def publish(
-    model: nn.Module,
-    weights: Weights,
-    files: RunFiles,
-    identity: dict[str, Any],
-    schedule: Schedule,
-    key: str = ROF_KEY,
-) -> None:
-    """Writes the weights and how they were made; then the checkpoint is no longer needed. key: of the header."""
-    from safetensors.torch import save_file
-
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    told = {
-        "identity": identity,
-        "schedule": asdict(schedule),
-        "began_with": weights.label,
-        "sha256": content_sha256(state),
-        "itd": __version__,
-        "torch": torch.__version__,
-    }
-    header = {key: json.dumps(told), PREPROCESS_KEY: json.dumps(weights.preprocess.identity())}
-    temporary = files.out.with_name(f".{files.out.name}.{os.getpid()}.tmp")
-    try:
-        save_file(state, temporary, metadata=header)
-        files.sidecar.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, files.out)
-        files.checkpoint.unlink(missing_ok=True)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DataError(f"cannot write {files.out}: {error.strerror or error}; free some space") from error

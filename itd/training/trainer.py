@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from itd.errors import DataError, ItdError, ModelError
 from itd.store.manifest import differences
 from itd.training.data import TrainingSet, random_seed
+from itd.training.files import RunFiles
 
 LOG_COLUMNS = ("epoch", "step", "configs", "lr", "loss")
 
@@ -97,28 +98,6 @@ class Schedule:
 
 def _half_cosine(first: float, last: float, share: float) -> float:
     return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
-
-
-@dataclass(frozen=True)
-class RunFiles:
-    """Where a run writes: the weights, and beside them the log and, while it runs, the checkpoint."""
-
-    out: Path
-
-    @property
-    def checkpoint(self) -> Path:
-        """The state after the last whole epoch."""
-        return self.out.with_suffix(".checkpoint")
-
-    @property
-    def log(self) -> Path:
-        """One line for each step."""
-        return self.out.with_suffix(".csv")
-
-    @property
-    def sidecar(self) -> Path:
-        """How the weights were made."""
-        return self.out.with_suffix(".json")
 
 
 @dataclass(frozen=True)

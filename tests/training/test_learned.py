@@ -180,3 +180,18 @@ def test_weights_of_another_operator_are_one_line(tmp_path):
         answer = CliRunner().invoke(cli, given)
         assert answer.exit_code == 1 and f"weights w.pth are not for cifar-resnet18+{op}" in answer.stderr
         assert answer.stderr.count("\n") == 1
+
+
+def test_the_training_split_is_what_every_training_reads(tmp_path):
+    """Also of CIFAR-10 as published, whose folder holds the test images too."""
+    from itd.errors import DataError
+    from itd.training.data import training_images
+
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    for number, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
+        (folder / f"{name}.bin").write_bytes(bytes([number]) + b"\0" * 3072)
+    assert training_images(str(folder)).labels.tolist() == [0, 1, 2, 3, 4]
+    assert len(training_images("digits")) == 1437
+    with pytest.raises(DataError, match="holds only evaluation images"):
+        training_images("digits-one-scale")

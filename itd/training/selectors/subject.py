@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,15 +11,11 @@ import torch
 
 from itd.api import request_weights
 from itd.errors import ResultError
-from itd.patcher import MODELS, Choices, DynamicModel, layer_attributes
+from itd.patcher import MODELS, Choices, DynamicModel
 from itd.patcher.model import check_space, site_specs
-from itd.runner.graph import build_graph
-from itd.runner.images import DIGITS, ImageSet, is_digits, open_images
-from itd.runner.plan import Costs, walk
+from itd.runner.images import ImageSet, asked_data, is_digits, open_images
 from itd.runner.preprocess import Preprocess
-from itd.runner.request import SweepRequest, patched_model
-from itd.runner.stages import cut
-from itd.runner.trie import build_trie
+from itd.runner.request import SweepRequest, costs_of, patched_model
 from itd.runner.weights import Weights, apply_weights
 from itd.space import Setting, Space, SpaceList, listed_space
 from itd.store import Result
@@ -74,7 +69,7 @@ def open_subject(
             f"{result.path} was swept with statistics re-estimated for each configuration, which a selector cannot "
             "take along; give a result of `itd sweep`"
         )
-    data = data or os.environ.get("ITD_DATA") or DIGITS
+    data = asked_data(data)
     request = SweepRequest(
         model=identity["model"],
         attributes=",".join(result.attributes),
@@ -124,7 +119,4 @@ def listed(
 
 def plain_macs(model: DynamicModel, space: Space, side_px: int) -> np.ndarray:
     """(C,) of each configuration's plain forward of one image, as a result has them."""
-    graph = build_graph(model, torch.float32, "cpu", optimise=False)
-    stages = cut(model, graph, space, subsample=False)
-    costs = Costs(stages, layer_attributes(model.sites), torch.float32)
-    return np.array(walk(space, build_trie(space, stages), costs, side_px).per_config, np.float64)
+    return np.array(costs_of(model, space, side_px, optimise=False).per_config, np.float64)
