@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -23,6 +26,9 @@ def per_sample_conv2d(
 ) -> Tensor:
     """A convolution in which each sample has its own kernel, as one grouped convolution (CondConv: Yang et al. 2019).
 
+    On a CPU, where a sample's kernel has at least as many numbers as its unfolded image, as a batch of matrix products:
+    a grouped convolution repacks every kernel.
+
     x: (N, I, H, W). weight: (N, O, I/groups, k, k). bias: (N, O) or None. Returns (N, O, H', W').
     stride, padding (zeros; "same" and "valid" too), dilation, groups: as in `torch.nn.functional.conv2d`.
     Raises ModelError when the shapes do not belong together.
@@ -36,6 +42,10 @@ def per_sample_conv2d(
     """
     _check_shapes(x, weight, bias, groups)
     samples, _, height, width = x.shape
+    if x.device.type == "cpu" and not isinstance(padding, str):
+        at = _Window(weight, stride, padding, dilation, groups)
+        if at.places(height, width) <= weight.shape[1] // groups:
+            return at.multiply(x, weight, bias)
     out = F.conv2d(
         x.reshape(1, -1, height, width),
         weight.flatten(0, 1),
@@ -46,6 +56,40 @@ def per_sample_conv2d(
         samples * groups,
     )
     return out.unflatten(1, (samples, weight.shape[1])).squeeze(0)
+
+
+class _Window:
+    """Where the kernels of a convolution lie. weight: (N, O, I/groups, k, k); the others as in `per_sample_conv2d`."""
+
+    def __init__(
+        self, weight: Tensor, stride: int | Pair, padding: int | Pair, dilation: int | Pair, groups: int
+    ) -> None:
+        self.kernel: Pair = (weight.shape[3], weight.shape[4])
+        self.stride, self.padding, self.dilation = _both(stride), _both(padding), _both(dilation)
+        self.groups = groups
+
+    def size(self, height: int, width: int) -> Pair:
+        """Of the output, in pixels."""
+        around = zip((height, width), self.padding, self.dilation, self.kernel, self.stride, strict=True)
+        rows, columns = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in around)
+        return rows, columns
+
+    def places(self, height: int, width: int) -> int:
+        """How many outputs a channel has."""
+        return math.prod(self.size(height, width))
+
+    def multiply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Each sample's kernel times its unfolded image: x (N, I, H, W) -> (N, O, H', W')."""
+        samples, _, height, width = x.shape
+        unfolded = F.unfold(x, self.kernel, self.dilation, self.padding, self.stride)
+        matrices = weight.flatten(2).reshape(samples * self.groups, weight.shape[1] // self.groups, -1)
+        out = torch.bmm(matrices, unfolded.reshape(samples * self.groups, matrices.shape[2], -1))
+        out = out.view(samples, weight.shape[1], *self.size(height, width))
+        return out if bias is None else out + bias[:, :, None, None]
+
+
+def _both(value: int | Pair) -> Pair:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def _check_shapes(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> None:
