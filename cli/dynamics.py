@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from itd_cli.options import emit, note, output_options
+from itd_cli.options import check_plot, emit, note, output_options
 
 MODELS = "cifar-resnet18,cifar-resnet18+involution,cifar-resnet18+condconv,cifar-resnet18+weightnet,cifar-resnet18+se"
 
@@ -22,6 +22,7 @@ MODELS = "cifar-resnet18,cifar-resnet18+involution,cifar-resnet18+condconv,cifar
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N images of --data.")
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one.")
 @click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode.")
+@click.option("--curves", metavar="FILE", callback=check_plot, help="Draw the learning curves of --folder.")
 @output_options(plot=True)
 def dynamics(
     models: str,
@@ -34,6 +35,7 @@ def dynamics(
     limit: int | None,
     device: str | None,
     workers: int,
+    curves: str | None,
     as_json: bool,
     csv_path: str | None,
     plot: str | None,
@@ -45,8 +47,9 @@ def dynamics(
 
     \b
     JSON: a list of {model, params, megabytes, macs,
-      forward_ms, epoch_s: {median, low, high}, top1: or null, n}
+      forward_ms, epoch_s: {median, low, high}, top1: or null, n, curve: [{epoch, images, loss, n, top1}]}
     """
+    from itd.training.curve import curves_figure
     from itd.training.dynamics import DynamicsRequest, default_side_px, dynamics_figure, dynamics_table
     from itd.training.dynamics import dynamics as measure
 
@@ -64,3 +67,6 @@ def dynamics(
         plot,
         lambda: dynamics_figure(rows, request),
     )
+    if curves:
+        curves_figure({row.model: list(row.curve) for row in rows}).save(curves)
+        click.echo(f"figure: {curves}", err=as_json)

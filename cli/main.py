@@ -24,6 +24,7 @@ COMMANDS = {
     "efficiency": ("itd_cli.efficiency:efficiency", "The cheapest configurations with the same predictions."),
     "combine": ("itd_cli.combine:combine", "Cross the best configurations of several attributes into a space."),
     "compare": ("itd_cli.compare:compare", "Two results of the same images, before and after."),
+    "gain": ("itd_cli.gain:gain", "What the oracle gains beyond guessing, result beside result."),
     "report": ("itd_cli.report:report", "Every answer on one self-contained HTML page."),
     "select": ("itd_cli.select:select", "What choosing without the label achieves, cross-validated."),
     "predict": ("itd_cli.predict:predict", "Classify images, really dynamic with a selector."),

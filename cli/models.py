@@ -27,12 +27,12 @@ def models(learned: bool, as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    click.echo(f"{'model':<26} {'stride':>6} {'dilation':>8} {'size':>5}  {'V1 top-1':>8}  sites A, B, C, D")
+    click.echo(f"{'model':<31} {'stride':>6} {'dilation':>8} {'size':>5}  {'V1 top-1':>8}  sites A, B, C, D")
     for row in rows:
         counts = row["configs"]
         sites = ", ".join("+".join(paths) for paths in row["sites"].values())
         click.echo(
-            f"{row['model']:<26} {counts['stride']:>6} {counts['dilation']:>8} {counts['size']:>5}  "
+            f"{row['model']:<31} {counts['stride']:>6} {counts['dilation']:>8} {counts['size']:>5}  "
             f"{'-' if row['v1_top1'] is None else format(row['v1_top1'], '.2f'):>8}  {sites}"
         )
     click.echo("Any other torchvision classifier that torch.fx can trace: --sites A=path[+path],B=path")

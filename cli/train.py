@@ -32,6 +32,9 @@ _COUNT = click.IntRange(min=1)
 @click.option("--weight-decay", type=float, default=5e-4, show_default=True, metavar="R")
 @click.option("--label-smoothing", type=float, default=0.0, show_default=True, metavar="R")
 @click.option("--limit", type=_COUNT, metavar="N", help="Images of each epoch; default all.")
+@click.option("--test", metavar="DIR|cifar10|digits",
+              help="Held-out images: top-1 after each epoch goes to the learning curve (.epochs.csv).")  # fmt: skip
+@click.option("--test-every", type=_COUNT, default=1, show_default=True, metavar="N", help="Every Nth of --test.")
 @click.option("--precision", default="fp32", show_default=True, metavar="P", help="fp32, bf16 or fp16.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one.")
@@ -53,8 +56,8 @@ def train(
     """Train a network from scratch: SGD with momentum under one-cycle, cosine or step learning rate.
 
     Writes a plain state dict that `itd sweep --weights`, `itd test` and `itd predict` take, beside it how it was made
-    (.json) and the loss of each step (.csv). A checkpoint each epoch: the same command goes on after a kill. Several
-    GPUs: torchrun.
+    (.json), the loss of each step (.csv) and, with --test, the learning curve (.epochs.csv). A checkpoint each epoch:
+    the same command goes on after a kill. Several GPUs: torchrun.
 
     \b
     JSON: {out, model, epochs, steps, images, already}

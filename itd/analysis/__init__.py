@@ -4,6 +4,7 @@ from itd.analysis.baselines import Baselines, baselines
 from itd.analysis.combine import Combination, combine
 from itd.analysis.compare import Comparison, compare
 from itd.analysis.efficiency import Efficiency, efficiency
+from itd.analysis.gain import Gain, gains
 from itd.analysis.greedy import GreedyCurve, GreedyStep, greedy
 from itd.analysis.oracle import OracleAccuracy, oracle
 from itd.analysis.preferences import Preferences, preferences
@@ -17,6 +18,7 @@ __all__ = [
     "Comparison",
     "Efficiency",
     "Estimate",
+    "Gain",
     "GreedyCurve",
     "GreedyStep",
     "OracleAccuracy",
@@ -29,6 +31,7 @@ __all__ = [
     "combine",
     "compare",
     "efficiency",
+    "gains",
     "greedy",
     "oracle",
     "preferences",

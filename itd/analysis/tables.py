@@ -7,6 +7,7 @@ from typing import Any
 
 from itd.analysis.compare import FIGURES, Comparison
 from itd.analysis.efficiency import Efficiency
+from itd.analysis.gain import Gain
 from itd.analysis.greedy import GreedyCurve, GreedyStep
 from itd.analysis.oracle import RULES, OracleAccuracy
 from itd.analysis.preferences import Preferences
@@ -24,6 +25,16 @@ BESIDE = {
     "vote_all": "vote",
 }
 """Baselines that stand beside an oracle's figures, and their column heads."""
+
+GAIN_HEADS = {
+    "static": "static",
+    "best": "best",
+    "matched_topk": "top-k",
+    "over_static": "over static",
+    "over_matched": "over top-k",
+    "against_first": "against first",
+}
+"""Figures of a gain, and their column heads."""
 
 Row = dict[str, Any]
 
@@ -271,6 +282,30 @@ def compare_rows(found: Comparison) -> list[Row]:
             row |= _flat(which, value)
         rows.append(row)
     return rows
+
+
+def gain_table(rows: Sequence[Gain]) -> str:
+    """Accuracies, the oracle's gains in points, and the gain over matched top-k against the first result's."""
+    cells = [["result", "n", "configs", *GAIN_HEADS.values()]]
+    for row in rows:
+        values = [getattr(row, name) for name in GAIN_HEADS]
+        accuracies, differences = values[:3], values[3:]
+        shown = [percent(e.value) for e in accuracies]
+        shown += ["-" if e is None else f"{100 * e.value:+.1f}" for e in differences]
+        cells.append([row.result, f"{row.n}", f"{row.configs}", *shown])
+        cells.append(["  95% interval", "", "", *map(span, values)])
+    return align(cells)
+
+
+def gain_rows(rows: Sequence[Gain]) -> list[Row]:
+    """One flat row for each result."""
+    found = []
+    for row in rows:
+        flat: Row = {"result": row.result, "n": row.n, "configs": row.configs}
+        for name in GAIN_HEADS:
+            flat |= _flat(name, getattr(row, name))
+        found.append(flat)
+    return found
 
 
 def format_settings(step: GreedyStep) -> str:

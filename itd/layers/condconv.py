@@ -69,9 +69,13 @@ class CondConv2d(PerSampleConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
+        return self.convolve(x, *self.sample_kernels(x))
+
+    def sample_kernels(self, x: Tensor, *given: Any) -> tuple[Tensor, Tensor | None]:
+        """The experts' kernels and biases, mixed; as in `PerSampleConv2d`."""
         alpha = torch.sigmoid(self.router(x.mean((2, 3))))
         weight = (alpha @ self.kernels.flatten(1)).unflatten(1, self.weight_shape)
-        return self.convolve(x, weight, None if self.bias is None else alpha @ self.bias)
+        return weight, None if self.bias is None else alpha @ self.bias
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, bias={self.bias is not None}, experts={self.experts}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from itd.errors import ModelError
@@ -73,6 +75,13 @@ class PerSampleConv2d(nn.Module):
                 f"{name}: the input is {x.shape[2]}x{x.shape[3]} with padding {around}, the dilated kernel "
                 f"{rows}x{columns}; the padded input must be at least as large: give larger images or more padding"
             )
+
+    def sample_kernels(self, x: Tensor, *given: Any) -> tuple[Tensor, Tensor | None]:
+        """x: (N, I, H, W) -> the kernel of each sample, (N, O, I/groups, k, k), and its bias, (N, O) or None.
+
+        given: what `forward` takes beside x.
+        """
+        raise NotImplementedError
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x: (N, I, H, W), weight: (N, O, I/groups, k, k), bias: (N, O) or None -> (N, O, H', W')."""

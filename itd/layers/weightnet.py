@@ -114,29 +114,36 @@ class WeightNet2d(PerSampleConv2d):
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
         self.check_input(x)
-        gates = torch.sigmoid(self.fc1(self._reduce(x) if z is None else self._checked(z, x)))
         if self.multiplier == 1 and (self.groups != 1 or self.in_channels % self.g == 0):
-            return self._gated(x, gates)
-        gates = gates.unflatten(1, (self.weight.shape[0], self.multiplier))
+            return self._gated(x, self._gates(x, z))
+        return self.convolve(x, *self.sample_kernels(x, z))
+
+    def sample_kernels(self, x: Tensor, *given: Any) -> tuple[Tensor, Tensor | None]:
+        """What the grouped FC makes of the gates; as in `PerSampleConv2d`. given: z, or nothing."""
+        gates = self._gates(x, *given).unflatten(1, (self.weight.shape[0], self.multiplier))
         weight = torch.einsum("ngl,gpl->ngp", gates, self.weight).reshape(-1, *self.weight_shape)
-        return self.convolve(x, weight, None if self.bias is None else self.bias.expand(x.shape[0], -1))
+        return weight, None if self.bias is None else self.bias.expand(x.shape[0], -1)
+
+    def _gates(self, x: Tensor, z: Tensor | None = None) -> Tensor:
+        """x: (N, I, H, W), z: (N, reduced) or None -> (N, groups of the FC * lambda), between 0 and 1."""
+        return torch.sigmoid(self.fc1(self._reduce(x) if z is None else self._checked(z, x)))
 
     def _gated(self, x: Tensor, gates: Tensor) -> Tensor:
         """At lambda 1 a gate multiplies a whole block of a kernel, so it can multiply what the block gives: static
         convolutions of G parts of the channels, no kernel for each sample. gates: (N, O*G), (N, O) where depthwise."""
         kernels = self.weight.view(self.weight_shape)
-        at = (self.stride, self.padding, self.dilation, self.groups)
         if self.groups != 1:
-            out = F.conv2d(x, kernels, None, *at) * gates[:, :, None, None]
+            out = self._static(x, kernels) * gates[:, :, None, None]
         else:
-            each = zip(
-                x.chunk(self.g, 1),
-                kernels.chunk(self.g, 1),
-                gates.view(-1, self.out_channels, self.g).unbind(2),
-                strict=True,
-            )
-            out = sum(F.conv2d(part, kernel, None, *at) * gate[:, :, None, None] for part, kernel, gate in each)
+            each = gates.view(-1, self.out_channels, self.g, 1, 1).unbind(2)
+            parts = zip(x.chunk(self.g, 1), kernels.chunk(self.g, 1), each, strict=True)
+            out, *rest = (self._static(part, kernel) * gate for part, kernel, gate in parts)
+            for term in rest:
+                out = out + term
         return out if self.bias is None else out + self.bias[:, None, None]
+
+    def _static(self, x: Tensor, kernel: Tensor) -> Tensor:
+        return F.conv2d(x, kernel, None, self.stride, self.padding, self.dilation, self.groups)
 
     def _reduce(self, x: Tensor) -> Tensor:
         if self.reduce is None:

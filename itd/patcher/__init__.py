@@ -1,6 +1,14 @@
 """The convolution and the pool at a setting; a model rewritten to take a configuration; the model registry."""
 
-from itd.patcher.dynamic import DynamicAvgPool2d, DynamicConv2d, DynamicMaxPool2d, conv_at, pool_at
+from itd.patcher.dynamic import (
+    DynamicAvgPool2d,
+    DynamicConv2d,
+    DynamicMaxPool2d,
+    DynamicPerSampleConv2d,
+    conv_at,
+    per_sample_conv_at,
+    pool_at,
+)
 from itd.patcher.geometry import Geometry, half_stride_weight, resize_kernel, resize_matrix
 from itd.patcher.model import DynamicModel, entry_of, model_space, patch, site_specs
 from itd.patcher.registry import (
@@ -22,6 +30,7 @@ __all__ = [
     "DynamicConv2d",
     "DynamicMaxPool2d",
     "DynamicModel",
+    "DynamicPerSampleConv2d",
     "Geometry",
     "ModelEntry",
     "SiteModule",
@@ -34,6 +43,7 @@ __all__ = [
     "model_space",
     "parse_sites",
     "patch",
+    "per_sample_conv_at",
     "pool_at",
     "resize_kernel",
     "resize_matrix",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from itd.errors import ModelError, SpaceError
+from itd.layers.conv import PerSampleConv2d
+from itd.layers.functional import per_sample_conv2d
 from itd.patcher.geometry import Geometry, half_stride_weight, resize_kernel
 from itd.space import Choices, Setting
 
@@ -57,6 +60,11 @@ def pool_at(x: Tensor, pool: nn.MaxPool2d | nn.AvgPool2d, setting: Setting, choi
 def _upsample(x: Tensor, choices: Choices) -> Tensor:
     if choices.pool_half == "nearest":
         return F.interpolate(x, scale_factor=2, mode="nearest")
+    return _zeros_between(x)
+
+
+def _zeros_between(x: Tensor) -> Tensor:
+    """x: (N, C, H, W) -> (N, C, 2H, 2W), x at the even rows and columns."""
     out = x.new_zeros(x.shape[0], x.shape[1], 2 * x.shape[2], 2 * x.shape[3])
     out[:, :, ::2, ::2] = x
     return out
@@ -97,6 +105,52 @@ class DynamicConv2d(nn.Conv2d):
         return self._resized[key]
 
 
+def per_sample_conv_at(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, setting: Setting, choices: Choices
+) -> Tensor:
+    """`conv_at` where each sample has its own kernel.
+
+    x: (N, I, H, W). weight: (N, O, I/g, k0, k0). bias: (N, O) or None. Returns (N, O, H', W'), H' = 2H at stride 1/2.
+    """
+    at = geometry.at(setting)
+    kernel = resize_kernel(weight.flatten(0, 1), at.kernel, choices).unflatten(0, weight.shape[:2])
+    how = {"padding": at.padding, "dilation": at.dilation, "groups": at.groups}
+    if at.stride != 0.5:
+        return per_sample_conv2d(x, kernel, bias, stride=int(at.stride), **how)
+    if geometry.kernel == 1 and choices.shortcut == "nearest":
+        return F.interpolate(per_sample_conv2d(x, kernel, bias, **how), scale_factor=2, mode="nearest")
+    return per_sample_conv2d(_zeros_between(x), kernel, bias, **how)
+
+
+class DynamicPerSampleConv2d(PerSampleConv2d):
+    """What `wrap` adds to the class of a layer that makes a kernel for each sample: it takes a setting."""
+
+    setting: Setting
+    choices: Choices
+    geometry: Geometry
+
+    @staticmethod
+    def wrap(path: str, layer: PerSampleConv2d, choices: Choices) -> DynamicPerSampleConv2d:
+        """The same layer, sharing its parameters, with `setting` left at the pretrained values."""
+        cls = _dynamic_per_sample(type(layer))  # type: ignore[arg-type]
+        new = cls.__new__(cls)
+        new.__dict__ = {**layer.__dict__, "_parameters": dict(layer._parameters), "_modules": dict(layer._modules)}
+        new.geometry = Geometry.of(path, layer)
+        new.setting, new.choices = DEFAULT, choices
+        return new
+
+    def forward(self, x: Tensor, *given: Any) -> Tensor:
+        if self.setting == DEFAULT:
+            return super().forward(x, *given)
+        weight, bias = self.sample_kernels(x, *given)
+        return per_sample_conv_at(x, weight, bias, self.geometry, self.setting, self.choices)
+
+
+@functools.cache
+def _dynamic_per_sample(cls: Any) -> type[DynamicPerSampleConv2d]:
+    return type(f"Dynamic{cls.__name__}", (DynamicPerSampleConv2d, cls), {})
+
+
 class _DynamicPool:
     setting: Setting
     choices: Choices
@@ -115,13 +169,15 @@ class DynamicAvgPool2d(_DynamicPool, nn.AvgPool2d):
     """An average pool that takes a stride."""
 
 
-DynamicLayer = DynamicConv2d | DynamicMaxPool2d | DynamicAvgPool2d
+DynamicLayer = DynamicConv2d | DynamicPerSampleConv2d | DynamicMaxPool2d | DynamicAvgPool2d
 
 
 def wrap_layer(path: str, module: nn.Module, choices: Choices) -> DynamicLayer:
     """The layer at `path` as one that takes a setting; ModelError for a layer that cannot."""
     if isinstance(module, nn.Conv2d):
         return DynamicConv2d.wrap(path, module, choices)
+    if isinstance(module, PerSampleConv2d):
+        return DynamicPerSampleConv2d.wrap(path, module, choices)
     for kind, dynamic in ((nn.MaxPool2d, DynamicMaxPool2d), (nn.AvgPool2d, DynamicAvgPool2d)):
         if isinstance(module, kind):
             check_pool(path, module)
@@ -130,7 +186,8 @@ def wrap_layer(path: str, module: nn.Module, choices: Choices) -> DynamicLayer:
             new.setting, new.choices = DEFAULT, choices
             return new
     raise ModelError(
-        f"{path} is a {type(module).__name__}, which cannot vary; a site takes Conv2d, MaxPool2d or AvgPool2d"
+        f"{path} is a {type(module).__name__}, which cannot vary; a site takes Conv2d, CondConv2d, WeightNet2d, "
+        "MaxPool2d or AvgPool2d"
     )
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from itd.errors import ModelError, SpaceError
+from itd.layers.conv import PerSampleConv2d
 from itd.space import Choices, Setting
 
 
@@ -23,7 +24,7 @@ class Geometry:
     groups: int
 
     @classmethod
-    def of(cls, path: str, conv: nn.Conv2d) -> Geometry:
+    def of(cls, path: str, conv: nn.Conv2d | PerSampleConv2d) -> Geometry:
         """The geometry of a pretrained convolution; ModelError by module path where it is not one that can vary."""
 
         def square(name: str, pair: tuple[int, ...] | int) -> int:

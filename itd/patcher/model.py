@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from itd.errors import ModelError, SpaceError
-from itd.patcher.dynamic import DEFAULT, DynamicConv2d, check_pool_half, wrap_layer
+from itd.patcher.dynamic import DEFAULT, DynamicConv2d, DynamicPerSampleConv2d, check_pool_half, wrap_layer
 from itd.patcher.registry import MODELS, ModelEntry, Sites, resolve_sites
 from itd.space import ATTRIBUTES, Choices, Setting, SiteSpec, Space, build_space
 from itd.space.setting import OPTIONS
@@ -97,7 +97,7 @@ def check_setting(path: str, layer: Any, setting: Setting) -> None:
     """SpaceError where a layer cannot take a setting."""
     if setting == DEFAULT:
         return
-    if isinstance(layer, DynamicConv2d):
+    if isinstance(layer, (DynamicConv2d, DynamicPerSampleConv2d)):
         layer.geometry.at(setting, path)
     elif setting.stride == 0.5:
         check_pool_half(path, layer)
@@ -146,7 +146,7 @@ def _upsamples(layer: Any) -> bool:
 
 
 def _default_of(attribute: str, layer: Any) -> Any:
-    if not isinstance(layer, DynamicConv2d):
+    if not isinstance(layer, (DynamicConv2d, DynamicPerSampleConv2d)):
         return layer.stride
     return {"stride": layer.geometry.stride, "dilation": layer.geometry.dilation, "size": layer.geometry.kernel}[
         attribute

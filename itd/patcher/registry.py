@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from itd.errors import ModelError
-from itd.layers.models import OPS, build_learned, is_learned, learned_name
+from itd.layers.conv import PerSampleConv2d
+from itd.layers.models import LEARNED, OPS, SHUFFLENETS, build_learned, is_learned, learned_name
 from itd.space import ATTRIBUTES, SITES
 
 ALL = frozenset(ATTRIBUTES)
@@ -74,6 +75,14 @@ def _densenet(name: str, top1: float) -> ModelEntry:
     return ModelEntry(name, sites, 2, top1)
 
 
+def _shufflenet(name: str) -> ModelEntry:
+    sites: Sites = {"A": (SiteModule("conv1.0", ALL),)}
+    for i, site in enumerate("BCD", start=2):
+        block = f"stage{i}.0"
+        sites[site] = (SiteModule(f"{block}.depthwise", ALL), SiteModule(f"{block}.project_depthwise", STRIDE))
+    return ModelEntry(name, sites, 2, None)
+
+
 MODELS: dict[str, ModelEntry] = {
     entry.name: entry
     for entry in (
@@ -92,6 +101,7 @@ MODELS: dict[str, ModelEntry] = {
         _densenet("densenet169", 75.600),
         _densenet("densenet201", 76.896),
         *(_resnet_basic(learned_name("cifar-resnet18", op), None, stem_stride=1) for op in OPS),
+        *(_shufflenet(entry.name) for entry in LEARNED.values() if entry.model in SHUFFLENETS),
     )
 }
 
@@ -168,7 +178,7 @@ def resolve_sites(model: nn.Module, sites: Sites) -> Sites:
             if seen.setdefault(module.path, name) != name:
                 raise ModelError(f"{module.path} is in sites {seen[module.path]} and {name}; a module has one site")
             layer = by_path[module.path]
-            pointwise = not isinstance(layer, nn.Conv2d) or set(layer.kernel_size) == {1}
+            pointwise = not isinstance(layer, (nn.Conv2d, PerSampleConv2d)) or set(layer.kernel_size) == {1}
             found.append(SiteModule(module.path, module.attributes or (STRIDE if pointwise else ALL)))
         resolved[name] = tuple(found)
     return resolved

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from itd.errors import ModelError
 from itd.layers import LAYERS
+from itd.layers.conv import PerSampleConv2d
 from itd.patcher import DynamicConv2d, DynamicModel
 from itd.runner.ops import (
     BATCH,
@@ -245,6 +246,10 @@ class _Builder:
         self._alias(follower, node)
 
     def _site(self, node: fx.Node, module: nn.Module) -> None:
+        if isinstance(module, PerSampleConv2d):
+            op = SiteOp(str(node.target), self._moved(module), None, None, self.model.choices)
+            self._emit(node, op, self._resolve(node.args), self._resolve(node.kwargs), site=str(node.target))
+            return
         if not isinstance(module, DynamicConv2d):
             op = SiteOp(str(node.target), module, None, None, self.model.choices)
             self._emit(node, op, (self._resolve(node.args[0]),), site=str(node.target))

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from itd.errors import ModelError
 from itd.layers import LAYERS
 from itd.layers.conv import PerSampleConv2d
 from itd.layers.macs import layer_macs
@@ -62,7 +63,7 @@ def tried(work: Callable[[], Any], error: type[ValueError]) -> Any:
     """What a shape computation gives; torch's complaint about shapes becomes `error`."""
     try:
         return work()
-    except (RuntimeError, IndexError) as reason:
+    except (RuntimeError, IndexError, ModelError) as reason:
         raise error(str(reason).strip().splitlines()[0]) from reason
 
 

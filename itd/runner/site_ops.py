@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from itd.patcher import Choices, Geometry, half_stride_weight, pool_at, resize_kernel, resize_matrix
-from itd.runner.ops import ACTIVATIONS, CHANNELS_LAST, ConvOp, Op, WindowError, tried
+from itd.layers.macs import layer_macs
+from itd.patcher import (
+    Choices,
+    DynamicPerSampleConv2d,
+    Geometry,
+    half_stride_weight,
+    pool_at,
+    resize_kernel,
+    resize_matrix,
+)
+from itd.runner.ops import ACTIVATIONS, CHANNELS_LAST, ConvOp, Op, WindowError, on_meta, tried
 from itd.space import Setting
 
 
@@ -112,6 +123,38 @@ class PoolOp(Op):
         return 2 * out.numel() * out.element_size() if self.setting.stride == 0.5 else 0
 
 
+class PerSampleOp(Op):
+    """A layer that makes a kernel for each sample, at a setting. x: (N, I, H, W) -> (N, O, H', W')."""
+
+    windowed = True
+
+    def __init__(self, layer: DynamicPerSampleConv2d, setting: Setting) -> None:
+        self.layer = copy.copy(layer)
+        self.layer.setting = setting
+        self._meta = copy.deepcopy(self.layer).to("meta")
+
+    def __call__(self, x: Tensor, *given: Any) -> Tensor:
+        out: Tensor = self.layer(x, *given)
+        return out
+
+    def meta(self, x: Tensor, *given: Any) -> Tensor:
+        return tried(lambda: self._meta(*on_meta((x, *given))), WindowError)
+
+    def macs(self, out: Tensor, *args: Any) -> int:
+        resized = self._kernel_numel() // self.layer.out_channels - self.layer.fan_in
+        return layer_macs(self.layer, args[0], out) + out.numel() * resized
+
+    def scratch(self, out: Tensor, *args: Any) -> int:
+        made = math.prod(self.layer.weight_shape)
+        resized = self._kernel_numel()
+        return out.shape[0] * (made + (resized if resized != made else 0)) * out.element_size()
+
+    def _kernel_numel(self) -> int:
+        """Of one sample, at the setting."""
+        kernel = self.layer.setting.size or self.layer.geometry.kernel
+        return math.prod(self.layer.weight_shape[:2]) * kernel**2
+
+
 class SiteOp:
     """A site's layer before its setting is known: `at(setting)` is the operator that runs.
 
@@ -140,6 +183,8 @@ class SiteOp:
         return self._ops[setting]
 
     def _make(self, setting: Setting) -> Op:
+        if isinstance(self.layer, DynamicPerSampleConv2d):
+            return PerSampleOp(self.layer, setting)
         if self.weight is None:
             return PoolOp(self.layer, setting, self.choices)
         at = self.layer.geometry.at(setting, self.path)

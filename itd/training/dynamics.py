@@ -22,6 +22,8 @@ from itd.layers.macs import model_macs
 from itd.patcher import build_model
 from itd.runner.images import asked_data, is_digits
 from itd.runner.request import SweepRequest
+from itd.training.curve import Curve, CurvePoint
+from itd.training.files import RunFiles
 from itd.training.learned import measure
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ class Spread:
 class DynamicsRow:
     """One network. params: how many. macs: of one image. forward_ms: of one batch in evaluation mode. epoch_s: of an
     epoch of `epoch_images` training images: a measured step (forward, backward, SGD) times the steps. top1: on the n
-    labelled images, None without weights."""
+    labelled images, None without weights. curve: of the training, where `itd train --test` left it."""
 
     model: str
     params: int
@@ -60,6 +62,7 @@ class DynamicsRow:
     epoch_s: Spread
     top1: float | None = None
     n: int = 0
+    curve: tuple[CurvePoint, ...] = ()
 
     @property
     def megabytes(self) -> float:
@@ -122,6 +125,7 @@ def dynamics(request: DynamicsRequest, *, progress: Callable[[str], Any] | None 
                 epoch_s=Spread.of([steps * t for t in step[name]]),
                 top1=top1,
                 n=n,
+                curve=tuple(Curve(RunFiles(path).curve).points()),
             )
         )
     return rows

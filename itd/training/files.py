@@ -40,6 +40,11 @@ class RunFiles:
         return self.out.with_suffix(".csv")
 
     @property
+    def curve(self) -> Path:
+        """One line for each epoch."""
+        return self.out.with_suffix(".epochs.csv")
+
+    @property
     def sidecar(self) -> Path:
         """How the weights were made."""
         return self.out.with_suffix(".json")

@@ -24,6 +24,7 @@ from itd.runner.precision import Precision
 from itd.runner.preprocess import DIGITS_PREPROCESS, Preprocess
 from itd.runner.request import SweepRequest
 from itd.runner.weights import Weights, apply_weights, load_weights
+from itd.training.curve import Curve, CurvePoint
 from itd.training.data import DIGITS_SHIFT_PX, Augment, TrainingSet, training_images
 from itd.training.files import RunFiles, finished, publish, weights_path
 from itd.training.trainer import Objective, Schedule, train
@@ -40,7 +41,7 @@ class TrainRequest:
     model: a name of `itd models --learned`, such as cifar-resnet18+condconv, or torchvision's. data: training images, a
     folder per class, CIFAR-10 or the digits. weights: to begin with; "none" for random ones. schedule: how it is
     trained. label_smoothing: share of the target that all classes have alike. limit: images of each epoch. out: the
-    weights.
+    weights. test: held-out images for the learning curve, every `test_every`th; they change no weight.
     """
 
     model: str = "cifar-resnet18"
@@ -54,6 +55,8 @@ class TrainRequest:
     device: str | None = None
     workers: int = 0
     out: str | None = None
+    test: str | None = None
+    test_every: int = 1
 
     def out_path(self) -> Path:
         """Where the weights go.
@@ -118,12 +121,22 @@ def train_network(
     }
     files.out.parent.mkdir(parents=True, exist_ok=True)
     done = finished(files, identity, request.schedule)
+    held_out = _held_out(request, images)
     if not done:
         model = build_model(name, images.num_classes)
         apply_weights(model, weights)
+        seen = training.steps(request.schedule.batch_size) * request.schedule.batch_size
+
+        def test(epochs: int, loss: float) -> None:
+            if held_out is None:
+                return
+            samples = range(0, len(held_out), request.test_every)
+            rank = label_ranks(model, held_out, samples, preprocess, device, workers=request.workers)
+            Curve(files.curve).add(CurvePoint(epochs, epochs * seen, loss, len(rank), float((rank == 0).mean())))
+
         train(
             model, training, request.schedule, cross_entropy(request.label_smoothing), files, identity, device=device,
-            workers=request.workers, progress=on_start(steps) if on_start else None,
+            workers=request.workers, progress=on_start(steps) if on_start else None, on_epoch=test,
         )  # fmt: skip
         if int(os.environ.get("RANK", "0")) == 0:
             publish(model, replace(weights, preprocess=preprocess), files, identity, request.schedule, TRAIN_KEY)
@@ -164,23 +177,46 @@ def measure(
         data, num_classes=num_classes, weights_classes=loaded.num_classes, classes_file=classes_file, split="eval"
     )
     where = request.checked_device()
-    kind = Precision(precision, str(where))
     model = build_model(name, loaded.num_classes)
     apply_weights(model, loaded)
-    model.eval().to(where, kind.dtype).to(memory_format=torch.channels_last)
-    samples = np.arange(min(len(images), limit or len(images)), dtype=np.int32)
-    ranks = []
+    samples = range(min(len(images), limit or len(images)))
     progress = on_start(len(samples)) if on_start else None
-    for batch in batches(images, samples, loaded.preprocess, batch_size=batch_size, workers=workers):
+    rank = label_ranks(
+        model.to(where), images, samples, loaded.preprocess, where, batch_size=batch_size, precision=precision,
+        workers=workers, progress=progress,
+    )  # fmt: skip
+    top5 = float((rank < 5).mean()) if loaded.num_classes > 5 else None
+    return TestReport(name, loaded.label, len(rank), float((rank == 0).mean()), top5)
+
+
+def label_ranks(
+    model: nn.Module,
+    images: ImageSet,
+    samples: Sequence[int],
+    preprocess: Preprocess,
+    device: torch.device,
+    *,
+    batch_size: int = 64,
+    precision: str = "fp32",
+    workers: int = 0,
+    progress: Callable[[int], Any] | None = None,
+) -> np.ndarray:
+    """How many classes have a larger logit than the label's, for these samples: (n,), 0 where it is right.
+
+    model: on the device; it is left in evaluation mode, channels-last and of the precision. progress: told how many
+    images were just tested.
+    """
+    kind = Precision(precision, str(device))
+    model.eval().to(kind.dtype).to(memory_format=torch.channels_last)
+    ranks = []
+    for batch in batches(images, np.array(samples, dtype=np.int32), preprocess, batch_size=batch_size, workers=workers):
         with torch.inference_mode(), kind.flags():
-            logits = model(batch.pixels.to(where, kind.dtype, memory_format=torch.channels_last)).float().cpu()
+            logits = model(batch.pixels.to(device, kind.dtype, memory_format=torch.channels_last)).float().cpu()
         own = logits.gather(1, torch.from_numpy(batch.labels).long()[:, None])
         ranks.append((logits > own).sum(1).numpy())
         if progress is not None:
             progress(len(batch))
-    rank = np.concatenate(ranks)
-    top5 = float((rank < 5).mean()) if loaded.num_classes > 5 else None
-    return TestReport(name, loaded.label, len(rank), float((rank == 0).mean()), top5)
+    return np.concatenate(ranks)
 
 
 def preprocess_of(name: str, data: str) -> Preprocess:
@@ -196,6 +232,17 @@ def _augment(name: str, data: str, preprocess: Preprocess) -> Augment:
     if is_digits(data):
         return Augment(preprocess, shift_px=DIGITS_SHIFT_PX)
     return Augment(preprocess, pad_px=CIFAR_PAD_PX if preprocess == CIFAR10_PREPROCESS else None)
+
+
+def _held_out(request: TrainRequest, images: ImageSet) -> ImageSet | None:
+    if request.test is None:
+        if request.test_every != 1:
+            raise ItdError(f"--test-every {request.test_every} is of --test, which is not given; give --test DIR too")
+        return None
+    return open_images(
+        request.test, num_classes=request.num_classes, weights_classes=images.num_classes,
+        classes_file=request.classes_file, split="eval",
+    )  # fmt: skip
 
 
 def _training_images(request: TrainRequest, data: str) -> ImageSet:

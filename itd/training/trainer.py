@@ -129,11 +129,13 @@ def train(
     device: torch.device,
     workers: int = 0,
     progress: Callable[[int, float], Any] | None = None,
+    on_epoch: Callable[[int, float], Any] | None = None,
 ) -> None:
     """Trains `model` in place, going on from the checkpoint of the same run where there is one.
 
     objective: the parts of each step's loss; their gradients are added. identity: what makes two runs the same.
-    progress: told (steps done, loss). Each process of torchrun calls this; the first one writes.
+    progress: told (steps done, loss). on_epoch: told (epochs done, mean loss of the last one's steps) before its
+    checkpoint; it may run the model. Each process of torchrun calls this; the first one writes, and is told.
 
     Raises ItdError where a loss is not finite, naming the part, and for a checkpoint of another run; what the last
     whole epoch left is kept.
@@ -155,6 +157,7 @@ def train(
             epoch, schedule.batch_size, rank=ranks.rank, ranks=ranks.count, workers=workers,
             pin_memory=device.type == "cuda",
         )  # fmt: skip
+        epoch_loss = 0.0
         for place, (pixels, labels) in enumerate(batches):
             number = epoch * steps + place
             lr = schedule.lr_at(number, steps)
@@ -163,11 +166,14 @@ def train(
             pixels = pixels.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
             parts = objective(network, pixels, labels.to(device, non_blocking=True), number)
             loss, names = _step(network, parts, optimizer, scaler, schedule, device, number)
+            epoch_loss += loss / steps
             if log is not None:
                 log.add(epoch, number, names, lr, loss)
             if progress is not None:
                 progress(number + 1, loss)
         if ranks.rank == 0:
+            if on_epoch is not None:
+                on_epoch(epoch + 1, epoch_loss)
             _save(files, told, epoch + 1, model, optimizer, scaler)
     model.eval()
 

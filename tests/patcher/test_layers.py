@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from itd.errors import ModelError, SpaceError
-from itd.patcher import Choices, Geometry, conv_at, patch, pool_at, resize_matrix
+from itd.layers import CondConv2d, Involution2d, WeightNet2d
+from itd.patcher import Choices, Geometry, conv_at, patch, per_sample_conv_at, pool_at, resize_matrix
 from itd.patcher.dynamic import DynamicConv2d
 from itd.patcher.registry import ALL, SiteModule
 from itd.space import Setting
@@ -144,3 +145,59 @@ def test_resized_kernels_follow_the_weights():
         conv.weight.mul_(2)
         conv.bias.mul_(2)
         close(conv(x), 2 * before)
+
+
+# A kernel for each sample: what `conv_at` gives for that sample alone
+
+SETTINGS = [
+    Setting(stride=0.5), Setting(stride=1), Setting(stride=4), Setting(dilation=3), Setting(size=7), Setting(size=1),
+    Setting(stride=0.5, dilation=2, size=5), Setting(stride=3, dilation=2, size=5),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+@pytest.mark.parametrize("groups", GROUPS)
+def test_a_kernel_for_each_sample_is_the_convolution_of_each_sample(setting, groups):
+    x, _, _, geometry = layer(groups)
+    weight, bias = torch.randn(2, 128, CHANNELS // groups, 3, 3), torch.randn(2, 128)
+    expected = [conv_at(x[[n]], weight[n], bias[n], geometry, setting, Choices()) for n in range(2)]
+    close(per_sample_conv_at(x, weight, bias, geometry, setting, Choices()), torch.cat(expected))
+
+
+@pytest.mark.parametrize("shortcut", ["zero", "nearest"])
+def test_a_pointwise_kernel_for_each_sample_at_half_stride(shortcut):
+    x, weight = torch.randn(2, 4, 3, 3), torch.randn(2, 6, 4, 1, 1)
+    geometry, choices, half = Geometry(1, 2, 0, 1, 1), Choices(shortcut=shortcut), Setting(stride=0.5)
+    expected = [conv_at(x[[n]], weight[n], None, geometry, half, choices) for n in range(2)]
+    close(per_sample_conv_at(x, weight, None, geometry, half, choices), torch.cat(expected))
+
+
+MAKERS = {
+    "condconv": lambda: CondConv2d(8, 6, 3, 2, 1, groups=2, experts=3),
+    "weightnet": lambda: WeightNet2d(8, 6, 3, 2, 1, multiplier=2, bias=True),
+    "weightnet-1x": lambda: WeightNet2d(8, 6, 3, 2, 1, multiplier=1),
+    "weightnet-depthwise": lambda: WeightNet2d(8, 8, 3, 2, 1, groups=8, multiplier=1),
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=str)
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_learned_layer_at_a_setting_convolves_with_its_own_kernels(name, setting):
+    torch.manual_seed(0)
+    own, x = MAKERS[name](), 3 * torch.randn(2, 8, 9, 7)
+    network = nn.Sequential(own).eval()
+    model = patch(network, {"C": (SiteModule("0", ALL),)})
+    assert list(model.state_dict()) == list(network.state_dict()) and model[0].geometry.stride == 2
+    weight, bias = own.sample_kernels(x)
+    geometry = Geometry(3, 2, 1, 1, own.groups)
+    one = [None if bias is None else bias[n] for n in range(2)]
+    expected = [conv_at(x[[n]], weight[n], one[n], geometry, setting, Choices()) for n in range(2)]
+    with model.configured({"C": setting}):
+        close(model(x), torch.cat(expected))
+    close(model(x), own(x))
+    assert type(network[0]) in (CondConv2d, WeightNet2d)
+
+
+def test_an_involution_cannot_be_a_site():
+    with pytest.raises(ModelError, match="Involution2d, which cannot vary; a site takes Conv2d, CondConv2d"):
+        patch(nn.Sequential(Involution2d(8, 8, 3)), {"C": (SiteModule("0", ALL),)})

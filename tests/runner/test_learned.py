@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from itd.layers.models import LEARNED, OPS, learned_name
-from itd.patcher import MODELS, model_space, patch
+from itd.layers.models import LEARNED, OPS, SHUFFLENETS, learned_name
+from itd.patcher import MODELS, build_model, model_space, parse_sites, patch
 from itd.runner.plain import PlainExecutor
 from itd.runner.request import walks
 from itd.runner.tree import TreeExecutor
@@ -38,6 +41,73 @@ def test_the_tree_equals_plain_forwards(random_network, name, attribute):
         tree = logits(TreeExecutor(model, space, budget_bytes=budget), pixels, len(space))
         assert (tree - plain).abs().max() < 1e-4 * plain.abs().max()
     assert (plain[0] - plain[1]).abs().max() > 1e-3 * plain.abs().max()
+
+
+def spread_out(network):
+    """Normalised by what its own activations are, so that what a site changes reaches the logits."""
+    network = copy.deepcopy(network).train()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None
+    torch.manual_seed(2)
+    with torch.no_grad():
+        network(torch.randn(8, 3, 64, 64))
+    return network.eval()
+
+
+SITES_OF_SHUFFLENET = {
+    "stride": {("B", "stride"): (1, 2, 4), ("C", "stride"): (0.5, 2, 3)},
+    "dilation": {("B", "dilation"): (1, 3), ("C", "dilation"): (1, 2)},
+    "size": {("B", "size"): (3, 5), ("C", "size"): (1, 3, 7)},
+}
+
+
+@pytest.mark.parametrize("op", ["", "+weightnet-1x", "+weightnet-8x"])
+@pytest.mark.parametrize("attribute", SITES_OF_SHUFFLENET)
+def test_the_tree_equals_plain_forwards_where_a_site_makes_its_own_kernels(random_network, op, attribute):
+    name = f"shufflenet-v2-x0.5{op}"
+    model = patch(spread_out(random_network(name)), name).eval()
+    space = model_space(
+        model, [attribute], entry=MODELS[name], swept=["B", "C"], options=SITES_OF_SHUFFLENET[attribute]
+    )
+    torch.manual_seed(1)
+    pixels = torch.randn(3, 3, 64, 64)
+    plain = logits(PlainExecutor(model, space), pixels, len(space))
+    for budget in (None, 1 << 16):
+        tree = logits(TreeExecutor(model, space, budget_bytes=budget), pixels, len(space))
+        for own, expected in zip(tree, plain, strict=True):
+            assert (own - expected).abs().max() < 1e-4 * expected.abs().max()
+    default = plain[space.default]
+    others = [(plain[i] - default).abs().max() for i in range(len(space)) if i != space.default]
+    assert min(others) > 1e-2 * default.abs().max()
+
+
+def test_an_expert_layer_of_any_network_can_be_a_site(random_network):
+    model = spread_out(random_network("cifar-resnet18+condconv"))
+    sites, swept = parse_sites("any", "C=layer2.1.conv2,D=layer4.1.conv2")
+    model = patch(model, sites).eval()
+    options = {("C", "size"): (3, 5), ("D", "size"): (1, 3)}
+    space = model_space(model, ["size"], swept=swept, options=options)
+    pixels = torch.randn(2, 3, 32, 32)
+    plain = logits(PlainExecutor(model, space), pixels, len(space))
+    tree = logits(TreeExecutor(model, space), pixels, len(space))
+    assert (tree - plain).abs().max() < 1e-4 * plain.abs().max()
+    assert (plain[0] - plain[1]).abs().max() > 1e-2 * plain.abs().max()
+    by_plain, _ = walks(model, space, 32)
+    more = 128 * 128 * (25 - 9) * 16 * 16  # 5x5 for 3x3 on maps of 16 x 16
+    fives = [i for i, config in enumerate(space.configs) if (config[0].size, config[1].size or 3) == (5, 3)]
+    assert [by_plain.per_config[i] for i in fives] == [by_plain.per_config[space.default] + more]
+
+
+@pytest.mark.parametrize("name", [n for n, entry in LEARNED.items() if entry.model in SHUFFLENETS])
+def test_shufflenets_are_registered_and_cost_what_was_counted(name):
+    model = patch(build_model(name), name)
+    sizes = [len(model_space(model, [a], entry=MODELS[name])) for a in ("stride", "dilation", "size")]
+    assert sizes == [370, 625, 625]
+    space = model_space(model, ["dilation"], entry=MODELS[name], swept=["D"])
+    plain, _ = walks(model, space, 224)
+    assert plain.per_config[space.default] == LEARNED[name].macs
 
 
 @pytest.mark.parametrize("name", NAMES)

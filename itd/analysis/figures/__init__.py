@@ -4,6 +4,7 @@ from itd.analysis.figures.bounds import baselines_figure, sites_figure, unique_f
 from itd.analysis.figures.compare import compare_figure
 from itd.analysis.figures.drawing import Drawing, Mark, check_figure_path, save_figure, short_names
 from itd.analysis.figures.efficiency import efficiency_figure
+from itd.analysis.figures.gain import gain_figure
 from itd.analysis.figures.greedy import greedy_figure
 from itd.analysis.figures.preferences import preferences_figure, series_of, variation_figure
 from itd.analysis.figures.selection import selection_figure
@@ -15,6 +16,7 @@ __all__ = [
     "check_figure_path",
     "compare_figure",
     "efficiency_figure",
+    "gain_figure",
     "greedy_figure",
     "preferences_figure",
     "save_figure",

@@ -1,0 +1,89 @@
+"""The learning curve of a run: what each epoch left, on images that it was not trained on. A file of its own."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from itd.errors import DataError
+
+if TYPE_CHECKING:
+    from itd.analysis.figures import Drawing
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """After one epoch. epoch: how many are done. images: seen so far. loss: mean of the epoch's steps. n: held-out
+    images. top1: share of them classified rightly."""
+
+    epoch: int
+    images: int
+    loss: float
+    n: int
+    top1: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A run's file of points; one that goes on after a kill keeps those of the epochs that are done."""
+
+    path: Path
+
+    def add(self, point: CurvePoint) -> None:
+        """Writes a point behind those of the epochs before it; what stood at its epoch or beyond is dropped."""
+        kept = [p for p in self.points() if p.epoch < point.epoch]
+        with open(self.path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(CurvePoint)])
+            writer.writeheader()
+            writer.writerows(asdict(p) for p in (*kept, point))
+
+    def points(self) -> list[CurvePoint]:
+        """In the order of the epochs; none where there is no file. DataError for a file that is no curve."""
+        if not self.path.exists():
+            return []
+        try:
+            with open(self.path, newline="", encoding="utf-8") as file:
+                return [_point(row) for row in csv.DictReader(file)]
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{self.path} is not a learning curve ({error}); move it away") from error
+
+
+def _point(row: Mapping[str, str]) -> CurvePoint:
+    return CurvePoint(int(row["epoch"]), int(row["images"]), float(row["loss"]), int(row["n"]), float(row["top1"]))
+
+
+def curves_figure(curves: Mapping[str, list[CurvePoint]]) -> Drawing:
+    """Held-out top-1 of several networks by the training images seen. curves: name -> its points.
+
+    Raises DataError where no network has any.
+    """
+    from itd.analysis.figures.drawing import COLOURS, MARKERS, STYLES, Drawing, Mark, legend_style, new_figure, tidy
+
+    drawn = {name: points for name, points in curves.items() if points}
+    if not drawn:
+        raise DataError(
+            f"there is no learning curve of {', '.join(curves)}; `itd train --test DIR` writes one beside the weights"
+        )
+    figure = new_figure(6.4, 4.0)
+    axes = figure.add_subplot()
+    marks, rows = [], []
+    for number, (name, points) in enumerate(drawn.items()):
+        seen, top1 = [p.images for p in points], [100 * p.top1 for p in points]
+        axes.plot(
+            seen, top1, color=COLOURS[number % len(COLOURS)], linestyle=STYLES[number % len(STYLES)],
+            marker=MARKERS[number % len(MARKERS)], markersize=4, label=f"{name}: {top1[-1]:.1f}%, n = {points[-1].n:,}",
+        )  # fmt: skip
+        marks += [
+            Mark(0, x, y, f"{name}, epoch {p.epoch}: {y:.1f}%") for x, y, p in zip(seen, top1, points, strict=True)
+        ]
+        rows += [{"model": name, **asdict(p)} for p in points]
+    axes.set_xlabel("training images seen")
+    axes.set_ylabel("held-out top-1 accuracy (%)")
+    axes.set_ylim(bottom=0)
+    tidy(axes)
+    axes.legend(loc="lower right", **legend_style())
+    caption = "Top-1 on images that were not trained on, after each epoch."
+    return Drawing("curves", "Learning curves", caption, figure, tuple(rows[0]), tuple(rows), tuple(marks))
