@@ -80,6 +80,7 @@ COMMANDS = [
     ["unique"],
     ["preferences"],
     ["efficiency"],
+    ["gain"],
 ]
 
 

@@ -65,6 +65,32 @@ def test_per_sample_convolution_takes_channels_last_images() -> None:
     torch.testing.assert_close(per_sample_conv2d(last, weight), per_sample_conv2d(x, weight), **EXACT)
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("stride, padding, dilation", [(1, 1, 1), (2, (0, 2), (1, 2)), ((2, 1), 2, 2)])
+@pytest.mark.parametrize("kernel", [(3, 3), (1, 3)])
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_large_kernels_on_small_maps_are_matrix_products(
+    monkeypatch: pytest.MonkeyPatch, groups: int, stride: Any, padding: Any, dilation: Any, kernel: Any,
+    channels_last: bool,
+) -> None:  # fmt: skip
+    x, weight, bias = images(3, 4, 5, 4), images(3, 64, 4 // groups, *kernel), images(3, 64)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    inputs = [t.requires_grad_() for t in (x, weight, bias)]
+    products = []
+    real = torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda *given: products.append(1) or real(*given))
+    got = per_sample_conv2d(*inputs, stride=stride, padding=padding, dilation=dilation, groups=groups)
+    assert products
+    loop = [F.conv2d(x[[n]], weight[n], bias[n], stride, padding, dilation, groups) for n in range(3)]
+    torch.testing.assert_close(got, torch.cat(loop), **EXACT)
+    pull = images(*got.shape)
+    for ours, theirs in zip(
+        torch.autograd.grad(got, inputs, pull), torch.autograd.grad(torch.cat(loop), inputs, pull), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, **EXACT)
+
+
 # Squeeze-and-excitation
 
 
@@ -136,6 +162,26 @@ def test_weightnet_makes_a_kernel_for_each_sample(
     z = F.linear(x.sum((2, 3)) / 56, layer.reduce.fc.weight, layer.reduce.fc.bias)
     kernels = kernels_by_the_table(layer, z)
     loop = [F.conv2d(x[[n]], kernels[n], layer.bias, stride, 2, dilation, groups) for n in range(3)]
+    torch.testing.assert_close(layer(x), torch.cat(loop), **EXACT)
+
+
+@pytest.mark.parametrize("out_channels, groups", [(6, 1), (4, 4)])
+def test_at_lambda_1_no_kernel_is_made_for_each_sample(
+    monkeypatch: pytest.MonkeyPatch, out_channels: int, groups: int
+) -> None:
+    layer = WeightNet2d(4, out_channels, 3, 1, 1, groups=groups, bias=True, g=2).double()
+    x = 3 * images(3, 4, 7, 8)
+    expected = layer.convolve(x, *layer.sample_kernels(x))
+    monkeypatch.setattr(WeightNet2d, "sample_kernels", None)
+    torch.testing.assert_close(layer(x), expected, **EXACT)
+
+
+def test_gates_that_divide_a_window_and_not_the_channels_make_kernels() -> None:
+    layer = WeightNet2d(4, 6, 3, 1, 1, g=9).double()  # a gate for every four weights of an output
+    x = 3 * images(2, 4, 5, 5)
+    assert layer.reduce is not None
+    kernels = kernels_by_the_table(layer, layer.reduce(x))
+    loop = [F.conv2d(x[[n]], kernels[n], None, 1, 1) for n in range(2)]
     torch.testing.assert_close(layer(x), torch.cat(loop), **EXACT)
 
 

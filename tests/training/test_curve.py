@@ -1,0 +1,125 @@
+"""The learning curve: what is held out changes no weight, and the points are those of the weights of each epoch."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from itd.errors import DataError
+from itd.training import learned
+from itd.training.curve import Curve, CurvePoint, curves_figure
+from itd.training.learned import TrainRequest, measure, train_network
+from itd.training.trainer import Schedule
+from itd_cli.main import cli
+
+POINTS = [CurvePoint(e, 64 * e, 3.0 - e, 36, 0.1 * e) for e in (1, 2, 3)]
+
+
+def test_points_are_read_as_they_were_added_and_later_ones_are_dropped(tmp_path):
+    curve = Curve(tmp_path / "a.epochs.csv")
+    assert curve.points() == []
+    for point in POINTS:
+        curve.add(point)
+    assert curve.points() == POINTS
+    again = CurvePoint(2, 128, 0.5, 36, 0.9)  # a run that goes on after its second epoch
+    curve.add(again)
+    assert curve.points() == [POINTS[0], again]
+    curve.path.write_text("epoch,loss\n1,x\n")
+    with pytest.raises(DataError, match="is not a learning curve"):
+        curve.points()
+
+
+def request(out, **given) -> TrainRequest:
+    schedule = Schedule(2, 0.005, batch_size=16, shape="onecycle")
+    return TrainRequest("resnet18", "digits", schedule=schedule, limit=32, out=str(out), **given)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("curve") / "resnet18.safetensors"
+    train_network(request(out, test="digits-one-scale", test_every=12))
+    return out
+
+
+def test_the_last_point_is_the_accuracy_of_the_weights(trained, monkeypatch):
+    last = Curve(trained.with_suffix(".epochs.csv")).points()[-1]
+    assert (last.epoch, last.images, last.n) == (2, 64, 30)
+    from itd.runner.images import open_images
+
+    images = open_images("digits-one-scale")
+    model = learned.build_model("resnet18", 10).eval()
+    model.load_state_dict(load_file(trained))
+    preprocess = learned.preprocess_of("resnet18", "digits")
+    with torch.inference_mode():
+        said = [int(model(preprocess(images.load(i))[None]).argmax()) for i in range(0, 360, 12)]
+    assert last.top1 == sum(a == b for a, b in zip(said, images.labels[::12], strict=True)) / 30
+
+
+def test_what_is_held_out_changes_no_weight(trained, tmp_path):
+    train_network(request(tmp_path / "resnet18.safetensors"))
+    ours, theirs = load_file(trained), load_file(tmp_path / "resnet18.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert not (tmp_path / "resnet18.epochs.csv").exists()
+
+
+def test_the_loss_is_the_mean_of_the_epochs_steps(trained):
+    import pandas as pd
+
+    steps = pd.read_csv(trained.with_suffix(".csv")).groupby("epoch")["loss"].mean().tolist()
+    assert [p.loss for p in Curve(trained.with_suffix(".epochs.csv")).points()] == pytest.approx(steps)
+
+
+def test_a_run_that_goes_on_keeps_the_points_of_the_epochs_that_are_done(trained, tmp_path, monkeypatch):
+    out = tmp_path / "resnet18.safetensors"
+    real = learned.label_ranks
+    calls = []
+
+    def dies(*args, **given):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **given)
+
+    monkeypatch.setattr(learned, "label_ranks", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train_network(request(out, test="digits-one-scale", test_every=12))
+    monkeypatch.setattr(learned, "label_ranks", real)
+    train_network(request(out, test="digits-one-scale", test_every=12))
+    assert Curve(out.with_suffix(".epochs.csv")).points() == Curve(trained.with_suffix(".epochs.csv")).points()
+
+
+def test_the_figure_draws_each_network_that_has_points():
+    drawing = curves_figure({"a": POINTS, "none": [], "b": POINTS[:2]})
+    assert [(mark.x, mark.y) for mark in drawing.marks] == [(p.images, 100 * p.top1) for p in (*POINTS, *POINTS[:2])]
+    assert [row["model"] for row in drawing.rows] == ["a"] * 3 + ["b"] * 2
+    assert all(0 <= x <= 1 and 0 <= y <= 1 for x, y, _ in drawing.placed_marks())
+    with pytest.raises(DataError, match="no learning curve of none; `itd train --test DIR` writes one"):
+        curves_figure({"none": []})
+
+
+def test_the_commands_draw_and_tell_the_curves(trained, tmp_path):
+    given = ["dynamics", "--models", "resnet18", "--data", "digits", "--folder", str(trained.parent), "--side", "32"]
+    given += ["--batch-size", "2", "--repeats", "3", "--limit", "4", "--json", "--curves", str(tmp_path / "c.png")]
+    answer = CliRunner().invoke(cli, given)
+    assert answer.exit_code == 0, answer.stderr
+    (row,) = json.loads(answer.stdout)
+    assert [point["epoch"] for point in row["curve"]] == [1, 2]
+    assert (tmp_path / "c.png").stat().st_size > 5000
+    assert measure("resnet18", str(trained), "digits", limit=4).top1 == row["top1"]
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["train", "--test-every", "3"], "--test-every 3 is of --test, which is not given"),
+        (["train", "--test", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line(args, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    answer = CliRunner().invoke(cli, args)
+    assert answer.exit_code == 1 and said in answer.stderr and answer.stderr.count("\n") == 1
