@@ -17,10 +17,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from itd.errors import DataError
+from itd.runner.cifar import CIFAR10_PREPROCESS
 from itd.runner.images import DIGITS, ImageSet, is_digits, open_images
 from itd.runner.preprocess import Preprocess
 
 DIGITS_SHIFT_PX = 4
+CIFAR_PAD_PX = 4
 
 
 def training_images(data: str, **known: Any) -> ImageSet:
@@ -66,6 +68,13 @@ class Augment:
         """The image as large as the network sees it."""
         side = self.preprocess.crop_px
         return image if image.size == (side, side) else image.resize((side, side), Image.Resampling.BILINEAR)
+
+
+def augmentation(data: str, preprocess: Preprocess) -> Augment:
+    """What is usual for the images: a shift for the digits, padding for CIFAR-10's preprocessing, else ImageNet's."""
+    if is_digits(data):
+        return Augment(preprocess, shift_px=DIGITS_SHIFT_PX)
+    return Augment(preprocess, pad_px=CIFAR_PAD_PX if preprocess == CIFAR10_PREPROCESS else None)
 
 
 @dataclass(frozen=True, eq=False)

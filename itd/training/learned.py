@@ -25,13 +25,12 @@ from itd.runner.preprocess import DIGITS_PREPROCESS, Preprocess
 from itd.runner.request import SweepRequest
 from itd.runner.weights import Weights, apply_weights, load_weights
 from itd.training.curve import Curve, CurvePoint
-from itd.training.data import DIGITS_SHIFT_PX, Augment, TrainingSet, training_images
+from itd.training.data import TrainingSet, augmentation, training_images
 from itd.training.files import RunFiles, finished, publish, weights_path
 from itd.training.trainer import Objective, Schedule, train
 
 TRAIN_KEY = "itd.train"
 """In the .safetensors header: how the weights were made, as JSON."""
-CIFAR_PAD_PX = 4
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def train_network(
     images = _training_images(request, data)
     weights = load_weights(name, request.weights, num_classes=images.num_classes)
     preprocess = preprocess_of(name, data)
-    training = TrainingSet(images, _augment(name, data, preprocess), request.schedule.seed, request.limit)
+    training = TrainingSet(images, augmentation(data, preprocess), request.schedule.seed, request.limit)
     steps = request.schedule.epochs * training.steps(request.schedule.batch_size)
     identity: dict[str, Any] = {
         "model": name,
@@ -226,12 +225,6 @@ def preprocess_of(name: str, data: str) -> Preprocess:
     if is_cifar10(data) or (is_learned(name) and name.startswith("cifar")):
         return CIFAR10_PREPROCESS
     return Preprocess()
-
-
-def _augment(name: str, data: str, preprocess: Preprocess) -> Augment:
-    if is_digits(data):
-        return Augment(preprocess, shift_px=DIGITS_SHIFT_PX)
-    return Augment(preprocess, pad_px=CIFAR_PAD_PX if preprocess == CIFAR10_PREPROCESS else None)
 
 
 def _held_out(request: TrainRequest, images: ImageSet) -> ImageSet | None:

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from itd.api import named_weights, request_weights
 from itd.errors import ItdError, ModelError
 from itd.patcher import Choices, DynamicModel
-from itd.runner.images import ImageSet, asked_data, is_digits
+from itd.runner.images import ImageSet, asked_data
 from itd.runner.request import SweepRequest, patched_model, request_space
 from itd.runner.weights import Weights, apply_weights, load_weights
 from itd.space import Space
-from itd.training.data import DIGITS_SHIFT_PX, Augment, TrainingSet, random_seed, training_images
+from itd.training.data import TrainingSet, augmentation, random_seed, training_images
 from itd.training.files import RunFiles, finished, publish, weights_path
 from itd.training.trainer import Objective, Part, Schedule, has_folded_bn, train
 
@@ -115,7 +115,7 @@ def rof(
             "cannot be trained; give --bn frozen"
         )
     space = request_space(request.sweep(), model, swept, own)
-    training = TrainingSet(images, _augment(data, weights), request.schedule.seed, request.limit)
+    training = TrainingSet(images, augmentation(data, weights.preprocess), request.schedule.seed, request.limit)
     steps = request.schedule.epochs * training.steps(request.schedule.batch_size)
     identity = _identity(request, space, images, weights)
     files.out.parent.mkdir(parents=True, exist_ok=True)
@@ -179,10 +179,6 @@ def rof_objective(model: DynamicModel, space: Space, request: RofRequest) -> Obj
         return found
 
     return parts
-
-
-def _augment(data: str, weights: Weights) -> Augment:
-    return Augment(weights.preprocess, DIGITS_SHIFT_PX if is_digits(data) else None)
 
 
 def _identity(request: RofRequest, space: Space, images: ImageSet, weights: Weights) -> dict[str, Any]:

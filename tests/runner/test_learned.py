@@ -9,11 +9,14 @@ import pytest
 import torch
 from torch import nn
 
+from itd.layers import CondConv2d
 from itd.layers.models import LEARNED, OPS, SHUFFLENETS, learned_name
-from itd.patcher import MODELS, build_model, model_space, parse_sites, patch
+from itd.patcher import MODELS, Choices, DynamicPerSampleConv2d, build_model, model_space, parse_sites, patch
 from itd.runner.plain import PlainExecutor
 from itd.runner.request import walks
+from itd.runner.site_ops import PerSampleOp
 from itd.runner.tree import TreeExecutor
+from itd.space import Setting
 
 NAMES = [learned_name("cifar-resnet18", op) for op in OPS]
 
@@ -130,3 +133,11 @@ def test_a_kernel_for_each_row_is_memory_that_a_chunk_needs(random_network):
     executor = TreeExecutor(alike, space, budget_bytes=48 << 20)
     executor.run(torch.randn(1, 3, 32, 32), lambda *_: None)
     assert min(executor._limits.values()) > 10
+
+
+@pytest.mark.parametrize(("setting", "taps"), [(Setting(), 9), (Setting(dilation=3), 9), (Setting(size=5), 9 + 25)])
+def test_a_site_needs_the_memory_of_each_rows_kernel_and_of_the_resized_one(setting, taps):
+    layer = DynamicPerSampleConv2d.wrap("conv", CondConv2d(8, 6, 3, padding=1), Choices())
+    op = PerSampleOp(layer, setting)
+    x = torch.empty(3, 8, 4, 4, device="meta")
+    assert op.scratch(op.meta(x), x) == 3 * 6 * 8 * taps * 4

@@ -16,8 +16,8 @@ from itd.errors import ItdError
 from itd.patcher import build_model
 from itd.runner.cifar import CIFAR10_PREPROCESS
 from itd.runner.digits import digits_images
-from itd.runner.preprocess import DIGITS_PREPROCESS
-from itd.training.data import Augment
+from itd.runner.preprocess import DIGITS_PREPROCESS, Preprocess
+from itd.training.data import Augment, augmentation
 from itd.training.learned import cross_entropy, measure, preprocess_of
 from itd.training.trainer import Schedule
 from itd_cli.main import cli
@@ -94,13 +94,17 @@ def test_what_a_network_expects_follows_from_the_images():
     assert preprocess_of("resnet18", "/some").crop_px == 224
 
 
+def test_training_and_fine_tuning_augment_by_the_images():
+    assert augmentation("digits", DIGITS_PREPROCESS) == Augment(DIGITS_PREPROCESS, shift_px=4)
+    assert augmentation("/some", CIFAR10_PREPROCESS) == Augment(CIFAR10_PREPROCESS, pad_px=4)
+    assert augmentation("/some", Preprocess()) == Augment(Preprocess())
+
+
 def test_top_1_and_top_5_are_those_of_the_logits(tmp_path):
     torch.manual_seed(0)
     model = build_model("resnet18", 10)
     torch.save(model.state_dict(), tmp_path / "w.pth")
     found = measure("resnet18", str(tmp_path / "w.pth"), "digits", limit=30, batch_size=7)
-    from itd.runner.preprocess import Preprocess
-
     images = digits_images("eval")
     with torch.inference_mode():
         logits = model(torch.stack([Preprocess()(images.load(i)) for i in range(30)]))
