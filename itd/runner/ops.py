@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map
 from itd.errors import ModelError
 from itd.layers import LAYERS
 from itd.layers.conv import PerSampleConv2d
+from itd.layers.involution import Involution2d
 from itd.layers.macs import layer_macs
 
 CHANNELS_LAST = torch.channels_last
@@ -254,7 +255,7 @@ _POINTWISE_FUNCTIONS: frozenset[Any] = frozenset(
 
 
 _WINDOW_FUNCTIONS: frozenset[Any] = frozenset({F.conv2d, F.max_pool2d, F.avg_pool2d, torch.conv2d, torch.max_pool2d})
-_WINDOWS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+_WINDOWS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, PerSampleConv2d, Involution2d)
 
 
 class ModuleOp(Op):

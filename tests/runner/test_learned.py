@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from itd.layers import CondConv2d
+from itd.layers import CondConv2d, Involution2d, WeightNet2d
 from itd.layers.models import LEARNED, OPS, SHUFFLENETS, learned_name
 from itd.patcher import MODELS, Choices, DynamicPerSampleConv2d, build_model, model_space, parse_sites, patch
+from itd.runner.ops import ModuleOp, WindowError
 from itd.runner.plain import PlainExecutor
 from itd.runner.request import walks
 from itd.runner.site_ops import PerSampleOp
@@ -106,6 +107,9 @@ def test_an_expert_layer_of_any_network_can_be_a_site(random_network):
 @pytest.mark.parametrize("name", [n for n, entry in LEARNED.items() if entry.model in SHUFFLENETS])
 def test_shufflenets_are_registered_and_cost_what_was_counted(name):
     model = patch(build_model(name), name)
+    assert {m.path: m.attributes for m in model.sites["C"]} == {
+        "stage3.0.depthwise": {"stride", "dilation", "size"}, "stage3.0.project_depthwise": {"stride"},
+    }  # fmt: skip
     sizes = [len(model_space(model, [a], entry=MODELS[name])) for a in ("stride", "dilation", "size")]
     assert sizes == [370, 625, 625]
     space = model_space(model, ["dilation"], entry=MODELS[name], swept=["D"])
@@ -141,3 +145,14 @@ def test_a_site_needs_the_memory_of_each_rows_kernel_and_of_the_resized_one(sett
     op = PerSampleOp(layer, setting)
     x = torch.empty(3, 8, 4, 4, device="meta")
     assert op.scratch(op.meta(x), x) == 3 * 6 * 8 * taps * 4
+
+
+@pytest.mark.parametrize("layer", [CondConv2d(4, 4, 3), Involution2d(8, 8, 3), WeightNet2d(4, 4, 3)])
+def test_a_learned_layer_that_exceeds_its_input_excludes_the_configuration(layer):
+    op = ModuleOp(layer)
+    assert op.windowed
+    channels = layer.in_channels
+    assert op.meta(torch.empty(1, channels, 3, 3, device="meta")).shape[0] == 1
+    if not isinstance(layer, Involution2d):  # which pads by itself
+        with pytest.raises(WindowError):
+            op.meta(torch.empty(1, channels, 2, 2, device="meta"))
