@@ -347,14 +347,26 @@ def test_gradients_reach_the_input_and_every_parameter(name: str, training: bool
     assert unused <= ({"reduce.bias"} if training else set())  # in training the BN takes out what a bias before it adds
 
 
+@pytest.mark.parametrize("side", [9, 3])  # convolutions of many places, and products of matrices
+@pytest.mark.parametrize("dtype, within", [(torch.bfloat16, 0.03), (torch.float16, 0.005)])
 @pytest.mark.parametrize("name", MAKERS)
-def test_bfloat16_is_close_to_float32(name: str) -> None:
-    layer, x = MAKERS[name](), images(2, 4, 9, 9, dtype=torch.float32)
+def test_half_precision_is_close_to_float32(name: str, dtype: torch.dtype, within: float, side: int) -> None:
+    layer, x = MAKERS[name](), images(2, 4, side, side, dtype=torch.float32)
     exact = layer.eval()(x)
-    half = layer.bfloat16()(x.bfloat16().to(memory_format=torch.channels_last))
-    assert half.dtype is torch.bfloat16
+    half = layer.to(dtype)(x.to(dtype, memory_format=torch.channels_last))
+    assert half.dtype is dtype
     assert not torch.equal(half.float(), exact)
-    torch.testing.assert_close(half.float(), exact, atol=0.03 * exact.abs().max().item(), rtol=0)
+    torch.testing.assert_close(half.float(), exact, atol=within * exact.abs().max().item(), rtol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype, within", [(torch.float32, 1e-4), (torch.bfloat16, 0.03), (torch.float16, 0.005)])
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_gpu_gives_what_the_cpu_gives(cuda: str, name: str, dtype: torch.dtype, within: float) -> None:
+    layer, x = MAKERS[name]().eval(), images(2, 4, 9, 9, dtype=torch.float32)
+    exact = layer(x)
+    there = layer.to(cuda, dtype)(x.to(cuda, dtype, memory_format=torch.channels_last)).float().cpu()
+    torch.testing.assert_close(there, exact, atol=within * exact.abs().max().item(), rtol=0)
 
 
 @pytest.mark.parametrize("name", MAKERS)
