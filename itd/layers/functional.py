@@ -26,8 +26,8 @@ def per_sample_conv2d(
 ) -> Tensor:
     """A convolution in which each sample has its own kernel, as one grouped convolution (CondConv: Yang et al. 2019).
 
-    On a CPU, where a sample's kernel has at least as many numbers as its unfolded image, as a batch of matrix products:
-    a grouped convolution repacks every kernel.
+    On a CPU, where a sample's kernel is large beside its image, as a batch of matrix products: a grouped convolution
+    repacks every kernel (`benchmarks/per_sample.py`).
 
     x: (N, I, H, W). weight: (N, O, I/groups, k, k). bias: (N, O) or None. Returns (N, O, H', W').
     stride, padding (zeros; "same" and "valid" too), dilation, groups: as in `torch.nn.functional.conv2d`.
@@ -44,7 +44,7 @@ def per_sample_conv2d(
     samples, _, height, width = x.shape
     if x.device.type == "cpu" and not isinstance(padding, str):
         at = _Window(weight, stride, padding, dilation, groups)
-        if at.places(height, width) <= weight.shape[1] // groups:
+        if at.multiplying_pays(height, width, weight.shape[1]):
             return at.multiply(x, weight, bias)
     out = F.conv2d(
         x.reshape(1, -1, height, width),
@@ -74,14 +74,19 @@ class _Window:
         rows, columns = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in around)
         return rows, columns
 
-    def places(self, height: int, width: int) -> int:
-        """How many outputs a channel has."""
-        return math.prod(self.size(height, width))
+    def multiplying_pays(self, height: int, width: int, out_channels: int) -> bool:
+        """Whether a kernel has four numbers or more for each of the unfolded image, or there is nothing to unfold."""
+        per_group = out_channels // self.groups
+        return 4 * math.prod(self.size(height, width)) <= per_group or (self.groups == 1 and self._pointwise)
+
+    @property
+    def _pointwise(self) -> bool:
+        return self.kernel == self.stride == (1, 1) and self.padding == (0, 0)
 
     def multiply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Each sample's kernel times its unfolded image: x (N, I, H, W) -> (N, O, H', W')."""
         samples, _, height, width = x.shape
-        unfolded = F.unfold(x, self.kernel, self.dilation, self.padding, self.stride)
+        unfolded = x if self._pointwise else F.unfold(x, self.kernel, self.dilation, self.padding, self.stride)
         matrices = weight.flatten(2).reshape(samples * self.groups, weight.shape[1] // self.groups, -1)
         out = torch.bmm(matrices, unfolded.reshape(samples * self.groups, matrices.shape[2], -1))
         out = out.view(samples, weight.shape[1], *self.size(height, width))
