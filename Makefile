@@ -1,4 +1,4 @@
-# Targets: env, test, lint, types, demo, bench, bench-gpu, notebooks, clean. PYTHON is used once, to make .venv.
+# Targets: env, test, lint, types, demo, bench, bench-gpu, recipe, notebooks, clean. PYTHON is used once, to make .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -15,8 +15,12 @@ BENCH_ATTRS ?= stride dilation size
 BENCH_IMAGES ?= 4
 BENCH_GPU_IMAGES ?= 32
 
+RECIPE_OPS ?= conv involution condconv weightnet se
+RECIPE_DATA ?= cifar10
+RECIPE_ARGS ?= --epochs 30 --precision bf16 --workers 4
+
 .DEFAULT_GOAL := test
-.PHONY: env test lint types pytest demo bench bench-gpu notebooks clean
+.PHONY: env test lint types pytest demo bench bench-gpu recipe notebooks clean
 
 env: $(STAMP)
 
@@ -61,6 +65,15 @@ bench-gpu: env
 	set -e; for model in $(BENCH_MODELS); do for attr in $(BENCH_ATTRS); do \
 	  $(BIN)/python benchmarks/sweep.py --model $$model --attr $$attr --images $(BENCH_GPU_IMAGES) --device cuda; \
 	done; done
+	$(ITD) dynamics --device cuda --repeats 30
+
+# CIFAR ResNet-18 with each operator, trained alike (OneCycle to 0.1, batches of 64), then side by side. Goes on where
+# it was stopped.
+recipe: env
+	set -e; for op in $(RECIPE_OPS); do \
+	  $(ITD) train --model cifar-resnet18 --op $$op --data $(RECIPE_DATA) --test $(RECIPE_DATA) $(RECIPE_ARGS); \
+	done
+	$(ITD) dynamics --data $(RECIPE_DATA) --plot trained/dynamics.png --curves trained/curves.png
 
 # Executed on copies: the notebooks themselves stay without output.
 notebooks: env

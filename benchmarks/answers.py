@@ -39,6 +39,7 @@ COMMANDS = {
     "efficiency": ["efficiency", "{0}", "--plot", "{out}/efficiency.png"],
     "combine": ["combine", "{0}", "{1}", "-o", "{out}/space.json"],
     "compare": ["compare", "{0}", "{1}"],
+    "gain": ["gain", "{0}", "{1}"],
     "report": ["report", "{0}", "-o", "{out}/report.html"],
 }
 
