@@ -126,7 +126,7 @@ def test_the_numbers_are_those_of_the_functions(results, page):
 def test_every_figure_carries_its_numbers_and_its_marks(page):
     names = [figure["file"] for figure in page.data]
     assert set(names) == {
-        f"{n}.csv" for n in ("baselines", "greedy", "sites", "unique", "preferences", "variation", "efficiency")
+        f"{n}.csv" for n in ("baselines", "gain", "greedy", "sites", "unique", "preferences", "variation", "efficiency")
     }
     for figure in page.data:
         rows = list(csv.DictReader(io.StringIO(figure["csv"])))

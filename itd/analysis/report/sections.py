@@ -11,6 +11,7 @@ from itd.analysis.figures import (
     Drawing,
     baselines_figure,
     efficiency_figure,
+    gain_figure,
     greedy_figure,
     preferences_figure,
     series_of,
@@ -18,6 +19,7 @@ from itd.analysis.figures import (
     unique_figure,
     variation_figure,
 )
+from itd.analysis.gain import Gain, gains
 from itd.analysis.greedy import GreedyCurve, greedy
 from itd.analysis.oracle import OracleAccuracy, oracle
 from itd.analysis.preferences import Preferences, preferences
@@ -97,6 +99,7 @@ class _Answers:
     unique: UniquePredictions
     preferences: Preferences
     efficiency: Efficiency | None
+    gain: Gain | None
 
 
 def report(
@@ -137,7 +140,7 @@ def report(
 
 def _ask(result: Result, partial: bool, drawn: Resamples, skipped: list[str]) -> _Answers:
     measured = oracle(result, vote_ks=(3, 5, 10), resamples=drawn)
-    curve = subsets = cheap = None
+    curve = subsets = cheap = gain = None
     if result.partial and not partial:
         coverage = f"{result.images_done} of {result.images_requested} images are there"
         skipped.append(f"{result.path}: the greedy curve, because {coverage}; --partial draws it all the same")
@@ -147,12 +150,13 @@ def _ask(result: Result, partial: bool, drawn: Resamples, skipped: list[str]) ->
         skipped.append(f"{result.path}: subsets of sites and efficiency, because it has no default configuration")
     else:
         subsets = by_sites(result, resamples=drawn)
+        (gain,) = gains([result], seed=drawn.seed, resamples=drawn.count)
         if "stride" in result.attributes and result.macs is not None:
             cheap = efficiency(result, resamples=drawn)
         elif "stride" in result.attributes:
             skipped.append(f"{result.path}: efficiency, because it does not say what its configurations cost")
     return _Answers(
-        measured, curve, subsets, unique(result, resamples=drawn), preferences(result, resamples=drawn), cheap
+        measured, curve, subsets, unique(result, resamples=drawn), preferences(result, resamples=drawn), cheap, gain
     )
 
 
@@ -162,9 +166,10 @@ def _sections(answers: Sequence[_Answers], skipped: list[str], shown: Sequence[R
     subsets = [a.subsets for a in answers if a.subsets is not None]
     wishes = [a.preferences for a in answers]
     plain = [w for w in wishes if not w.variation] or wishes
+    gained = _each(gain_figure, [a.gain for a in answers if a.gain is not None], 12)
     found = [
         Section("At a glance", (HONEST, glance_table(rows))),
-        Section("Baselines", (BASELINES, *_each(baselines_figure, rows, 6), baselines_table(rows))),
+        Section("Baselines", (BASELINES, *_each(baselines_figure, rows, 6), *gained, baselines_table(rows))),
     ]
     if curves:
         told = "How few configurations are enough, added greedily, and the most that any k of them could reach."
