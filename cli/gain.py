@@ -27,7 +27,7 @@ def gain(
       over_static, over_matched, against_first: {value, low, high, n} or null}
     """
     from itd.analysis.figures import gain_figure
-    from itd.analysis.gain import gains
+    from itd.analysis.gain import gain as measure
     from itd.analysis.scores import correctness
     from itd.analysis.tables import gain_rows, gain_table
 
@@ -35,7 +35,7 @@ def gain(
         correctness(result)
         return result
 
-    found = gains(measured(results, with_images), resamples=count, seed=seed)
+    found = measure(measured(results, with_images), resamples=count, seed=seed)
     emit(
         as_json,
         csv_path,

@@ -24,6 +24,7 @@ _VERBS = {
     "efficiency": "itd.analysis",
     "combine": "itd.analysis",
     "compare": "itd.analysis",
+    "gain": "itd.analysis",
     "report": "itd.analysis.report",
 }
 

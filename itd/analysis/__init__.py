@@ -4,7 +4,7 @@ from itd.analysis.baselines import Baselines, baselines
 from itd.analysis.combine import Combination, combine
 from itd.analysis.compare import Comparison, compare
 from itd.analysis.efficiency import Efficiency, efficiency
-from itd.analysis.gain import Gain, gains
+from itd.analysis.gain import Gain, gain
 from itd.analysis.greedy import GreedyCurve, GreedyStep, greedy
 from itd.analysis.oracle import OracleAccuracy, oracle
 from itd.analysis.preferences import Preferences, preferences
@@ -31,7 +31,7 @@ __all__ = [
     "combine",
     "compare",
     "efficiency",
-    "gains",
+    "gain",
     "greedy",
     "oracle",
     "preferences",

@@ -49,12 +49,12 @@ class Gain:
         }
 
 
-def gains(results: Sequence[Result], *, seed: int = 0, resamples: int = RESAMPLES) -> list[Gain]:
+def gain(results: Sequence[Result], *, seed: int = 0, resamples: int = RESAMPLES) -> list[Gain]:
     """The gain of each result, the first one being what the others are held against.
 
     Raises ResultError for a result without the network's default configuration.
 
-    >>> gains([open_result("results/resnet50-stride.parquet")])[0].over_matched.value  # doctest: +SKIP
+    >>> gain([open_result("results/resnet50-stride.parquet")])[0].over_matched.value  # doctest: +SKIP
     -0.046
     """
     found: list[Gain] = []

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from itd.analysis import Resamples, gains
+from itd.analysis import Resamples, gain
 from itd.analysis.figures import gain_figure
 from itd.analysis.tables import gain_rows, gain_table
 from itd.errors import EmptyResultError, ResultError
@@ -48,7 +48,7 @@ def three(tmp_path_factory):
 
 
 def test_every_gain_is_the_mean_of_what_its_samples_say(three):
-    for result, found, default in zip(three, gains(three, seed=4, resamples=200), (0, 3, 0), strict=True):
+    for result, found, default in zip(three, gain(three, seed=4, resamples=200), (0, 3, 0), strict=True):
         told = spelled_out(result, default)
         assert (found.n, found.configs, found.result) == (len(told), result.configs, result.path)
         drawn = Resamples(found.n, 200, 4)
@@ -57,11 +57,11 @@ def test_every_gain_is_the_mean_of_what_its_samples_say(three):
             estimate = getattr(found, name)
             assert estimate.value == pytest.approx(np.mean(values)), name
             assert (estimate.low, estimate.high) == pytest.approx(interval(values, drawn)), name
-    assert any(found.over_matched.value != found.over_static.value for found in gains(three, resamples=20))
+    assert any(found.over_matched.value != found.over_static.value for found in gain(three, resamples=20))
 
 
 def test_against_the_first_is_paired_on_the_samples_that_both_have(three):
-    first, second, third = gains(three, resamples=200)
+    first, second, third = gain(three, resamples=200)
     assert first.against_first is None and third.against_first is None  # itself, and other images
     ours, theirs = spelled_out(three[0], 0), spelled_out(three[1], 3)
     values = [theirs[s]["over_matched"] - ours[s]["over_matched"] for s in range(5, 20)]
@@ -72,7 +72,7 @@ def test_against_the_first_is_paired_on_the_samples_that_both_have(three):
 
 
 def test_the_table_and_the_rows_hold_every_figure(three):
-    found = gains(three, resamples=20)
+    found = gain(three, resamples=20)
     table, rows = gain_table(found), gain_rows(found)
     assert table.splitlines()[0].split()[:3] == ["result", "n", "configs"] and len(table.splitlines()) == 7
     assert f"{100 * found[1].against_first.value:+.1f}" in table.splitlines()[3]
@@ -81,7 +81,7 @@ def test_the_table_and_the_rows_hold_every_figure(three):
 
 
 def test_the_figure_shows_both_gains_of_each_result(three):
-    found = gains(three, resamples=20)
+    found = gain(three, resamples=20)
     drawing = gain_figure(found)
     expected = [100 * getattr(row, kind).value for row in found for kind in ("over_static", "over_matched")]
     assert [mark.x for mark in drawing.marks] == pytest.approx(expected)
@@ -91,7 +91,7 @@ def test_the_figure_shows_both_gains_of_each_result(three):
 
 def test_a_result_without_a_default_or_images_is_refused(tmp_path):
     with pytest.raises(ResultError, match="default configuration, which the gain over guessing needs"):
-        gains([beside.made(tmp_path / "a.parquet", range(4), default=None)])
+        gain([beside.made(tmp_path / "a.parquet", range(4), default=None)])
     missing = np.ones(4, bool)
     with pytest.raises(EmptyResultError):
-        gains([beside.made(tmp_path / "b.parquet", range(4), missing=missing)])
+        gain([beside.made(tmp_path / "b.parquet", range(4), missing=missing)])

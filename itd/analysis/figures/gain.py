@@ -14,7 +14,7 @@ KINDS = {"over_static": ("over static", "o", "white"), "over_matched": ("over ma
 def gain_figure(rows: Sequence[Gain]) -> Drawing:
     """The gain of each result over the static network and over matched top-k, with 95% intervals.
 
-    >>> gain_figure(gains([open_result("results/resnet50-size.parquet")])).save("gain.png")  # doctest: +SKIP
+    >>> gain_figure(gain([open_result("results/resnet50-size.parquet")])).save("gain.png")  # doctest: +SKIP
     """
     figure = new_figure(6.4, 1.5 + 0.42 * len(rows))
     axes = figure.add_subplot()

@@ -19,7 +19,7 @@ from itd.analysis.figures import (
     unique_figure,
     variation_figure,
 )
-from itd.analysis.gain import Gain, gains
+from itd.analysis.gain import Gain, gain
 from itd.analysis.greedy import GreedyCurve, greedy
 from itd.analysis.oracle import OracleAccuracy, oracle
 from itd.analysis.preferences import Preferences, preferences
@@ -140,7 +140,7 @@ def report(
 
 def _ask(result: Result, partial: bool, drawn: Resamples, skipped: list[str]) -> _Answers:
     measured = oracle(result, vote_ks=(3, 5, 10), resamples=drawn)
-    curve = subsets = cheap = gain = None
+    curve = subsets = cheap = gained = None
     if result.partial and not partial:
         coverage = f"{result.images_done} of {result.images_requested} images are there"
         skipped.append(f"{result.path}: the greedy curve, because {coverage}; --partial draws it all the same")
@@ -150,13 +150,13 @@ def _ask(result: Result, partial: bool, drawn: Resamples, skipped: list[str]) ->
         skipped.append(f"{result.path}: subsets of sites and efficiency, because it has no default configuration")
     else:
         subsets = by_sites(result, resamples=drawn)
-        (gain,) = gains([result], seed=drawn.seed, resamples=drawn.count)
+        (gained,) = gain([result], seed=drawn.seed, resamples=drawn.count)
         if "stride" in result.attributes and result.macs is not None:
             cheap = efficiency(result, resamples=drawn)
         elif "stride" in result.attributes:
             skipped.append(f"{result.path}: efficiency, because it does not say what its configurations cost")
     return _Answers(
-        measured, curve, subsets, unique(result, resamples=drawn), preferences(result, resamples=drawn), cheap, gain
+        measured, curve, subsets, unique(result, resamples=drawn), preferences(result, resamples=drawn), cheap, gained
     )
 
 
