@@ -17,6 +17,7 @@ BENCH_GPU_IMAGES ?= 32
 
 RECIPE_OPS ?= conv involution condconv weightnet se
 RECIPE_DATA ?= cifar10
+RECIPE_TEST ?= cifar10
 RECIPE_ARGS ?= --epochs 30 --precision bf16 --workers 4
 
 .DEFAULT_GOAL := test
@@ -71,9 +72,9 @@ bench-gpu: env
 # it was stopped.
 recipe: env
 	set -e; for op in $(RECIPE_OPS); do \
-	  $(ITD) train --model cifar-resnet18 --op $$op --data $(RECIPE_DATA) --test $(RECIPE_DATA) $(RECIPE_ARGS); \
+	  $(ITD) train --model cifar-resnet18 --op $$op --data $(RECIPE_DATA) --test $(RECIPE_TEST) $(RECIPE_ARGS); \
 	done
-	$(ITD) dynamics --data $(RECIPE_DATA) --plot trained/dynamics.png --curves trained/curves.png
+	$(ITD) dynamics --data $(RECIPE_TEST) --plot trained/dynamics.png --curves trained/curves.png
 
 # Executed on copies: the notebooks themselves stay without output.
 notebooks: env

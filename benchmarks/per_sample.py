@@ -43,6 +43,13 @@ def seconds(work: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor,
     return time.perf_counter() - started
 
 
+def multiplies(x: Tensor, weight: Tensor) -> bool:
+    """Whether `itd`'s form is the product of matrices."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        per_sample_conv2d(x[:1], weight[:1], padding=weight.shape[-1] // 2)
+    return any(event.key == "aten::bmm" for event in profile.key_averages())
+
+
 def main() -> None:
     """Prints a line for each shape."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -69,7 +76,7 @@ def main() -> None:
                     if number:
                         spent[name].append(taken)
             ratios.append(statistics.median(spent["grouped"]) / statistics.median(spent["itd"]))
-        form = "product" if 4 * side * side <= channels or kernel == 1 else "grouped"
+        form = "product" if multiplies(x, weight) else "grouped"
         print(f"{channels:>8}  {side:>4}  {kernel:>6}  {form}  {ratios[0]:>7.2f}  {ratios[1]:>13.2f}", flush=True)
 
 

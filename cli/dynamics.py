@@ -47,16 +47,16 @@ def dynamics(
 
     \b
     JSON: a list of {model, params, megabytes, macs,
-      forward_ms, epoch_s: {median, low, high}, top1: or null, n, curve: [{epoch, images, loss, n, top1}]}
+      forward_ms, epoch_s: {median, low, high}, top1: or null, n}
     """
-    from itd.training.curve import curves_figure
-    from itd.training.dynamics import DynamicsRequest, default_side_px, dynamics_figure, dynamics_table
+    from itd.training.dynamics import DynamicsRequest, default_side_px, dynamics_figure, dynamics_table, learning_curves
     from itd.training.dynamics import dynamics as measure
 
     request = DynamicsRequest(
         tuple(part.strip() for part in models.split(",") if part.strip()), data, folder,
         side_px or default_side_px(data), batch_size, repeats, epoch_images, limit, device, workers,
     )  # fmt: skip
+    drawn = learning_curves(request) if curves else None  # says so at once where there are none
     rows = measure(request, progress=note)
     emit(
         as_json,
@@ -67,6 +67,6 @@ def dynamics(
         plot,
         lambda: dynamics_figure(rows, request),
     )
-    if curves:
-        curves_figure({row.model: list(row.curve) for row in rows}).save(curves)
+    if drawn and curves:
+        drawn.save(curves)
         click.echo(f"figure: {curves}", err=as_json)

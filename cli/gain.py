@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from itd_cli.options import bootstrap_options, emit, measured, output_options, results_argument
+from itd_cli.options import bootstrap_options, emit, measured, note, output_options, results_argument
 
 
 @click.command(epilog="Example: itd gain plain-stride.parquet condconv-stride.parquet --plot gain.png")
@@ -30,12 +30,17 @@ def gain(
     from itd.analysis.gain import gain as measure
     from itd.analysis.scores import correctness
     from itd.analysis.tables import gain_rows, gain_table
+    from itd.store import open_result
 
     def with_images(result: Any) -> Any:
         correctness(result)
         return result
 
+    with_images(open_result(results[0]))  # what the others are held against
     found = measure(measured(results, with_images), resamples=count, seed=seed)
+    for row in found:
+        if row.apart:
+            note(f"nothing against first: {row.apart}")
     emit(
         as_json,
         csv_path,

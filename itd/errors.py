@@ -15,6 +15,10 @@ class ModelError(ItdError):
     """A model, site path or weights file that cannot be used."""
 
 
+class InputSizeError(ModelError):
+    """An image that is smaller than a layer's window."""
+
+
 class DataError(ItdError):
     """A data set or an image that cannot be read."""
 

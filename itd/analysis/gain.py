@@ -24,8 +24,8 @@ FIGURES = ("static", "best", "matched_topk", "over_static", "over_matched", "aga
 class Gain:
     """One result. static, best, matched_topk: accuracies on its n samples. over_static: best - static. over_matched:
     best - matched_topk, what the oracle found beyond as many guesses. against_first: over_matched less that of the
-    first result, on the samples that both have; None for the first one and where the images are others. Intervals of
-    differences are paired.
+    first result, on the samples that both have; None for the first one and where the images are others, as `apart`
+    says. Intervals of differences are paired.
     """
 
     result: str
@@ -37,6 +37,7 @@ class Gain:
     over_static: Estimate
     over_matched: Estimate
     against_first: Estimate | None
+    apart: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -67,9 +68,10 @@ def gain(results: Sequence[Result], *, seed: int = 0, resamples: int = RESAMPLES
         beyond = best - matched
         drawn = Resamples(result.n, resamples, seed)
         against = None
+        apart = None if first is None else _apart(results[0], result)
         if first is None:
             first = beyond
-        elif _same_images(results[0], result):
+        elif apart is None:
             ours, theirs = common(results[0], result)
             against = Resamples(len(ours), resamples, seed).mean(beyond[theirs] - first[ours])
         found.append(
@@ -83,14 +85,17 @@ def gain(results: Sequence[Result], *, seed: int = 0, resamples: int = RESAMPLES
                 over_static=drawn.mean(best - static),
                 over_matched=drawn.mean(beyond),
                 against_first=against,
+                apart=apart,
             )
         )
     return found
 
 
-def _same_images(first: Result, other: Result) -> bool:
+def _apart(first: Result, other: Result) -> str | None:
+    """Why two results cannot be held against each other; None where they can."""
     try:
-        require_same_data([first, other], "compare")
-    except ResultError:
-        return False
-    return len(common(first, other)[0]) > 0
+        require_same_data([first, other], "hold against the first")
+    except ResultError as error:
+        return str(error)
+    shared = len(common(first, other)[0])
+    return None if shared else f"{first.path} and {other.path} share no sample; sweep both on the same images"

@@ -7,6 +7,7 @@ from typing import Any
 
 from itd.analysis.compare import FIGURES, Comparison
 from itd.analysis.efficiency import Efficiency
+from itd.analysis.gain import FIGURES as GAIN_FIGURES
 from itd.analysis.gain import Gain
 from itd.analysis.greedy import GreedyCurve, GreedyStep
 from itd.analysis.oracle import RULES, OracleAccuracy
@@ -26,14 +27,9 @@ BESIDE = {
 }
 """Baselines that stand beside an oracle's figures, and their column heads."""
 
-GAIN_HEADS = {
-    "static": "static",
-    "best": "best",
-    "matched_topk": "top-k",
-    "over_static": "over static",
-    "over_matched": "over top-k",
-    "against_first": "against first",
-}
+GAIN_HEADS = dict(
+    zip(GAIN_FIGURES, ("static", "best", "top-k", "over static", "over top-k", "against first"), strict=True)
+)
 """Figures of a gain, and their column heads."""
 
 Row = dict[str, Any]

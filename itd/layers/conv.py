@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from itd.errors import ModelError
+from itd.errors import InputSizeError, ModelError
 from itd.layers.functional import Pair, Size, check_images, count, pair, per_sample_conv2d
 
 
@@ -71,7 +71,7 @@ class PerSampleConv2d(nn.Module):
         around = (0, 0) if isinstance(self.padding, str) else self.padding
         rows, columns = (d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True))
         if x.shape[2] + 2 * around[0] < rows or x.shape[3] + 2 * around[1] < columns:
-            raise ModelError(
+            raise InputSizeError(
                 f"{name}: the input is {x.shape[2]}x{x.shape[3]} with padding {around}, the dilated kernel "
                 f"{rows}x{columns}; the padded input must be at least as large: give larger images or more padding"
             )

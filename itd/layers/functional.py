@@ -90,11 +90,11 @@ class _Window:
         matrices = weight.flatten(2).reshape(samples * self.groups, weight.shape[1] // self.groups, -1)
         out = torch.bmm(matrices, unfolded.reshape(samples * self.groups, matrices.shape[2], -1))
         out = out.view(samples, weight.shape[1], *self.size(height, width))
-        return out if bias is None else out + bias[:, :, None, None]
+        return out if bias is None else out + bias[:, :, None, None].to(out.dtype)
 
 
 def _both(value: int | Pair) -> Pair:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
 def _check_shapes(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> None:

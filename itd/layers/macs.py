@@ -38,11 +38,11 @@ def layer_macs(module: nn.Module, x: Tensor, out: Tensor) -> int:
         made = module.reduce.weight.numel() + module.span.weight.numel()
         return samples * math.prod(out.shape[2:]) * made + out.numel() * math.prod(module.kernel_size)
     if isinstance(module, PerSampleConv2d):
-        return out.numel() * module.fan_in + samples * _kernel_macs(module)
+        return out.numel() * module.fan_in + samples * kernel_macs(module)
     raise TypeError(f"{type(module).__name__} is none of {', '.join(layer.__name__ for layer in LAYERS)}")
 
 
-def _kernel_macs(module: PerSampleConv2d) -> int:
+def kernel_macs(module: PerSampleConv2d) -> int:
     """What making the kernel of one sample costs."""
     if isinstance(module, CondConv2d):
         return module.router.weight.numel() + module.kernels.numel()

@@ -140,7 +140,7 @@ class WeightNet2d(PerSampleConv2d):
             out, *rest = (self._static(part, kernel) * gate for part, kernel, gate in parts)
             for term in rest:
                 out = out + term
-        return out if self.bias is None else out + self.bias[:, None, None]
+        return out if self.bias is None else out + self.bias[:, None, None].to(out.dtype)
 
     def _static(self, x: Tensor, kernel: Tensor) -> Tensor:
         return F.conv2d(x, kernel, None, self.stride, self.padding, self.dilation, self.groups)

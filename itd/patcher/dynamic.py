@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from itd.errors import ModelError, SpaceError
 from itd.layers.conv import PerSampleConv2d
-from itd.layers.functional import per_sample_conv2d
+from itd.layers.functional import check_images, per_sample_conv2d
 from itd.patcher.geometry import Geometry, half_stride_weight, resize_kernel
 from itd.space import Choices, Setting
 
@@ -123,7 +123,11 @@ def per_sample_conv_at(
 
 
 class DynamicPerSampleConv2d(PerSampleConv2d):
-    """What `wrap` adds to the class of a layer that makes a kernel for each sample: it takes a setting."""
+    """What `wrap` adds to the class of a layer that makes a kernel for each sample: it takes a setting.
+
+    x: (N, I, H, W), z: as the layer takes it, or None. At a setting every sample's kernel is made, also where the layer
+    has a faster form of its own.
+    """
 
     setting: Setting
     choices: Choices
@@ -139,16 +143,18 @@ class DynamicPerSampleConv2d(PerSampleConv2d):
         new.setting, new.choices = DEFAULT, choices
         return new
 
-    def forward(self, x: Tensor, *given: Any) -> Tensor:
+    def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
+        given = () if z is None else (z,)
         if self.setting == DEFAULT:
             return super().forward(x, *given)
+        check_images(type(self).__name__, x, self.in_channels)
         weight, bias = self.sample_kernels(x, *given)
         return per_sample_conv_at(x, weight, bias, self.geometry, self.setting, self.choices)
 
 
 @functools.cache
 def _dynamic_per_sample(cls: Any) -> type[DynamicPerSampleConv2d]:
-    return type(f"Dynamic{cls.__name__}", (DynamicPerSampleConv2d, cls), {})
+    return type(cls.__name__, (DynamicPerSampleConv2d, cls), {})  # errors call it what the user does
 
 
 class _DynamicPool:

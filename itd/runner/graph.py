@@ -248,7 +248,8 @@ class _Builder:
     def _site(self, node: fx.Node, module: nn.Module) -> None:
         if isinstance(module, PerSampleConv2d):
             op = SiteOp(str(node.target), self._moved(module), None, None, self.model.choices)
-            self._emit(node, op, self._resolve(node.args), self._resolve(node.kwargs), site=str(node.target))
+            named = [node.kwargs[name] for name in ("x", "z") if name in node.kwargs]
+            self._emit(node, op, self._resolve((*node.args, *named)), site=str(node.target))
             return
         if not isinstance(module, DynamicConv2d):
             op = SiteOp(str(node.target), module, None, None, self.model.choices)

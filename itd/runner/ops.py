@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from itd.errors import ModelError
+from itd.errors import InputSizeError
 from itd.layers import LAYERS
 from itd.layers.conv import PerSampleConv2d
 from itd.layers.involution import Involution2d
@@ -64,7 +64,7 @@ def tried(work: Callable[[], Any], error: type[ValueError]) -> Any:
     """What a shape computation gives; torch's complaint about shapes becomes `error`."""
     try:
         return work()
-    except (RuntimeError, IndexError, ModelError) as reason:
+    except (RuntimeError, IndexError, InputSizeError) as reason:
         raise error(str(reason).strip().splitlines()[0]) from reason
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from itd.layers.macs import layer_macs
+from itd.layers.macs import kernel_macs
 from itd.patcher import (
     Choices,
     DynamicPerSampleConv2d,
@@ -141,13 +141,15 @@ class PerSampleOp(Op):
         return tried(lambda: self._meta(*on_meta((x, *given))), WindowError)
 
     def macs(self, out: Tensor, *args: Any) -> int:
-        resized = self._kernel_numel() // self.layer.out_channels - self.layer.fan_in
-        return layer_macs(self.layer, args[0], out) + out.numel() * resized
+        x = args[0]
+        at = x if self.layer.setting.stride == 0.5 else out  # inserted zeros do not count
+        return out.shape[0] * (math.prod(at.shape[2:]) * self._kernel_numel() + kernel_macs(self.layer))
 
     def scratch(self, out: Tensor, *args: Any) -> int:
         made = math.prod(self.layer.weight_shape)
         resized = self._kernel_numel()
-        return out.shape[0] * (made + (resized if resized != made else 0)) * out.element_size()
+        between = 4 * args[0].numel() if self.layer.setting.stride == 0.5 else 0
+        return (out.shape[0] * (made + (resized if resized != made else 0)) + between) * out.element_size()
 
     def _kernel_numel(self) -> int:
         """Of one sample, at the setting."""

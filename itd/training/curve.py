@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,13 +18,15 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class CurvePoint:
     """After one epoch. epoch: how many are done. images: seen so far. loss: mean of the epoch's steps. n: held-out
-    images. top1: share of them classified rightly."""
+    images. top1: share of them classified rightly. test: which they are, a part of their fingerprint and "/k" for
+    each k-th."""
 
     epoch: int
     images: int
     loss: float
     n: int
     top1: float
+    test: str = ""
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,36 @@ class Curve:
 
     path: Path
 
+    def begin(self, test: str, resumed: bool) -> None:
+        """Before the first step of a run: a curve of another run goes, or is refused where this one goes on.
+
+        test: as in `CurvePoint`. Raises DataError for a file that is no curve, or of other held-out images.
+        """
+        if not resumed:
+            self.path.unlink(missing_ok=True)
+        others = {point.test for point in self.points()} - {test}
+        if others and test:
+            raise DataError(
+                f"{self.path} was measured on other images than --test and --test-every name now; go on with those, or "
+                "move the curve away"
+            )
+
     def add(self, point: CurvePoint) -> None:
-        """Writes a point behind those of the epochs before it; what stood at its epoch or beyond is dropped."""
+        """Writes a point behind those of the epochs before it; what stood at its epoch or beyond is dropped.
+
+        Raises DataError where it cannot be written.
+        """
         kept = [p for p in self.points() if p.epoch < point.epoch]
-        with open(self.path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(CurvePoint)])
-            writer.writeheader()
-            writer.writerows(asdict(p) for p in (*kept, point))
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        try:
+            with open(temporary, "w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, [field.name for field in fields(CurvePoint)])
+                writer.writeheader()
+                writer.writerows(asdict(p) for p in (*kept, point))
+            os.replace(temporary, self.path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise DataError(f"cannot write {self.path}: {error.strerror or error}; free some space") from error
 
     def points(self) -> list[CurvePoint]:
         """In the order of the epochs; none where there is no file. DataError for a file that is no curve."""
@@ -48,11 +74,12 @@ class Curve:
             with open(self.path, newline="", encoding="utf-8") as file:
                 return [_point(row) for row in csv.DictReader(file)]
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{self.path} is not a learning curve ({error}); move it away") from error
+            raise DataError(f"{self.path} is not a learning curve, or only a part of one; move it away") from error
 
 
 def _point(row: Mapping[str, str]) -> CurvePoint:
-    return CurvePoint(int(row["epoch"]), int(row["images"]), float(row["loss"]), int(row["n"]), float(row["top1"]))
+    numbers = (int(row["epoch"]), int(row["images"]), float(row["loss"]), int(row["n"]), float(row["top1"]))
+    return CurvePoint(*numbers, row.get("test") or "")
 
 
 def curves_figure(curves: Mapping[str, list[CurvePoint]]) -> Drawing:

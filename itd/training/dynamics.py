@@ -22,7 +22,7 @@ from itd.layers.macs import model_macs
 from itd.patcher import build_model
 from itd.runner.images import asked_data, is_digits
 from itd.runner.request import SweepRequest
-from itd.training.curve import Curve, CurvePoint
+from itd.training.curve import Curve, curves_figure
 from itd.training.files import RunFiles
 from itd.training.learned import measure
 
@@ -53,7 +53,7 @@ class Spread:
 class DynamicsRow:
     """One network. params: how many. macs: of one image. forward_ms: of one batch in evaluation mode. epoch_s: of an
     epoch of `epoch_images` training images: a measured step (forward, backward, SGD) times the steps. top1: on the n
-    labelled images, None without weights. curve: of the training, where `itd train --test` left it."""
+    labelled images, None without weights."""
 
     model: str
     params: int
@@ -62,7 +62,6 @@ class DynamicsRow:
     epoch_s: Spread
     top1: float | None = None
     n: int = 0
-    curve: tuple[CurvePoint, ...] = ()
 
     @property
     def megabytes(self) -> float:
@@ -125,7 +124,6 @@ def dynamics(request: DynamicsRequest, *, progress: Callable[[str], Any] | None 
                 epoch_s=Spread.of([steps * t for t in step[name]]),
                 top1=top1,
                 n=n,
-                curve=tuple(Curve(RunFiles(path).curve).points()),
             )
         )
     return rows
@@ -225,6 +223,12 @@ def dynamics_figure(rows: Sequence[DynamicsRow], request: DynamicsRequest) -> Dr
     return Drawing(
         "dynamics", "Learned dynamic convolutions", caption, figure, tuple(told[0]), tuple(told), tuple(marks)
     )
+
+
+def learning_curves(request: DynamicsRequest) -> Drawing:
+    """The learning curves that `itd train --test` left in the folder; DataError where it has none."""
+    paths = {name: Path(request.folder) / f"{name}.safetensors" for name in request.models}
+    return curves_figure({name: Curve(RunFiles(path).curve).points() for name, path in paths.items()})
 
 
 def _label(row: DynamicsRow) -> str:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from itd.api import request_weights
-from itd.errors import ItdError
+from itd.errors import DataError, ItdError, NotFiniteError
 from itd.layers.models import is_learned
 from itd.patcher import build_model
 from itd.runner.cifar import CIFAR10_PREPROCESS, is_cifar10
@@ -23,6 +23,7 @@ from itd.runner.loader import batches
 from itd.runner.precision import Precision
 from itd.runner.preprocess import DIGITS_PREPROCESS, Preprocess
 from itd.runner.request import SweepRequest
+from itd.runner.scores import score
 from itd.runner.weights import Weights, apply_weights, load_weights
 from itd.training.curve import Curve, CurvePoint
 from itd.training.data import TrainingSet, augmentation, training_images
@@ -121,18 +122,15 @@ def train_network(
     files.out.parent.mkdir(parents=True, exist_ok=True)
     done = finished(files, identity, request.schedule)
     held_out = _held_out(request, images)
+    if done and held_out is not None and not files.curve.exists():
+        raise ItdError(
+            f"{files.out} is trained already, without --test: its curve cannot be had any more; give another --out, or "
+            "leave --test out"
+        )
     if not done:
         model = build_model(name, images.num_classes)
         apply_weights(model, weights)
-        seen = training.steps(request.schedule.batch_size) * request.schedule.batch_size
-
-        def test(epochs: int, loss: float) -> None:
-            if held_out is None:
-                return
-            samples = range(0, len(held_out), request.test_every)
-            rank = label_ranks(model, held_out, samples, preprocess, device, workers=request.workers)
-            Curve(files.curve).add(CurvePoint(epochs, epochs * seen, loss, len(rank), float((rank == 0).mean())))
-
+        test = _tester(request, held_out, Curve(files.curve), files.checkpoint.exists(), model, preprocess, device)
         train(
             model, training, request.schedule, cross_entropy(request.label_smoothing), files, identity, device=device,
             workers=request.workers, progress=on_start(steps) if on_start else None, on_epoch=test,
@@ -200,10 +198,10 @@ def label_ranks(
     workers: int = 0,
     progress: Callable[[int], Any] | None = None,
 ) -> np.ndarray:
-    """How many classes have a larger logit than the label's, for these samples: (n,), 0 where it is right.
+    """The label's rank (`itd.runner.scores.score`) for these samples: (n,), 0 where the network is right.
 
     model: on the device; it is left in evaluation mode, channels-last and of the precision. progress: told how many
-    images were just tested.
+    images were just tested. Raises NotFiniteError, naming the image, for a logit that is not finite.
     """
     kind = Precision(precision, str(device))
     model.eval().to(kind.dtype).to(memory_format=torch.channels_last)
@@ -211,8 +209,14 @@ def label_ranks(
     for batch in batches(images, np.array(samples, dtype=np.int32), preprocess, batch_size=batch_size, workers=workers):
         with torch.inference_mode(), kind.flags():
             logits = model(batch.pixels.to(device, kind.dtype, memory_format=torch.channels_last)).float().cpu()
-        own = logits.gather(1, torch.from_numpy(batch.labels).long()[:, None])
-        ranks.append((logits > own).sum(1).numpy())
+        scores = score(logits, torch.from_numpy(batch.labels))
+        if not bool(scores.finite.all()):
+            sample = int(batch.samples[int((~scores.finite).nonzero()[0])])
+            raise NotFiniteError(
+                f"image {sample}, {images.names[sample]}: a logit is not finite; test with --precision fp32, or train "
+                "again with a smaller --lr"
+            )
+        ranks.append(scores.rank.numpy())
         if progress is not None:
             progress(len(batch))
     return np.concatenate(ranks)
@@ -232,10 +236,43 @@ def _held_out(request: TrainRequest, images: ImageSet) -> ImageSet | None:
         if request.test_every != 1:
             raise ItdError(f"--test-every {request.test_every} is of --test, which is not given; give --test DIR too")
         return None
-    return open_images(
+    held_out = open_images(
         request.test, num_classes=request.num_classes, weights_classes=images.num_classes,
         classes_file=request.classes_file, split="eval",
     )  # fmt: skip
+    if held_out.class_names != images.class_names:
+        ours, theirs = ", ".join(images.class_names[:3]), ", ".join(held_out.class_names[:3])
+        raise DataError(
+            f"--test {request.test} has the classes {theirs}, ..., and --data {images.source} {ours}, ...; give images "
+            "of the classes that are trained"
+        )
+    if held_out.fingerprint() == images.fingerprint():
+        raise DataError(f"--test {request.test} holds the very images that are trained on; give others")
+    return held_out
+
+
+def _tester(
+    request: TrainRequest,
+    held_out: ImageSet | None,
+    curve: Curve,
+    resumed: bool,
+    model: nn.Module,
+    preprocess: Preprocess,
+    device: torch.device,
+) -> Callable[[int, int, float], None] | None:
+    """What adds a point to the curve after an epoch, if images are held out. An old curve of another run goes."""
+    of = "" if held_out is None else f"{held_out.fingerprint()[:16]}/{request.test_every}"
+    if int(os.environ.get("RANK", "0")) == 0:
+        curve.begin(of, resumed)
+    if held_out is None:
+        return None
+    samples = range(0, len(held_out), request.test_every)
+
+    def test(epochs: int, seen: int, loss: float) -> None:
+        rank = label_ranks(model, held_out, samples, preprocess, device, workers=request.workers)
+        curve.add(CurvePoint(epochs, seen, loss, len(rank), float((rank == 0).mean()), of))
+
+    return test
 
 
 def _training_images(request: TrainRequest, data: str) -> ImageSet:

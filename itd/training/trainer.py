@@ -129,13 +129,14 @@ def train(
     device: torch.device,
     workers: int = 0,
     progress: Callable[[int, float], Any] | None = None,
-    on_epoch: Callable[[int, float], Any] | None = None,
+    on_epoch: Callable[[int, int, float], Any] | None = None,
 ) -> None:
     """Trains `model` in place, going on from the checkpoint of the same run where there is one.
 
     objective: the parts of each step's loss; their gradients are added. identity: what makes two runs the same.
-    progress: told (steps done, loss). on_epoch: told (epochs done, mean loss of the last one's steps) before its
-    checkpoint; it may run the model. Each process of torchrun calls this; the first one writes, and is told.
+    progress: told (steps done, loss). on_epoch: told (epochs done, images seen, the last one's mean loss in this
+    process) before its checkpoint; it may run the model. Each process of torchrun calls this; the first one writes,
+    and is told, while the others wait.
 
     Raises ItdError where a loss is not finite, naming the part, and for a checkpoint of another run; what the last
     whole epoch left is kept.
@@ -173,7 +174,7 @@ def train(
                 progress(number + 1, loss)
         if ranks.rank == 0:
             if on_epoch is not None:
-                on_epoch(epoch + 1, epoch_loss)
+                on_epoch(epoch + 1, (epoch + 1) * steps * ranks.count * schedule.batch_size, epoch_loss)
             _save(files, told, epoch + 1, model, optimizer, scaler)
     model.eval()
 

@@ -184,6 +184,22 @@ def test_combine_refuses_what_does_not_belong_together(stride, size, tmp_path):
     one_line(run("combine", stride, size, "-o", tmp_path / "absent" / "s.json"), "cannot write the space")
 
 
+def test_gain_says_what_it_cannot_hold_against_the_first(stride, size, tmp_path):
+    other = make(tmp_path / "o.parquet", "size", data="e")
+    answer = run("gain", stride, size, other, *FEW, "--json")
+    found = json.loads(answer.stdout)
+    assert found[1]["against_first"]["n"] == 12 and found[0]["against_first"] is found[2]["against_first"] is None
+    assert (
+        answer.stderr.count("\n") == 1
+        and "nothing against first" in answer.stderr
+        and "data (d and e)" in answer.stderr
+    )
+    empty = tmp_path / "empty.parquet"
+    synthetic.open_writer(empty, 12, space=synthetic.make_space(16, default=0), identity=IDENTITY)
+    one_line(run("gain", empty, size), "has no images yet")
+    assert run("gain", stride, empty, *FEW).exit_code == 0
+
+
 def test_compare_prints_before_after_and_the_change(stride, size, tmp_path):
     answer = run("compare", stride, size, *FEW, "--csv", tmp_path / "c.csv")
     lines = answer.stdout.splitlines()

@@ -347,16 +347,30 @@ def test_gradients_reach_the_input_and_every_parameter(name: str, training: bool
     assert unused <= ({"reduce.bias"} if training else set())  # in training the BN takes out what a bias before it adds
 
 
-@pytest.mark.parametrize("side", [9, 3])  # convolutions of many places, and products of matrices
+WIDE: dict[str, Any] = {
+    "condconv-wide": lambda: CondConv2d(4, 512, 3, padding=1, experts=3),
+    "weightnet-wide": lambda: WeightNet2d(4, 512, 3, padding=1, multiplier=2, bias=True),
+    "weightnet-1x": lambda: WeightNet2d(4, 8, 3, padding=1, bias=True),
+}
+"""Of which the first two are products of matrices on small maps."""
+HALF = MAKERS | WIDE
+
+
 @pytest.mark.parametrize("dtype, within", [(torch.bfloat16, 0.03), (torch.float16, 0.005)])
-@pytest.mark.parametrize("name", MAKERS)
-def test_half_precision_is_close_to_float32(name: str, dtype: torch.dtype, within: float, side: int) -> None:
-    layer, x = MAKERS[name](), images(2, 4, side, side, dtype=torch.float32)
+@pytest.mark.parametrize("name", HALF)
+def test_half_precision_is_close_to_float32(
+    monkeypatch: pytest.MonkeyPatch, name: str, dtype: torch.dtype, within: float
+) -> None:
+    products = []
+    real = torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda *given: products.append(given[0].dtype) or real(*given))
+    layer, x = HALF[name](), images(2, 4, 9, 9, dtype=torch.float32)
     exact = layer.eval()(x)
     half = layer.to(dtype)(x.to(dtype, memory_format=torch.channels_last))
     assert half.dtype is dtype
     assert not torch.equal(half.float(), exact)
     torch.testing.assert_close(half.float(), exact, atol=within * exact.abs().max().item(), rtol=0)
+    assert (products == [torch.float32, dtype]) == (name in ("condconv-wide", "weightnet-wide"))
 
 
 @pytest.mark.gpu
@@ -369,13 +383,14 @@ def test_a_gpu_gives_what_the_cpu_gives(cuda: str, name: str, dtype: torch.dtype
     torch.testing.assert_close(there, exact, atol=within * exact.abs().max().item(), rtol=0)
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", HALF)
 def test_autocast_is_close_to_float32(name: str) -> None:
-    layer, x = MAKERS[name]().eval(), images(2, 4, 9, 9, dtype=torch.float32)
+    layer, x = HALF[name]().eval(), images(2, 4, 9, 9, dtype=torch.float32)
     exact = layer(x)
     with torch.autocast("cpu", torch.bfloat16):
-        half = layer(x).float()
-    torch.testing.assert_close(half, exact, atol=0.03 * exact.abs().max().item(), rtol=0)
+        half = layer(x)
+    assert half.dtype is torch.bfloat16 or name in ("se", "involution")
+    torch.testing.assert_close(half.float(), exact, atol=0.03 * exact.abs().max().item(), rtol=0)
 
 
 class LeafTracer(fx.Tracer):

@@ -159,7 +159,8 @@ SETTINGS = [
 @pytest.mark.parametrize("groups", GROUPS)
 def test_a_kernel_for_each_sample_is_the_convolution_of_each_sample(setting, groups):
     x, _, _, geometry = layer(groups)
-    weight, bias = torch.randn(2, 128, CHANNELS // groups, 3, 3), torch.randn(2, 128)
+    x = x.double()
+    weight, bias = torch.randn(2, 128, CHANNELS // groups, 3, 3).double(), torch.randn(2, 128).double()
     expected = [conv_at(x[[n]], weight[n], bias[n], geometry, setting, Choices()) for n in range(2)]
     close(per_sample_conv_at(x, weight, bias, geometry, setting, Choices()), torch.cat(expected))
 

@@ -9,13 +9,23 @@ import pytest
 import torch
 from torch import nn
 
-from itd.layers import CondConv2d, Involution2d, WeightNet2d
+from itd.errors import ModelError
+from itd.layers import CondConv2d, Involution2d, WeightNet2d, WeightNetReduce
 from itd.layers.models import LEARNED, OPS, SHUFFLENETS, learned_name
-from itd.patcher import MODELS, Choices, DynamicPerSampleConv2d, build_model, model_space, parse_sites, patch
+from itd.patcher import (
+    MODELS,
+    Choices,
+    DynamicConv2d,
+    DynamicPerSampleConv2d,
+    build_model,
+    model_space,
+    parse_sites,
+    patch,
+)
 from itd.runner.ops import ModuleOp, WindowError
 from itd.runner.plain import PlainExecutor
 from itd.runner.request import walks
-from itd.runner.site_ops import PerSampleOp
+from itd.runner.site_ops import PerSampleOp, SiteOp
 from itd.runner.tree import TreeExecutor
 from itd.space import Setting
 
@@ -139,12 +149,68 @@ def test_a_kernel_for_each_row_is_memory_that_a_chunk_needs(random_network):
     assert min(executor._limits.values()) > 10
 
 
-@pytest.mark.parametrize(("setting", "taps"), [(Setting(), 9), (Setting(dilation=3), 9), (Setting(size=5), 9 + 25)])
-def test_a_site_needs_the_memory_of_each_rows_kernel_and_of_the_resized_one(setting, taps):
+@pytest.mark.parametrize(
+    ("setting", "taps", "between"),
+    [(Setting(), 9, 0), (Setting(dilation=3), 9, 0), (Setting(size=5), 9 + 25, 0), (Setting(stride=0.5), 9, 64)],
+)
+def test_a_site_needs_the_memory_of_each_rows_kernel_and_of_what_is_made_of_it(setting, taps, between):
     layer = DynamicPerSampleConv2d.wrap("conv", CondConv2d(8, 6, 3, padding=1), Choices())
     op = PerSampleOp(layer, setting)
     x = torch.empty(3, 8, 4, 4, device="meta")
-    assert op.scratch(op.meta(x), x) == 3 * 6 * 8 * taps * 4
+    assert op.scratch(op.meta(x), x) == 3 * 8 * (6 * taps + between) * 4  # an image with zeros between is 8 x 8
+
+
+@pytest.mark.parametrize("stride", [0.5, 1, 2])
+def test_a_site_costs_the_plain_convolutions_and_its_kernels(stride):
+    """Also at stride 1/2, where inserted zeros do not count."""
+    setting, x = Setting(stride=stride), torch.empty(3, 8, 6, 6, device="meta")
+    layer, plain = CondConv2d(8, 6, 3, 2, 1, experts=4), nn.Conv2d(8, 6, 3, 2, 1)
+    made = PerSampleOp(DynamicPerSampleConv2d.wrap("conv", layer, Choices()), setting)
+    wrapped = DynamicConv2d.wrap("conv", plain, Choices())
+    alike = SiteOp("conv", wrapped, plain.weight.detach(), None, Choices()).at(setting)
+    own = 4 * 8 + 4 * 6 * 8 * 9  # the router, and mixing
+    assert made.macs(made.meta(x), x) == alike.macs(alike.meta(x), x) + 3 * own
+
+
+class Shared(nn.Module):
+    """A layer that is given z by keyword, and has a reduction of its own besides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reduce, self.layer = WeightNetReduce(3), WeightNet2d(3, 8, 3, 1, 1, multiplier=2, g=1)
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.fc(self.layer(x, z=self.reduce(x)).mean((2, 3)))
+
+
+def test_what_a_site_is_given_by_keyword_reaches_it():
+    torch.manual_seed(0)
+    network = Shared().eval()
+    sites, swept = parse_sites("any", "C=layer")
+    model = patch(network, sites).eval()
+    space = model_space(model, ["size"], swept=swept, options={("C", "size"): (3, 5)})
+    pixels = 3 * torch.randn(2, 3, 8, 8)
+    plain = logits(PlainExecutor(model, space), pixels, len(space))
+    tree = logits(TreeExecutor(model, space), pixels, len(space))
+    torch.testing.assert_close(tree, plain, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(plain[space.default], network(pixels).detach(), rtol=1e-4, atol=1e-5)
+    network.layer.forward(pixels)  # and its own reduction gives something else
+    own = network.fc(network.layer(pixels).mean((2, 3)))
+    assert (own - network(pixels)).abs().max() > 1e-3
+
+
+def test_only_a_window_too_large_excludes_a_configuration():
+    op = ModuleOp(WeightNet2d(4, 4, 3, own_reduce=False))
+    with pytest.raises(ModelError, match="z is None"):
+        op.meta(torch.empty(1, 4, 5, 5, device="meta"))
+
+
+def test_a_site_checks_its_input_at_every_setting():
+    model = patch(nn.Sequential(CondConv2d(4, 4, 3, padding=1)), parse_sites("any", "C=0")[0])
+    for setting in (Setting(), Setting(size=5)):
+        with model.configured({"C": setting}), pytest.raises(ModelError, match=r"^CondConv2d: the input is"):
+            model(torch.zeros(1, 3, 8, 8))
 
 
 @pytest.mark.parametrize("layer", [CondConv2d(4, 4, 3), Involution2d(8, 8, 3), WeightNet2d(4, 4, 3)])

@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
-from itd.errors import DataError
+from itd.errors import DataError, ItdError, NotFiniteError
 from itd.training import learned
 from itd.training.curve import Curve, CurvePoint, curves_figure
 from itd.training.learned import TrainRequest, measure, train_network
@@ -28,6 +28,17 @@ def test_points_are_read_as_they_were_added_and_later_ones_are_dropped(tmp_path)
     again = CurvePoint(2, 128, 0.5, 36, 0.9)  # a run that goes on after its second epoch
     curve.add(again)
     assert curve.points() == [POINTS[0], again]
+    curve.begin("", resumed=True)
+    assert curve.points() == [POINTS[0], again]
+    with pytest.raises(DataError, match="was measured on other images than --test"):
+        curve.begin("other/1", resumed=True)
+    curve.begin("other/1", resumed=False)
+    assert curve.points() == []
+    for point in POINTS:
+        curve.add(point)
+    curve.path.write_text(curve.path.read_text()[:-30])
+    with pytest.raises(DataError, match="only a part of one; move it away"):
+        curve.begin("", resumed=True)
     curve.path.write_text("epoch,loss\n1,x\n")
     with pytest.raises(DataError, match="is not a learning curve"):
         curve.points()
@@ -64,6 +75,57 @@ def test_what_is_held_out_changes_no_weight(trained, tmp_path):
     ours, theirs = load_file(trained), load_file(tmp_path / "resnet18.safetensors")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert not (tmp_path / "resnet18.epochs.csv").exists()
+
+
+def test_a_curve_of_another_run_does_not_stay_beside_the_weights(trained, tmp_path):
+    stale = tmp_path / "resnet18.epochs.csv"
+    stale.write_bytes(trained.with_suffix(".epochs.csv").read_bytes())
+    train_network(request(tmp_path / "resnet18.safetensors"))
+    assert not stale.exists()
+    with pytest.raises(ItdError, match="trained already, without --test: its curve cannot be had any more"):
+        train_network(request(tmp_path / "resnet18.safetensors", test="digits-one-scale"))
+
+
+def folders(path, classes, colour) -> str:
+    from PIL import Image
+
+    for name in classes:
+        (path / name).mkdir(parents=True)
+        for i in range(8):
+            Image.new("RGB", (8, 8), (i, colour, 0)).save(path / name / f"{i}.png")
+    return str(path)
+
+
+def test_what_is_held_out_has_the_classes_and_not_the_images_that_are_trained(tmp_path):
+    given = {
+        "model": "cifar-resnet18",
+        "data": folders(tmp_path / "a", "abc", 1),
+        "out": str(tmp_path / "w.safetensors"),
+    }
+    schedule = Schedule(1, 0.01, batch_size=8)
+    with pytest.raises(DataError, match=r"has the classes b, c, d, ..., and --data .* a, b, c"):
+        train_network(TrainRequest(**given, schedule=schedule, test=folders(tmp_path / "b", "bcd", 2)))
+    with pytest.raises(DataError, match="holds the very images that are trained on"):
+        train_network(TrainRequest(**given, schedule=schedule, test=given["data"]))
+
+
+class Constant(torch.nn.Module):
+    def __init__(self, logit: float) -> None:
+        super().__init__()
+        self.logit = logit
+
+    def forward(self, x):
+        return torch.full((len(x), 10), self.logit)
+
+
+def test_a_network_that_says_nothing_is_right_by_the_order_of_the_classes_alone():
+    from itd.runner.images import open_images
+
+    images, cpu = open_images("digits"), torch.device("cpu")
+    given = (range(30), learned.preprocess_of("resnet18", "digits"), cpu)
+    assert learned.label_ranks(Constant(0.0), images, *given).tolist() == images.labels[:30].tolist()
+    with pytest.raises(NotFiniteError, match=r"image 0, .*: a logit is not finite"):
+        learned.label_ranks(Constant(float("nan")), images, *given)
 
 
 def test_the_loss_is_the_mean_of_the_epochs_steps(trained):
@@ -107,9 +169,11 @@ def test_the_commands_draw_and_tell_the_curves(trained, tmp_path):
     answer = CliRunner().invoke(cli, given)
     assert answer.exit_code == 0, answer.stderr
     (row,) = json.loads(answer.stdout)
-    assert [point["epoch"] for point in row["curve"]] == [1, 2]
     assert (tmp_path / "c.png").stat().st_size > 5000
     assert measure("resnet18", str(trained), "digits", limit=4).top1 == row["top1"]
+    given[given.index("--folder") + 1] = str(tmp_path)
+    answer = CliRunner().invoke(cli, given)
+    assert answer.exit_code == 1 and answer.stderr.startswith("itd: error: there is no learning curve of resnet18")
 
 
 @pytest.mark.parametrize(
