@@ -1,5 +1,7 @@
 """A convolution with a kernel for each sample: the form that `itd` takes on a CPU against one grouped convolution.
 
+And CondConv on maps of few places: the experts' outputs mixed, against a kernel made for each sample.
+
     python benchmarks/per_sample.py --precision bf16
 
 Both are measured in turns, forward and forward with backward; a line is the ratio of the medians, above 1 where `itd`'s
@@ -12,18 +14,20 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from itd.layers import per_sample_conv2d
+from itd.layers import CondConv2d, per_sample_conv2d
 
 SHAPES = (
     (64, 32, 3), (128, 16, 3), (256, 16, 3), (256, 14, 3), (256, 8, 3), (512, 7, 3), (512, 4, 3), (128, 4, 3),
     (112, 28, 1), (224, 14, 1), (496, 7, 1), (88, 7, 1),
 )  # fmt: skip
 """(channels, side of the map, side of the kernel): CIFAR's and ImageNet's ResNet, ShuffleNetV2."""
+MIXED = ((512, 4, 3), (512, 2, 3), (512, 1, 3), (256, 4, 3), (128, 4, 3))
 
 
 def grouped(x: Tensor, weight: Tensor, padding: int) -> Tensor:
@@ -43,11 +47,28 @@ def seconds(work: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor,
     return time.perf_counter() - started
 
 
+def ratios(
+    forms: dict[str, Callable[[Tensor, Tensor], Tensor]], x: Tensor, weight: Tensor, rounds: int
+) -> tuple[float, float]:
+    """Median time of the second form over that of the first, forward and with backward, measured in turns."""
+    found = []
+    for backward in (False, True):
+        spent: dict[str, list[float]] = {name: [] for name in forms}
+        for number in range(rounds + 1):
+            for name, work in forms.items():
+                taken = seconds(work, x, weight, backward)
+                if number:
+                    spent[name].append(taken)
+        first, second = (statistics.median(values) for values in spent.values())
+        found.append(second / first)
+    return found[0], found[1]
+
+
 def multiplies(x: Tensor, weight: Tensor) -> bool:
     """Whether `itd`'s form is the product of matrices."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    with mock.patch.object(torch, "bmm", wraps=torch.bmm) as bmm:
         per_sample_conv2d(x[:1], weight[:1], padding=weight.shape[-1] // 2)
-    return any(event.key == "aten::bmm" for event in profile.key_averages())
+    return bool(bmm.called)
 
 
 def main() -> None:
@@ -63,21 +84,20 @@ def main() -> None:
     for channels, side, kernel in SHAPES:
         x = torch.randn(given.batch_size, channels, side, side).to(dtype)
         weight = (torch.randn(given.batch_size, channels, channels, kernel, kernel) * 0.05).to(dtype)
-        ratios = []
-        for backward in (False, True):
-            forms: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-                "itd": lambda x, w: per_sample_conv2d(x, w, padding=w.shape[-1] // 2),
-                "grouped": lambda x, w: grouped(x, w, w.shape[-1] // 2),
-            }
-            spent: dict[str, list[float]] = {name: [] for name in forms}
-            for number in range(given.rounds + 1):
-                for name, work in forms.items():
-                    taken = seconds(work, x, weight, backward)
-                    if number:
-                        spent[name].append(taken)
-            ratios.append(statistics.median(spent["grouped"]) / statistics.median(spent["itd"]))
+        forms: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+            "itd": lambda x, w: per_sample_conv2d(x, w, padding=w.shape[-1] // 2),
+            "grouped": lambda x, w: grouped(x, w, w.shape[-1] // 2),
+        }
+        forward, both = ratios(forms, x, weight, given.rounds)
         form = "product" if multiplies(x, weight) else "grouped"
-        print(f"{channels:>8}  {side:>4}  {kernel:>6}  {form}  {ratios[0]:>7.2f}  {ratios[1]:>13.2f}", flush=True)
+        print(f"{channels:>8}  {side:>4}  {kernel:>6}  {form}  {forward:>7.2f}  {both:>13.2f}", flush=True)
+    print("CondConv, 4 experts, 3x3: outputs mixed against kernels made")
+    for channels, side, _ in MIXED:
+        layer = CondConv2d(channels, channels, 3, padding=1, bias=False).to(dtype)
+        x = torch.randn(given.batch_size, channels, side, side).to(dtype)
+        forms = {"mixed": lambda x, _: layer(x), "made": lambda x, _: layer.convolve(x, *layer.sample_kernels(x))}  # noqa: B023
+        forward, both = ratios(forms, x, x, given.rounds)
+        print(f"{channels:>8}  {side:>4}  {3:>6}  mixed    {forward:>7.2f}  {both:>13.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from itd.layers.conv import PerSampleConv2d
-from itd.layers.functional import Size, count
+from itd.layers.functional import Size, count, mixed_conv2d
+
+FEW_PLACES = 16
+"""An output of so many places or fewer is mixed from the experts' outputs, on a CPU (`benchmarks/per_sample.py`)."""
 
 
 class CondConv2d(PerSampleConv2d):
@@ -69,11 +72,24 @@ class CondConv2d(PerSampleConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
+        window = self.window
+        if (
+            x.device.type == "cpu"
+            and self.groups == 1
+            and window is not None
+            and math.prod(window.size(x)) <= FEW_PLACES
+        ):
+            alpha = self._alpha(x)
+            return mixed_conv2d(x, self.kernels, alpha, None if self.bias is None else alpha @ self.bias, window)
         return self.convolve(x, *self.sample_kernels(x))
+
+    def _alpha(self, x: Tensor) -> Tensor:
+        """x: (N, I, H, W) -> (N, m): the share of each expert, between 0 and 1."""
+        return torch.sigmoid(self.router(x.mean((2, 3))))
 
     def sample_kernels(self, x: Tensor, *given: Any) -> tuple[Tensor, Tensor | None]:
         """The experts' kernels and biases, mixed; as in `PerSampleConv2d`."""
-        alpha = torch.sigmoid(self.router(x.mean((2, 3))))
+        alpha = self._alpha(x)
         weight = (alpha @ self.kernels.flatten(1)).unflatten(1, self.weight_shape)
         return weight, None if self.bias is None else alpha @ self.bias
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from itd.errors import InputSizeError, ModelError
-from itd.layers.functional import Pair, Size, check_images, count, pair, per_sample_conv2d
+from itd.layers.functional import Pair, Size, Window, check_images, count, pair, per_sample_conv2d
 
 
 class PerSampleConv2d(nn.Module):
@@ -88,6 +88,13 @@ class PerSampleConv2d(nn.Module):
         return per_sample_conv2d(
             x, weight, bias, stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups
         )
+
+    @property
+    def window(self) -> Window | None:
+        """Where the layer reads; None where its padding is a word."""
+        if isinstance(self.padding, str):
+            return None
+        return Window(self.kernel_size, self.stride, self.padding, self.dilation)
 
     def extra_repr(self) -> str:
         return (

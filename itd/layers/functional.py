@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -43,9 +44,9 @@ def per_sample_conv2d(
     _check_shapes(x, weight, bias, groups)
     samples, _, height, width = x.shape
     if x.device.type == "cpu" and not isinstance(padding, str):
-        at = _Window(weight, stride, padding, dilation, groups)
-        if at.multiplying_pays(height, width, weight.shape[1]):
-            return at.multiply(x, weight, bias)
+        window = Window((weight.shape[3], weight.shape[4]), _both(stride), _both(padding), _both(dilation))
+        if _products_pay(x, window, weight.shape[1], groups):
+            return _products(x, window, weight, bias, groups)
     out = F.conv2d(
         x.reshape(1, -1, height, width),
         weight.flatten(0, 1),
@@ -58,39 +59,58 @@ def per_sample_conv2d(
     return out.unflatten(1, (samples, weight.shape[1])).squeeze(0)
 
 
-class _Window:
-    """Where the kernels of a convolution lie. weight: (N, O, I/groups, k, k); the others as in `per_sample_conv2d`."""
+def mixed_conv2d(x: Tensor, weight: Tensor, shares: Tensor, bias: Tensor | None, window: Window) -> Tensor:
+    """The convolution with `shares @ weight` for each sample, no kernel made: the static outputs are mixed instead.
 
-    def __init__(
-        self, weight: Tensor, stride: int | Pair, padding: int | Pair, dilation: int | Pair, groups: int
-    ) -> None:
-        self.kernel: Pair = (weight.shape[3], weight.shape[4])
-        self.stride, self.padding, self.dilation = _both(stride), _both(padding), _both(dilation)
-        self.groups = groups
+    x: (N, I, H, W). weight: (m, O, I*k*k). shares: (N, m). bias: (N, O) or None. Returns (N, O, H', W'). It multiplies
+    m times as often as a convolution, and where a map has few places that costs less than to write the kernels.
+    """
+    samples, (count, out_channels, _) = x.shape[0], weight.shape
+    unfolded = window.unfold(x).transpose(0, 1).flatten(1)
+    each = (weight.flatten(0, 1) @ unfolded).view(count, out_channels, samples, -1)
+    out = torch.einsum("nm,monp->nop", shares, each).unflatten(2, window.size(x))
+    return out if bias is None else out + bias[:, :, None, None].to(out.dtype)
 
-    def size(self, height: int, width: int) -> Pair:
-        """Of the output, in pixels."""
-        around = zip((height, width), self.padding, self.dilation, self.kernel, self.stride, strict=True)
+
+def _products_pay(x: Tensor, window: Window, out_channels: int, groups: int) -> bool:
+    """Whether a kernel has four numbers or more for each of the unfolded image, or there is nothing to unfold."""
+    return 4 * math.prod(window.size(x)) <= out_channels // groups or (groups == 1 and window.pointwise)
+
+
+def _products(x: Tensor, window: Window, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+    """Each sample's kernel times its unfolded image: (N, O, H', W')."""
+    samples, out_channels = weight.shape[:2]
+    matrices = weight.flatten(2).reshape(samples * groups, out_channels // groups, -1)
+    out = torch.bmm(matrices, window.unfold(x).reshape(samples * groups, matrices.shape[2], -1))
+    out = out.view(samples, out_channels, *window.size(x))
+    return out if bias is None else out + bias[:, :, None, None].to(out.dtype)
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where a convolution reads: each (rows, columns). The padding is of zeros."""
+
+    kernel: Pair
+    stride: Pair
+    padding: Pair
+    dilation: Pair
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether each output reads one pixel, its own."""
+        return self.kernel == self.stride == (1, 1) and self.padding == (0, 0)
+
+    def size(self, x: Tensor) -> Pair:
+        """x: (N, I, H, W) -> (H', W') of the output."""
+        around = zip(x.shape[2:], self.padding, self.dilation, self.kernel, self.stride, strict=True)
         rows, columns = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in around)
         return rows, columns
 
-    def multiplying_pays(self, height: int, width: int, out_channels: int) -> bool:
-        """Whether a kernel has four numbers or more for each of the unfolded image, or there is nothing to unfold."""
-        per_group = out_channels // self.groups
-        return 4 * math.prod(self.size(height, width)) <= per_group or (self.groups == 1 and self._pointwise)
-
-    @property
-    def _pointwise(self) -> bool:
-        return self.kernel == self.stride == (1, 1) and self.padding == (0, 0)
-
-    def multiply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Each sample's kernel times its unfolded image: x (N, I, H, W) -> (N, O, H', W')."""
-        samples, _, height, width = x.shape
-        unfolded = x if self._pointwise else F.unfold(x, self.kernel, self.dilation, self.padding, self.stride)
-        matrices = weight.flatten(2).reshape(samples * self.groups, weight.shape[1] // self.groups, -1)
-        out = torch.bmm(matrices, unfolded.reshape(samples * self.groups, matrices.shape[2], -1))
-        out = out.view(samples, weight.shape[1], *self.size(height, width))
-        return out if bias is None else out + bias[:, :, None, None].to(out.dtype)
+    def unfold(self, x: Tensor) -> Tensor:
+        """x: (N, I, H, W) -> (N, I*k*k, H'*W'): what each output reads."""
+        if self.pointwise:
+            return x.flatten(2)
+        return F.unfold(x, self.kernel, self.dilation, self.padding, self.stride)
 
 
 def _both(value: int | Pair) -> Pair:

@@ -129,6 +129,27 @@ def test_condconv_mixes_experts_for_each_sample(
     torch.testing.assert_close(layer(x), torch.cat(loop), **EXACT)
 
 
+@pytest.mark.parametrize("side, stride", [(4, 1), (8, 2), (5, 1)])
+@pytest.mark.parametrize("kernel, padding", [(3, 1), (1, 0)])
+def test_few_places_mix_the_experts_outputs_and_make_no_kernel(
+    monkeypatch: pytest.MonkeyPatch, side: int, stride: int, kernel: int, padding: int
+) -> None:
+    layer = CondConv2d(4, 6, kernel, stride, padding, experts=3).double()
+    x = (3 * images(2, 4, side, side)).requires_grad_()
+    leaves = [x, *layer.parameters()]
+    made = layer.convolve(x, *layer.sample_kernels(x))
+    pull = images(*made.shape)
+    expected = torch.autograd.grad(made, leaves, pull)
+    called = []
+    real = CondConv2d.sample_kernels
+    monkeypatch.setattr(CondConv2d, "sample_kernels", lambda *given: called.append(1) or real(*given))
+    got = layer(x)
+    assert bool(called) == (side == 5)
+    torch.testing.assert_close(got, made, **EXACT)
+    for ours, theirs in zip(torch.autograd.grad(got, leaves, pull), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, **EXACT)
+
+
 def test_each_expert_starts_as_a_convolution_does() -> None:
     plain, layer = nn.Conv2d(64, 64, 3), CondConv2d(64, 64, 3, experts=4)
     assert plain.bias is not None and layer.bias is not None
