@@ -111,14 +111,7 @@ def train_network(
     preprocess = preprocess_of(name, data)
     training = TrainingSet(images, augmentation(data, preprocess), request.schedule.seed, request.limit)
     steps = request.schedule.epochs * training.steps(request.schedule.batch_size)
-    identity: dict[str, Any] = {
-        "model": name,
-        "weights_sha256": weights.sha256,
-        "data": images.fingerprint(),
-        "preprocess": preprocess.identity(),
-        "label_smoothing": request.label_smoothing,
-        "limit": request.limit,
-    }
+    identity = _identity(request, images, weights, preprocess)
     files.out.parent.mkdir(parents=True, exist_ok=True)
     done = finished(files, identity, request.schedule)
     held_out = _held_out(request, images)
@@ -138,6 +131,17 @@ def train_network(
         if int(os.environ.get("RANK", "0")) == 0:
             publish(model, replace(weights, preprocess=preprocess), files, identity, request.schedule, TRAIN_KEY)
     return TrainReport(str(files.out), name, request.schedule.epochs, steps, len(images), done)
+
+
+def _identity(request: TrainRequest, images: ImageSet, weights: Weights, preprocess: Preprocess) -> dict[str, Any]:
+    return {
+        "model": request.model,
+        "weights_sha256": weights.sha256,
+        "data": images.fingerprint(),
+        "preprocess": preprocess.identity(),
+        "label_smoothing": request.label_smoothing,
+        "limit": request.limit,
+    }
 
 
 def cross_entropy(label_smoothing: float = 0.0) -> Objective:
