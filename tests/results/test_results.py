@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from itd.analysis import Estimate, Resamples, baselines, compare, efficiency, greedy, oracle, preferences
+from itd.analysis import Estimate, Resamples, baselines, compare, efficiency, gain, greedy, oracle, preferences
 from itd.analysis.cascade import cascade
 from itd.analysis.paper import STATIC, TABLE_1, TABLE_3
 from itd.store import open_result, verify
+from itd.training.curve import Curve
 
 PLAIN = [f"{m}-{a}-val1300" for m in ("resnet50", "mobilenet_v2") for a in ("stride", "dilation", "size")]
 COMBINED = ["+".join(attributes) for attributes in TABLE_3]
@@ -24,7 +25,9 @@ ROF = {
 }
 """Before -> what was made of it."""
 FINE_TUNED = [before + after for before, afters in ROF.items() for after in ("", *afters) if before + after not in PLAIN]
-NAMES = [*FINE_TUNED, *PLAIN, *(f"resnet50-combined-{c}-val1300" for c in COMBINED), *VARIED, EFFICIENCY]
+NETWORKS = ["cifar-resnet18", *(f"cifar-resnet18+{op}" for op in ("involution", "condconv", "weightnet", "se"))]
+LEARNED = [f"{name}-stride-cifar10" for name in NETWORKS]
+NAMES = [*FINE_TUNED, *LEARNED, *PLAIN, *(f"resnet50-combined-{c}-val1300" for c in COMBINED), *VARIED, EFFICIENCY]
 CONFIGS = {"resnet50-stride-val1300": 361, "mobilenet_v2-stride-val1300": 370, EFFICIENCY: 4096}
 
 
@@ -43,8 +46,10 @@ def test_a_result_is_whole_and_large_enough(repository, name):
     assert verify(folder).ok
     result = open_result(folder)
     assert not result.partial and result.nulls == 0 and result.n >= (100 if name in PLAIN else 32)
-    expected = 95 if name.startswith("resnet18-stride") else CONFIGS.get(name, 512 if name.count("+") == 2 else 625)
-    assert result.configs == expected and result.num_classes == (10 if "digits" in name else 1000)
+    strides = {"resnet18-stride": 95, "cifar-resnet18": 69}
+    expected = next((count for begin, count in strides.items() if name.startswith(begin)), None)
+    assert result.configs == (expected or CONFIGS.get(name, 512 if name.count("+") == 2 else 625))
+    assert result.num_classes == (10 if "digits" in name or name in LEARNED else 1000)
 
 
 def test_the_results_are_at_most_40_mb_and_all_are_told_of(repository):
@@ -52,7 +57,7 @@ def test_the_results_are_at_most_40_mb_and_all_are_told_of(repository):
     assert {f.name for f in folders} == {f"{name}.parquet" for name in NAMES}
     assert sum(f.stat().st_size for folder in folders for f in folder.rglob("*") if f.is_file()) < 40e6
     text = (repository / "results" / "README.md").read_text()
-    assert all(f"{name}" in text for name in [*PLAIN, EFFICIENCY, *ROF])
+    assert all(f"{name}" in text for name in [*PLAIN, EFFICIENCY, *ROF, *LEARNED])
 
 
 def test_table_1_of_the_readme_is_what_the_results_say(repository):
@@ -135,3 +140,23 @@ def test_the_table_of_selectors_is_what_the_results_say(repository):
     cells = [f"{cell(s.selectors['cascade'].accuracy)} | {s.selectors['cascade'].macs.value / 1e9:.3f}" for s in sides]
     (line,) = [line for line in text.splitlines() if line.startswith("| cascade |")]
     assert all(one in line for one in cells)
+
+
+def difference(value: Estimate | None) -> str:
+    return "-" if value is None else f"{100 * value.value:+.1f} ({100 * value.low:+.1f} to {100 * value.high:+.1f})"
+
+
+def test_the_table_of_gains_is_what_the_results_say(repository):
+    text = (repository / "README.md").read_text()
+    for name, found in zip(LEARNED, gain([opened(repository, name) for name in LEARNED]), strict=True):
+        cells = [*map(cell, (found.static, found.best, found.matched_topk)), difference(found.over_matched)]
+        assert f"| {name} | {found.n} | {' | '.join(cells)} | {difference(found.against_first)} |" in text, name
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_curve_ends_where_the_swept_network_stands(repository, name):
+    """The same weights on the same images, once by the trainer and once by the sweep."""
+    points = Curve(repository / "results" / "curves" / f"{name}.epochs.csv").points()
+    result = opened(repository, f"{name}-stride-cifar10")
+    assert [p.epoch for p in points] == list(range(1, 17)) and points[-1].images == 16 * 6400
+    assert (points[-1].n, points[-1].top1) == (result.n, pytest.approx(oracle(result).static, abs=0.0021))
