@@ -27,7 +27,7 @@ SHAPES = (
     (112, 28, 1), (224, 14, 1), (496, 7, 1), (88, 7, 1),
 )  # fmt: skip
 """(channels, side of the map, side of the kernel): CIFAR's and ImageNet's ResNet, ShuffleNetV2."""
-MIXED = ((512, 4, 3), (512, 2, 3), (512, 1, 3), (256, 4, 3), (128, 4, 3))
+MIXED = ((512, 4, 3), (512, 2, 3), (512, 1, 3), (256, 4, 3), (256, 2, 3), (128, 4, 3), (512, 4, 1), (128, 4, 1))
 
 
 def grouped(x: Tensor, weight: Tensor, padding: int) -> Tensor:
@@ -91,13 +91,13 @@ def main() -> None:
         forward, both = ratios(forms, x, weight, given.rounds)
         form = "product" if multiplies(x, weight) else "grouped"
         print(f"{channels:>8}  {side:>4}  {kernel:>6}  {form}  {forward:>7.2f}  {both:>13.2f}", flush=True)
-    print("CondConv, 4 experts, 3x3: outputs mixed against kernels made")
-    for channels, side, _ in MIXED:
-        layer = CondConv2d(channels, channels, 3, padding=1, bias=False).to(dtype)
+    print("CondConv, 4 experts: outputs mixed against kernels made")
+    for channels, side, kernel in MIXED:
+        layer = CondConv2d(channels, channels, kernel, padding=kernel // 2, bias=False).to(dtype)
         x = torch.randn(given.batch_size, channels, side, side).to(dtype)
         forms = {"mixed": lambda x, _: layer(x), "made": lambda x, _: layer.convolve(x, *layer.sample_kernels(x))}  # noqa: B023
         forward, both = ratios(forms, x, x, given.rounds)
-        print(f"{channels:>8}  {side:>4}  {3:>6}  mixed    {forward:>7.2f}  {both:>13.2f}", flush=True)
+        print(f"{channels:>8}  {side:>4}  {kernel:>6}  mixed    {forward:>7.2f}  {both:>13.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ class CondConv2d(PerSampleConv2d):
             and math.prod(window.size(x)) <= FEW_PLACES
         ):
             alpha = self._alpha(x)
-            return mixed_conv2d(x, self.kernels, alpha, None if self.bias is None else alpha @ self.bias, window)
+            return mixed_conv2d(x, self.weight, alpha, None if self.bias is None else alpha @ self.bias, window)
         return self.convolve(x, *self.sample_kernels(x))
 
     def _alpha(self, x: Tensor) -> Tensor:

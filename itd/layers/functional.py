@@ -12,6 +12,7 @@ from torch import Tensor
 from itd.errors import ModelError
 
 Pair = tuple[int, int]
+_TINY = 4  # places of a map
 Size = int | tuple[int, ...]  # a number or two, as the attributes of `nn.Conv2d` are typed
 
 
@@ -62,13 +63,18 @@ def per_sample_conv2d(
 def mixed_conv2d(x: Tensor, weight: Tensor, shares: Tensor, bias: Tensor | None, window: Window) -> Tensor:
     """The convolution with `shares @ weight` for each sample, no kernel made: the static outputs are mixed instead.
 
-    x: (N, I, H, W). weight: (m, O, I*k*k). shares: (N, m). bias: (N, O) or None. Returns (N, O, H', W'). It multiplies
-    m times as often as a convolution, and where a map has few places that costs less than to write the kernels.
+    x: (N, I, H, W). weight: (m, O, I, k, k). shares: (N, m). bias: (N, O) or None. Returns (N, O, H', W'). It
+    multiplies m times as often as a convolution, and where a map has few places that costs less than to write kernels.
     """
-    samples, (count, out_channels, _) = x.shape[0], weight.shape
-    unfolded = window.unfold(x).transpose(0, 1).flatten(1)
-    each = (weight.flatten(0, 1) @ unfolded).view(count, out_channels, samples, -1)
-    out = torch.einsum("nm,monp->nop", shares, each).unflatten(2, window.size(x))
+    samples, (count, out_channels) = x.shape[0], weight.shape[:2]
+    size = window.size(x)
+    if math.prod(size) <= _TINY:  # a convolution would repack its kernels for next to nothing
+        unfolded = window.unfold(x).transpose(0, 1).flatten(1)
+        each = (weight.flatten(0, 1).flatten(1) @ unfolded).view(count, out_channels, samples, -1)
+        out = torch.einsum("nm,monp->nop", shares, each).unflatten(2, size)
+    else:
+        each = F.conv2d(x, weight.flatten(0, 1), None, window.stride, window.padding, window.dilation)
+        out = (each.unflatten(1, (count, out_channels)) * shares[:, :, None, None, None]).sum(1)
     return out if bias is None else out + bias[:, :, None, None].to(out.dtype)
 
 

@@ -129,7 +129,7 @@ def test_condconv_mixes_experts_for_each_sample(
     torch.testing.assert_close(layer(x), torch.cat(loop), **EXACT)
 
 
-@pytest.mark.parametrize("side, stride", [(4, 1), (8, 2), (5, 1)])
+@pytest.mark.parametrize("side, stride", [(2, 1), (4, 1), (8, 2), (5, 1)])
 @pytest.mark.parametrize("kernel, padding", [(3, 1), (1, 0)])
 def test_few_places_mix_the_experts_outputs_and_make_no_kernel(
     monkeypatch: pytest.MonkeyPatch, side: int, stride: int, kernel: int, padding: int
