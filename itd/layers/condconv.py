@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from itd.layers.conv import PerSampleConv2d
-from itd.layers.functional import Size, count, mixed_conv2d
+from itd.layers.functional import Size, Window, count, mixed_conv2d
 
 FEW_PLACES = 16
 """An output of so many places or fewer is mixed from the experts' outputs, on a CPU (`benchmarks/per_sample.py`)."""
@@ -72,16 +72,25 @@ class CondConv2d(PerSampleConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
+        window = self._mixing_window(x)
+        if window is None:
+            return self.convolve(x, *self.sample_kernels(x))
+        alpha = self._alpha(x)
+        return mixed_conv2d(x, self.weight, alpha, None if self.bias is None else alpha @ self.bias, window)
+
+    def _mixing_window(self, x: Tensor) -> Window | None:
+        """Where the layer reads, if it mixes outputs; None where it makes kernels. x: (N, I, H, W), its shape."""
         window = self.window
-        if (
-            x.device.type == "cpu"
-            and self.groups == 1
-            and window is not None
-            and math.prod(window.size(x)) <= FEW_PLACES
-        ):
-            alpha = self._alpha(x)
-            return mixed_conv2d(x, self.weight, alpha, None if self.bias is None else alpha @ self.bias, window)
-        return self.convolve(x, *self.sample_kernels(x))
+        if self.kernels.device.type != "cpu" or self.groups != 1 or window is None:
+            return None
+        return window if math.prod(window.size(x)) <= FEW_PLACES else None
+
+    def scratch_numel(self, x: Tensor) -> int:
+        """As in `PerSampleConv2d`: the kernel, or what each expert gives and the unfolded image."""
+        window = self._mixing_window(x)
+        if window is None:
+            return super().scratch_numel(x)
+        return math.prod(window.size(x)) * (self.experts * self.out_channels + self.fan_in)
 
     def _alpha(self, x: Tensor) -> Tensor:
         """x: (N, I, H, W) -> (N, m): the share of each expert, between 0 and 1."""

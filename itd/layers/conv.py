@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor, nn
@@ -88,6 +89,13 @@ class PerSampleConv2d(nn.Module):
         return per_sample_conv2d(
             x, weight, bias, stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups
         )
+
+    def scratch_numel(self, x: Tensor) -> int:
+        """How many numbers `forward` holds for each sample beside input and output: its kernel, if it makes one.
+
+        x: (N, I, H, W), of which only the shape is read.
+        """
+        return math.prod(self.weight_shape)
 
     @property
     def window(self) -> Window | None:

@@ -114,9 +114,21 @@ class WeightNet2d(PerSampleConv2d):
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
         self.check_input(x)
-        if self.multiplier == 1 and (self.groups != 1 or self.in_channels % self.g == 0):
+        if self._gates_outputs:
             return self._gated(x, self._gates(x, z))
         return self.convolve(x, *self.sample_kernels(x, z))
+
+    @property
+    def _gates_outputs(self) -> bool:
+        """Whether each gate multiplies whole channels of the input, so that no kernel need be made."""
+        return self.multiplier == 1 and (self.groups != 1 or self.in_channels % self.g == 0)
+
+    def scratch_numel(self, x: Tensor) -> int:
+        """As in `PerSampleConv2d`: the kernel, or what each of the G parts gives."""
+        if not self._gates_outputs or isinstance(self.padding, str):
+            return super().scratch_numel(x)
+        assert self.window is not None
+        return 2 * self.out_channels * math.prod(self.window.size(x))
 
     def sample_kernels(self, x: Tensor, *given: Any) -> tuple[Tensor, Tensor | None]:
         """What the grouped FC makes of the gates; as in `PerSampleConv2d`. given: z, or nothing."""

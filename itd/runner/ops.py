@@ -291,8 +291,8 @@ class ModuleOp(Op):
         return 0
 
     def scratch(self, out: Any, *args: Any) -> int:
-        if isinstance(self.module, PerSampleConv2d):  # a kernel for each row
-            return out.shape[0] * math.prod(self.module.weight_shape) * out.element_size()
+        if isinstance(self.module, PerSampleConv2d):
+            return out.shape[0] * self.module.scratch_numel(args[0]) * out.element_size()
         return 0
 
 

@@ -146,6 +146,8 @@ class PerSampleOp(Op):
         return out.shape[0] * (math.prod(at.shape[2:]) * self._kernel_numel() + kernel_macs(self.layer))
 
     def scratch(self, out: Tensor, *args: Any) -> int:
+        if self.layer.setting == Setting():
+            return out.shape[0] * self.layer.scratch_numel(args[0]) * out.element_size()
         made = math.prod(self.layer.weight_shape)
         resized = self._kernel_numel()
         between = 4 * args[0].numel() if self.layer.setting.stride == 0.5 else 0

@@ -136,10 +136,10 @@ def test_a_plain_forward_costs_what_the_list_of_models_says(random_network, name
 
 
 def test_a_kernel_for_each_row_is_memory_that_a_chunk_needs(random_network):
-    """CondConv's last kernels are 512 x 512 x 3 x 3 floats for each row: 9.4 MB beside maps of 32 kB."""
+    """CondConv's last kernels are 512 x 512 x 3 x 3 floats for each row: 9.4 MB beside maps of 128 kB."""
     name = "cifar-resnet18+condconv"
     model = patch(random_network(name), name).eval()
-    space = model_space(model, ["dilation"], entry=MODELS[name], swept=["D"])
+    space = model_space(model, ["stride"], entry=MODELS[name], swept=["D"], options={("D", "stride"): (1, 2)})
     executor = TreeExecutor(model, space, budget_bytes=48 << 20)
     executor.run(torch.randn(1, 3, 32, 32), lambda *_: None)
     assert min(executor._limits.values()) <= (48 << 20) // (4 * 512 * 512 * 9)
@@ -151,13 +151,29 @@ def test_a_kernel_for_each_row_is_memory_that_a_chunk_needs(random_network):
 
 @pytest.mark.parametrize(
     ("setting", "taps", "between"),
-    [(Setting(), 9, 0), (Setting(dilation=3), 9, 0), (Setting(size=5), 9 + 25, 0), (Setting(stride=0.5), 9, 64)],
+    [(Setting(dilation=3), 9, 0), (Setting(size=5), 9 + 25, 0), (Setting(stride=0.5), 9, 64)],
 )
 def test_a_site_needs_the_memory_of_each_rows_kernel_and_of_what_is_made_of_it(setting, taps, between):
     layer = DynamicPerSampleConv2d.wrap("conv", CondConv2d(8, 6, 3, padding=1), Choices())
     op = PerSampleOp(layer, setting)
     x = torch.empty(3, 8, 4, 4, device="meta")
     assert op.scratch(op.meta(x), x) == 3 * 8 * (6 * taps + between) * 4  # an image with zeros between is 8 x 8
+
+
+@pytest.mark.parametrize(
+    ("layer", "side", "numbers"),
+    [
+        (CondConv2d(8, 6, 3, padding=1, experts=5), 5, 6 * 8 * 9),
+        (CondConv2d(8, 6, 3, padding=1, experts=5), 4, 16 * (5 * 6 + 8 * 9)),  # outputs, and the image unfolded
+        (CondConv2d(8, 6, 3, padding=1, groups=2), 4, 6 * 4 * 9),
+        (WeightNet2d(8, 6, 3, padding=1, multiplier=2), 4, 6 * 8 * 9),
+        (WeightNet2d(8, 6, 3, padding=1), 4, 2 * 6 * 16),
+    ],
+)
+def test_a_layer_needs_the_memory_of_what_it_makes_for_each_row(layer, side, numbers):
+    x, y = torch.empty(3, 8, side, side, device="meta"), torch.empty(3, 6, side, side, device="meta")
+    wrapped = DynamicPerSampleConv2d.wrap("conv", layer, Choices())
+    assert ModuleOp(layer).scratch(y, x) == PerSampleOp(wrapped, Setting()).scratch(y, x) == 3 * 4 * numbers
 
 
 @pytest.mark.parametrize("stride", [0.5, 1, 2])
