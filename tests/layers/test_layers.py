@@ -439,13 +439,13 @@ def test_fx_keeps_the_layers_whole() -> None:
     torch.testing.assert_close(fx.GraphModule(block, graph)(x), block(x), atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", HALF)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, while its compiler is imported
 def test_compile_takes_the_layer_as_one_graph(name: str) -> None:
-    layer = MAKERS[name]().eval()
+    layer = HALF[name]().eval()
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
-    for samples in (2, 3):
-        x = images(samples, 4, 6, 5, dtype=torch.float32)
+    for samples, side in ((2, 6), (3, 6), (2, 3), (2, 1 if name.startswith("condconv") else 3)):
+        x = images(samples, 4, side, side, dtype=torch.float32)
         torch.testing.assert_close(compiled(x), layer(x))
 
 
