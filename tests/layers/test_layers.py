@@ -392,6 +392,12 @@ def test_half_precision_is_close_to_float32(
     assert not torch.equal(half.float(), exact)
     torch.testing.assert_close(half.float(), exact, atol=within * exact.abs().max().item(), rtol=0)
     assert (products == [torch.float32, dtype]) == (name in ("condconv-wide", "weightnet-wide"))
+    for side in (3, 2):  # of CondConv's, outputs mixed
+        few = images(2, 4, side, side, dtype=torch.float32)
+        small, exact = layer(few.to(dtype)), layer.float()(few)
+        layer.to(dtype)
+        assert small.dtype is dtype
+        torch.testing.assert_close(small.float(), exact, atol=2 * within * exact.abs().max().item(), rtol=0)
 
 
 @pytest.mark.gpu
@@ -404,9 +410,10 @@ def test_a_gpu_gives_what_the_cpu_gives(cuda: str, name: str, dtype: torch.dtype
     torch.testing.assert_close(there, exact, atol=within * exact.abs().max().item(), rtol=0)
 
 
+@pytest.mark.parametrize("side", [9, 3, 2])
 @pytest.mark.parametrize("name", HALF)
-def test_autocast_is_close_to_float32(name: str) -> None:
-    layer, x = HALF[name]().eval(), images(2, 4, 9, 9, dtype=torch.float32)
+def test_autocast_is_close_to_float32(name: str, side: int) -> None:
+    layer, x = HALF[name]().eval(), images(2, 4, side, side, dtype=torch.float32)
     exact = layer(x)
     with torch.autocast("cpu", torch.bfloat16):
         half = layer(x)
