@@ -28,12 +28,12 @@ def gain(
     """
     from itd.analysis.figures import gain_figure
     from itd.analysis.gain import gain as measure
-    from itd.analysis.scores import correctness
+    from itd.analysis.scores import require_images
     from itd.analysis.tables import gain_rows, gain_table
     from itd.store import open_result
 
     def with_images(result: Any) -> Any:
-        correctness(result)
+        require_images(result)
         return result
 
     with_images(open_result(results[0]))  # what the others are held against

@@ -10,7 +10,7 @@ import numpy as np
 from itd.analysis.oracle import RULES, rules_right
 from itd.analysis.predictions import distinct
 from itd.analysis.sampling import RESAMPLES, Estimate, Resamples
-from itd.analysis.scores import common, correctness, require_same_data
+from itd.analysis.scores import common, correctness, require_images, require_same_data
 from itd.errors import ResultError
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ def compare(before: Result, after: Result, *, seed: int = 0, resamples: int | No
     require_same_data([before, after], "compare")
     ours, theirs = common(before, after)
     if not len(ours):
-        correctness(before), correctness(after)  # says so where one is empty
+        require_images(before)
+        require_images(after)
         raise ResultError(f"{before.path} and {after.path} share no sample; sweep both on the same images")
     drawn = Resamples(len(ours), RESAMPLES if resamples is None else resamples, seed)
     sides, vectors = zip(*(_side(result, at, drawn) for result, at in ((before, ours), (after, theirs))), strict=True)

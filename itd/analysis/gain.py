@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itd.analysis.oracle import rules_right
-from itd.analysis.predictions import distinct
+from itd.analysis.predictions import default_rank, distinct
 from itd.analysis.sampling import RESAMPLES, Estimate, Resamples
 from itd.analysis.scores import common, correctness, require_default, require_same_data
 from itd.errors import ResultError
@@ -63,8 +63,7 @@ def gain(results: Sequence[Result], *, seed: int = 0, resamples: int = RESAMPLES
     for result in results:
         right = rules_right(correctness(result), require_default(result, "the gain over guessing"))
         best, static = right["best"].astype(np.int8), right["static"]
-        rank = result.matrix("rank")[result.default_index]
-        matched = rank < distinct(result.matrix("pred"))
+        matched = default_rank(result) < distinct(result.matrix("pred"))
         beyond = best - matched
         drawn = Resamples(result.n, resamples, seed)
         against = None

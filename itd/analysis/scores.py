@@ -17,12 +17,17 @@ if TYPE_CHECKING:
 
 def correctness(result: Result, quality: np.ndarray | None = None) -> np.ndarray:
     """(C, N) bool: where the prediction is the label. quality: the result's, where it is loaded already."""
+    require_images(result)
+    return (result.matrix("quality") if quality is None else quality) >= 1
+
+
+def require_images(result: Result) -> None:
+    """EmptyResultError for a result that has none; no score is read."""
     if not result.n:
         raise EmptyResultError(
             f"{result.path} has no images yet (or only null rows), so there is nothing to measure; "
             "give its `itd sweep` command again to go on with it"
         )
-    return (result.matrix("quality") if quality is None else quality) >= 1
 
 
 def require_whole(result: Result, partial: bool) -> None:

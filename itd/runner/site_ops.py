@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import Any
 
@@ -20,7 +19,7 @@ from itd.patcher import (
     resize_kernel,
     resize_matrix,
 )
-from itd.runner.ops import ACTIVATIONS, CHANNELS_LAST, ConvOp, Op, WindowError, on_meta, tried
+from itd.runner.ops import ACTIVATIONS, CHANNELS_LAST, ConvOp, ModuleOp, Op, WindowError, tried
 from itd.space import Setting
 
 
@@ -123,40 +122,32 @@ class PoolOp(Op):
         return 2 * out.numel() * out.element_size() if self.setting.stride == 0.5 else 0
 
 
-class PerSampleOp(Op):
+class PerSampleOp(ModuleOp):
     """A layer that makes a kernel for each sample, at a setting. x: (N, I, H, W) -> (N, O, H', W')."""
 
-    windowed = True
+    module: DynamicPerSampleConv2d
 
     def __init__(self, layer: DynamicPerSampleConv2d, setting: Setting) -> None:
-        self.layer = copy.copy(layer)
-        self.layer.setting = setting
-        self._meta = copy.deepcopy(self.layer).to("meta")
-
-    def __call__(self, x: Tensor, *given: Any) -> Tensor:
-        out: Tensor = self.layer(x, *given)
-        return out
-
-    def meta(self, x: Tensor, *given: Any) -> Tensor:
-        return tried(lambda: self._meta(*on_meta((x, *given))), WindowError)
+        super().__init__(layer)
+        self.module.setting = setting
 
     def macs(self, out: Tensor, *args: Any) -> int:
         x = args[0]
-        at = x if self.layer.setting.stride == 0.5 else out  # inserted zeros do not count
-        return out.shape[0] * (math.prod(at.shape[2:]) * self._kernel_numel() + kernel_macs(self.layer))
+        at = x if self.module.setting.stride == 0.5 else out  # inserted zeros do not count
+        return out.shape[0] * (math.prod(at.shape[2:]) * self._kernel_numel() + kernel_macs(self.module))
 
     def scratch(self, out: Tensor, *args: Any) -> int:
-        if self.layer.setting == Setting():
-            return out.shape[0] * self.layer.scratch_numel(args[0]) * out.element_size()
-        made = math.prod(self.layer.weight_shape)
+        if self.module.setting == Setting():
+            return super().scratch(out, *args)
+        made = math.prod(self.module.weight_shape)
         resized = self._kernel_numel()
-        between = 4 * args[0].numel() if self.layer.setting.stride == 0.5 else 0
+        between = 4 * args[0].numel() if self.module.setting.stride == 0.5 else 0
         return (out.shape[0] * (made + (resized if resized != made else 0)) + between) * out.element_size()
 
     def _kernel_numel(self) -> int:
         """Of one sample, at the setting."""
-        kernel = self.layer.setting.size or self.layer.geometry.kernel
-        return math.prod(self.layer.weight_shape[:2]) * kernel**2
+        kernel = self.module.setting.size or self.module.geometry.kernel
+        return math.prod(self.module.weight_shape[:2]) * kernel**2
 
 
 class SiteOp:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from itd.errors import DataError
+from itd.training.files import replacing
 
 if TYPE_CHECKING:
     from itd.analysis.figures import Drawing
@@ -55,16 +55,10 @@ class Curve:
         Raises DataError where it cannot be written.
         """
         kept = [p for p in self.points() if p.epoch < point.epoch]
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, [field.name for field in fields(CurvePoint)])
-                writer.writeheader()
-                writer.writerows(asdict(p) for p in (*kept, point))
-            os.replace(temporary, self.path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise DataError(f"cannot write {self.path}: {error.strerror or error}; free some space") from error
+        with replacing(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [field.name for field in fields(CurvePoint)])
+            writer.writeheader()
+            writer.writerows(asdict(p) for p in (*kept, point))
 
     def points(self) -> list[CurvePoint]:
         """In the order of the epochs; none where there is no file. DataError for a file that is no curve."""

@@ -92,6 +92,10 @@ class DynamicsRequest:
     device: str | None = None
     workers: int = 0
 
+    def weights_of(self, name: str) -> Path:
+        """Where `itd train` put a network's weights, if it did."""
+        return Path(self.folder) / f"{name}.safetensors"
+
 
 def dynamics(request: DynamicsRequest, *, progress: Callable[[str], Any] | None = None) -> list[DynamicsRow]:
     """Measures the networks. progress: told what is done next. Raises ItdError for a name that nobody knows."""
@@ -107,7 +111,7 @@ def dynamics(request: DynamicsRequest, *, progress: Callable[[str], Any] | None 
     steps = request.epoch_images / request.batch_size
     rows = []
     for name, network in networks.items():
-        path = Path(request.folder) / f"{name}.safetensors"
+        path = request.weights_of(name)
         top1, n = None, 0
         if path.exists():
             told(f"testing {path}")
@@ -227,8 +231,7 @@ def dynamics_figure(rows: Sequence[DynamicsRow], request: DynamicsRequest) -> Dr
 
 def learning_curves(request: DynamicsRequest) -> Drawing:
     """The learning curves that `itd train --test` left in the folder; DataError where it has none."""
-    paths = {name: Path(request.folder) / f"{name}.safetensors" for name in request.models}
-    return curves_figure({name: Curve(RunFiles(path).curve).points() for name, path in paths.items()})
+    return curves_figure({n: Curve(RunFiles(request.weights_of(n)).curve).points() for n in request.models})
 
 
 def _label(row: DynamicsRow) -> str:

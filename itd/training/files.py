@@ -5,8 +5,10 @@ Not the checkpoint's content, which is the trainer's.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +50,21 @@ class RunFiles:
     def sidecar(self) -> Path:
         """How the weights were made."""
         return self.out.with_suffix(".json")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Inside the block a name beside `path`; what was written there becomes `path` at its end.
+
+    Raises DataError where that cannot be written; `path` is then as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise DataError(f"cannot write {path}: {error.strerror or error}; free some space") from error
 
 
 def weights_path(out: str) -> Path:
@@ -98,12 +115,7 @@ def publish(
         "torch": torch.__version__,
     }
     header = {key: json.dumps(told), PREPROCESS_KEY: json.dumps(weights.preprocess.identity())}
-    temporary = files.out.with_name(f".{files.out.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(files.out) as temporary:
         save_file(state, temporary, metadata=header)
         files.sidecar.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, files.out)
-        files.checkpoint.unlink(missing_ok=True)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DataError(f"cannot write {files.out}: {error.strerror or error}; free some space") from error
+    files.checkpoint.unlink(missing_ok=True)

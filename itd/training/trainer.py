@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from itd.errors import DataError, ItdError, ModelError
 from itd.store.manifest import differences
 from itd.training.data import TrainingSet, random_seed
-from itd.training.files import RunFiles
+from itd.training.files import RunFiles, replacing
 
 LOG_COLUMNS = ("epoch", "step", "configs", "lr", "loss")
 
@@ -276,16 +276,10 @@ def _save(
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
     }
-    temporary = files.checkpoint.with_name(f".{files.checkpoint.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, files.checkpoint)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DataError(f"cannot write {files.checkpoint}: {error.strerror or error}; free some space") from error
+    with replacing(files.checkpoint) as temporary, open(temporary, "wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 class _Log:
