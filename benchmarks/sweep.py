@@ -22,16 +22,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from itd.data.images import open_images
+from itd.data.loader import batches
+from itd.data.preprocess import Preprocess
+from itd.engine.plain import PlainExecutor
+from itd.engine.precision import Precision
+from itd.engine.tree import Sink, TreeExecutor, default_batch_size
 from itd.errors import ItdError
 from itd.patcher import DynamicModel, build_model, patch
-from itd.runner.images import open_images
-from itd.runner.loader import batches
-from itd.runner.plain import PlainExecutor
-from itd.runner.precision import Precision
-from itd.runner.preprocess import Preprocess
 from itd.runner.request import SweepRequest, request_space, walks
-from itd.runner.tree import Sink, TreeExecutor, default_batch_size
-from itd.runner.weights import apply_weights, load_weights
+from itd.weights.load import apply_weights, load_weights
 
 
 def random_statistics(network: nn.Module, seed: int = 0) -> None:

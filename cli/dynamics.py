@@ -49,8 +49,14 @@ def dynamics(
     JSON: a list of {model, params, megabytes, macs,
       forward_ms, epoch_s: {median, low, high}, top1: or null, n}
     """
-    from itd.training.dynamics import DynamicsRequest, default_side_px, dynamics_figure, dynamics_table, learning_curves
-    from itd.training.dynamics import dynamics as measure
+    from itd.training.compare_layers import (
+        DynamicsRequest,
+        default_side_px,
+        dynamics_figure,
+        dynamics_table,
+        learning_curves,
+    )
+    from itd.training.compare_layers import dynamics as measure
 
     request = DynamicsRequest(
         tuple(part.strip() for part in models.split(",") if part.strip()), data, folder,

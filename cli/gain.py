@@ -26,8 +26,8 @@ def gain(
     JSON: a list of {result, configs, n, static, best, matched_topk,
       over_static, over_matched, against_first: {value, low, high, n} or null}
     """
+    from itd.analysis._gain import gain as measure
     from itd.analysis.figures import gain_figure
-    from itd.analysis.gain import gain as measure
     from itd.analysis.scores import require_images
     from itd.analysis.tables import gain_rows, gain_table
     from itd.store import open_result

@@ -34,8 +34,8 @@ def predict(images: tuple[str, ...], as_json: bool, **given: Any) -> None:
     JSON, one object a line: {image, top: [{class, name, probability}],
       config: {A: {stride: 2}, ...} or null, macs: or null}
     """
-    from itd.training.predict import PredictRequest
-    from itd.training.predict import predict as run
+    from itd.selectors.predict import PredictRequest
+    from itd.selectors.predict import predict as run
 
     for one in run(PredictRequest(images, **given), quiet=as_json):
         click.echo(json.dumps(one.as_dict()) if as_json else _line(one))
@@ -44,7 +44,7 @@ def predict(images: tuple[str, ...], as_json: bool, **given: Any) -> None:
 def _line(one: Any) -> str:
     """One image on one line.
 
-    >>> from itd.training.predict import Prediction
+    >>> from itd.selectors.predict import Prediction
     >>> _line(Prediction("a.jpg", ((3, None, 0.5),), {"A": {"stride": 2}}, 3e9))
     'a.jpg  3 50.0%  A stride=2  3 GMAC'
     """

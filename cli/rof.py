@@ -122,7 +122,7 @@ def rof(
 
 def _compared(request: Any, report: Any, val: str | None, limit: int | None) -> Any:
     """The sweeps of the validation images before and after, held against each other."""
-    from itd.runner.images import DIGITS, asked_data
+    from itd.data.images import DIGITS, asked_data
 
     data = val or (DIGITS if asked_data(request.data) == DIGITS else None)
     if data is None:

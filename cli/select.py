@@ -88,8 +88,8 @@ def _measured(
         return None, cascade(opened, k=given["k"], folds=given["folds"], partial=given["partial"], resamples=drawn)
     from tqdm import tqdm
 
-    from itd.training.selectors.evaluate import Selecting, SelectRequest
-    from itd.training.selectors.selector import check_method, check_selector_path
+    from itd.selectors.evaluate import Selecting, SelectRequest
+    from itd.selectors.selector import check_method, check_selector_path
 
     if save:
         check_selector_path(save)

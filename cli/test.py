@@ -33,7 +33,7 @@ def test(model: str, weights: str | None, data: str | None, as_json: bool, **giv
     """
     from tqdm import tqdm
 
-    from itd.training.learned import measure
+    from itd.training.scratch import measure
 
     bars = []
 

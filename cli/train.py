@@ -62,7 +62,7 @@ def train(
     \b
     JSON: {out, model, epochs, steps, images, already}
     """
-    from itd.training.learned import TrainRequest, train_network
+    from itd.training.scratch import TrainRequest, train_network
     from itd.training.trainer import Schedule
 
     schedule = Schedule(

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from itd.data.images import asked_data, is_digits, open_images, select
+from itd.data.preprocess import DIGITS_PREPROCESS, Preprocess
+from itd.engine.precision import Precision
 from itd.errors import DataError, ResultError
-from itd.runner.images import asked_data, is_digits, open_images, select
-from itd.runner.precision import Precision
-from itd.runner.preprocess import DIGITS_PREPROCESS, Preprocess
 from itd.runner.request import (
     Prepared,
     SweepRequest,
@@ -21,8 +21,8 @@ from itd.runner.request import (
 )
 from itd.runner.sweep import SweepReport, check_faithful, open_writer
 from itd.runner.sweep import sweep as run_sweep
-from itd.runner.weights import NONE, Weights, load_weights, plan_weights
 from itd.store import check_target
+from itd.weights.load import NONE, Weights, load_weights, plan_weights
 
 
 def prepare_sweep(request: SweepRequest, *, only_plan: bool = False, quiet: bool = False) -> Prepared:
@@ -69,7 +69,7 @@ def named_weights(request: SweepRequest, data: str, *, quiet: bool = False) -> s
     """How `--weights` names a request's weights; for the digits and none named, the file of those trained on them."""
     if request.weights is not None or not is_digits(data):
         return request.weights
-    from itd.training.digits import train_on_digits
+    from itd.weights.digits import train_on_digits
 
     return str(train_on_digits(request.model, device=request.checked_device(), progress=not quiet))
 

@@ -1,16 +1,16 @@
 """Answers from results alone, without running a network: the ITD paper's section 4, and the baselines. No torch."""
 
-from itd.analysis.baselines import Baselines, baselines
-from itd.analysis.combine import Combination, combine
-from itd.analysis.compare import Comparison, compare
-from itd.analysis.efficiency import Efficiency, efficiency
-from itd.analysis.gain import Gain, gain
-from itd.analysis.greedy import GreedyCurve, GreedyStep, greedy
-from itd.analysis.oracle import OracleAccuracy, oracle
-from itd.analysis.preferences import Preferences, preferences
+from itd.analysis._baselines import Baselines, baselines
+from itd.analysis._combine import Combination, combine
+from itd.analysis._compare import Comparison, compare
+from itd.analysis._efficiency import Efficiency, efficiency
+from itd.analysis._gain import Gain, gain
+from itd.analysis._greedy import GreedyCurve, GreedyStep, greedy
+from itd.analysis._oracle import OracleAccuracy, oracle
+from itd.analysis._preferences import Preferences, preferences
+from itd.analysis._unique import UniquePredictions, unique
 from itd.analysis.sampling import Estimate, Resamples
 from itd.analysis.subsets import Subsets, by_sites
-from itd.analysis.unique import UniquePredictions, unique
 
 __all__ = [
     "Baselines",

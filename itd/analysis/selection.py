@@ -1,7 +1,7 @@
 """What selectors achieve, held against what needs none: folds, and the figures that each selector is reported by.
 
 Everything that is chosen (the greedy list, thresholds, whatever was learnt) is chosen on other samples than it is
-measured on. The selectors that look at the images are in `itd.training.selectors`; the cascade is in `cascade`.
+measured on. The selectors that look at the images are in `itd.selectors`; the cascade is in `cascade`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from itd.analysis.baselines import most_confident
-from itd.analysis.choosing import list_votes
-from itd.analysis.greedy import accumulate, greedy_priority
+from itd.analysis._baselines import most_confident
+from itd.analysis._greedy import accumulate, greedy_priority
+from itd.analysis.bootstrap_greedy import list_votes
 from itd.analysis.sampling import Estimate, Resamples, estimate
 from itd.analysis.scores import correctness, require_default, require_whole
 from itd.errors import ResultError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from itd.analysis.oracle import rules_right
+from itd.analysis._oracle import rules_right
 from itd.analysis.predictions import distinct
 from itd.analysis.sampling import Estimate, Resamples
 from itd.analysis.scores import correctness, require_default

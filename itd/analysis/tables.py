@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from itd.analysis.compare import FIGURES, Comparison
-from itd.analysis.efficiency import Efficiency
-from itd.analysis.gain import FIGURES as GAIN_FIGURES
-from itd.analysis.gain import Gain
-from itd.analysis.greedy import GreedyCurve, GreedyStep
-from itd.analysis.oracle import RULES, OracleAccuracy
-from itd.analysis.preferences import Preferences
+from itd.analysis._compare import FIGURES, Comparison
+from itd.analysis._efficiency import Efficiency
+from itd.analysis._gain import FIGURES as GAIN_FIGURES
+from itd.analysis._gain import Gain
+from itd.analysis._greedy import GreedyCurve, GreedyStep
+from itd.analysis._oracle import RULES, OracleAccuracy
+from itd.analysis._preferences import Preferences
+from itd.analysis._unique import UniquePredictions
 from itd.analysis.sampling import Estimate
 from itd.analysis.selection import Selection
 from itd.analysis.subsets import Subsets
-from itd.analysis.unique import UniquePredictions
 from itd.space import format_value
 
 BESIDE = {

@@ -1,0 +1,1 @@
+"""The sweep: what was asked for, the job made of it, its units, the scores."""

@@ -10,6 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from itd.data.images import ImageSet, select
+from itd.data.preprocess import Preprocess
+from itd.engine.costs import Costs, Walk, fixed_op, resolve, walk
+from itd.engine.graph import build_graph
+from itd.engine.precision import Precision
+from itd.engine.prefixes import build_trie
+from itd.engine.stages import cut
 from itd.errors import ItdError, SpaceError
 from itd.patcher import (
     MODELS,
@@ -23,14 +30,6 @@ from itd.patcher import (
     patch,
 )
 from itd.patcher.model import check_space, site_specs
-from itd.runner.graph import build_graph
-from itd.runner.images import ImageSet, select
-from itd.runner.plan import Costs, Walk, fixed_op, resolve, walk
-from itd.runner.precision import Precision
-from itd.runner.preprocess import Preprocess
-from itd.runner.stages import cut
-from itd.runner.trie import build_trie
-from itd.runner.weights import Weights, apply_weights
 from itd.space import (
     ATTRIBUTES,
     SITES,
@@ -41,6 +40,7 @@ from itd.space import (
     parse_value,
     read_space,
 )
+from itd.weights.load import Weights, apply_weights
 
 _PROBE_PX = 512
 WINDOW_RULE = "a window exceeds its input"

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from itd import __version__
+from itd.data.loader import Batch, batches
+from itd.engine.plain import PlainExecutor
+from itd.engine.tree import TreeExecutor, default_batch_size
 from itd.errors import ModelError, NotFiniteError
-from itd.runner.loader import Batch, batches
-from itd.runner.plain import PlainExecutor
 from itd.runner.request import Prepared
 from itd.runner.scores import COLUMNS, ScoreBuffer
-from itd.runner.tree import TreeExecutor, default_batch_size
 from itd.space import format_config
 from itd.store import ResultWriter, Unit
 

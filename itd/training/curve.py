@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from itd.errors import DataError
-from itd.training.files import replacing
+from itd.training.run_files import replacing
 
 if TYPE_CHECKING:
     from itd.analysis.figures import Drawing

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from itd.data.cifar10 import CIFAR10_PREPROCESS
+from itd.data.images import DIGITS, ImageSet, is_digits, open_images
+from itd.data.preprocess import Preprocess
 from itd.errors import DataError
-from itd.runner.cifar import CIFAR10_PREPROCESS
-from itd.runner.images import DIGITS, ImageSet, is_digits, open_images
-from itd.runner.preprocess import Preprocess
 
 DIGITS_SHIFT_PX = 4
 CIFAR_PAD_PX = 4

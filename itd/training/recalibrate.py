@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from itd.api import prepare_sweep
+from itd.data.images import DIGITS, ImageSet, asked_data, is_digits
+from itd.data.loader import batches
+from itd.engine.tree import Sink
 from itd.errors import DataError, ModelError
 from itd.patcher import DynamicModel
-from itd.runner.images import DIGITS, ImageSet, asked_data, is_digits
-from itd.runner.loader import batches
 from itd.runner.request import Prepared, SweepRequest
 from itd.runner.sweep import SweepReport, open_writer, sweep
-from itd.runner.tree import Sink
 from itd.space import Space
 from itd.training.data import training_images
 from itd.training.trainer import has_folded_bn

@@ -14,15 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from itd.api import named_weights, request_weights
+from itd.data.images import ImageSet, asked_data
 from itd.errors import ItdError, ModelError
 from itd.patcher import Choices, DynamicModel
-from itd.runner.images import ImageSet, asked_data
 from itd.runner.request import SweepRequest, patched_model, request_space
-from itd.runner.weights import Weights, apply_weights, load_weights
 from itd.space import Space
 from itd.training.data import TrainingSet, augmentation, random_seed, training_images
-from itd.training.files import RunFiles, finished, publish, weights_path
+from itd.training.run_files import RunFiles, finished, publish, weights_path
 from itd.training.trainer import Objective, Part, Schedule, has_folded_bn, train
+from itd.weights.load import Weights, apply_weights, load_weights
 
 ROF_KEY = "itd.rof"
 """In the .safetensors header: how the weights were made, as JSON."""

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from itd.errors import DataError, ItdError, ModelError
 from itd.store.manifest import differences
 from itd.training.data import TrainingSet, random_seed
-from itd.training.files import RunFiles, replacing
+from itd.training.run_files import RunFiles, replacing
 
 LOG_COLUMNS = ("epoch", "step", "configs", "lr", "loss")
 

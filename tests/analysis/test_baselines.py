@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from itd.analysis import Resamples, baselines, oracle
-from itd.analysis.baselines import most_confident
+from itd.analysis._baselines import most_confident
 from itd.analysis.sampling import halves
 from itd.store import Result, open_result
-
-plain = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("plain.py"))))
-synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "store" / "synthetic.py")))
+from support import plain, synthetic
 
 
 def opened(path: Path, scores: dict[str, np.ndarray], default: int | None = 0, **more) -> Result:
@@ -74,7 +70,7 @@ def chosen_and_voted(scores: dict[str, np.ndarray], k: int, default: int | None,
 def test_choosing_is_repeated_in_every_resample_however_many_are_counted_at_once(
     tmp_path, monkeypatch, cells, configs, n, default
 ):
-    monkeypatch.setattr("itd.analysis.choosing._VOTE_CELLS", cells)
+    monkeypatch.setattr("itd.analysis.bootstrap_greedy._VOTE_CELLS", cells)
     scores = synthetic.make_ties(configs, n, seed=configs, classes=3)
     drawn = Resamples(n, 30, seed=4)
     found = baselines(opened(tmp_path / "r", scores, default), vote_ks=(2, 5), resamples=drawn)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,9 +16,7 @@ from itd.analysis.selection import Course, fold_samples
 from itd.errors import ResultError
 from itd.store import open_result
 from itd_cli.main import cli
-
-plain = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("plain.py"))))
-synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "store" / "synthetic.py")))
+from support import plain, synthetic
 
 
 def opened(tmp_path: Path, configs: int, n: int, seed: int = 0):

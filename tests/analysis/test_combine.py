@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from itd.analysis import combine
-from itd.analysis.combine import per_attribute
+from itd.analysis._combine import per_attribute
 from itd.errors import EmptyResultError, ResultError
 from itd.space import Setting, SiteSpec, Space, build_space, listed_space, read_space, write_space
 from itd.store import Result, open_result
-
-synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "store" / "synthetic.py")))
+from support import synthetic
 
 IDENTITY = {
     "model": "resnet50", "weights_sha256": "w", "sites": {"A": "a"}, "choices": {"pool": "x"}, "data": "d",

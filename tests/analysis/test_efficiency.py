@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from itd.analysis import Efficiency, Resamples, baselines, efficiency
-from itd.analysis.efficiency import cheapest
+from itd.analysis._efficiency import cheapest
 from itd.errors import EmptyResultError, ResultError
 from itd.space import Setting, SiteSpec, Space, build_space
 from itd.store import Result, open_result
-
-synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "store" / "synthetic.py")))
+from support import synthetic
 
 
 def written(

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -24,8 +20,7 @@ from itd.analysis.figures import (
 from itd.analysis.figures.drawing import COLOURS, MARKERS, STYLES
 from itd.errors import ResultError
 from itd.store import open_result
-
-synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "store" / "synthetic.py")))
+from support import synthetic
 
 
 @pytest.fixture(scope="module")

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from itd.analysis import Resamples, greedy
-from itd.analysis.greedy import count_columns
+from itd.analysis._greedy import count_columns
 from itd.errors import ResultError
 from itd.store import open_result
-
-synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "store" / "synthetic.py")))
+from support import synthetic
 
 
 def reference(quality: np.ndarray, default: int | None) -> list[tuple[int, float]]:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import runpy
 import sys
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from itd.analysis import GreedyCurve, Resamples, baselines, greedy
-from itd.analysis.greedy import accumulate, first_rows
+from itd.analysis._greedy import accumulate, first_rows
 from itd.errors import ResultError
 from itd.store import Result, open_result
-
-synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "store" / "synthetic.py")))
+from support import synthetic
 
 
 def opened(path: Path, right, default: int | None = 0, **more) -> Result:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +11,7 @@ from itd.analysis import Resamples, baselines, greedy, oracle, unique
 from itd.analysis.sampling import halves
 from itd.errors import EmptyResultError
 from itd.store import open_result
-
-plain = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("plain.py"))))
-synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "store" / "synthetic.py")))
+from support import plain, synthetic
 
 SHAPES = [(1, 1), (1, 6), (6, 1), (2, 7), (7, 8), (16, 21)]
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import runpy
 import subprocess
 import sys
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -14,8 +11,7 @@ from itd.analysis import greedy
 from itd.analysis.figures import greedy_figure, short_names
 from itd.errors import ResultError
 from itd.store import open_result
-
-synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "store" / "synthetic.py")))
+from support import synthetic
 
 
 @pytest.mark.parametrize("module", ["itd.analysis", "itd.store", "itd.analysis.figures"])

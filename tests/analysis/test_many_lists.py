@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from itd.analysis import Resamples
-from itd.analysis.choosing import greedy_lists, list_votes, preferred_order
+from itd.analysis.bootstrap_greedy import greedy_lists, list_votes, preferred_order
 
 
 def lists_of_one(right: np.ndarray, quality: np.ndarray, default: int | None, k: int) -> tuple[list[int], list[int]]:
@@ -82,7 +82,7 @@ def test_the_default_comes_first_in_the_order_of_ties():
 
 @pytest.mark.parametrize("cells", [1, 100, 2_000_000])
 def test_votes_do_not_depend_on_how_many_lists_are_counted_at_once(monkeypatch, cells):
-    monkeypatch.setattr("itd.analysis.choosing._VOTE_CELLS", cells)
+    monkeypatch.setattr("itd.analysis.bootstrap_greedy._VOTE_CELLS", cells)
     rng = np.random.default_rng(4)
     pred, labels = rng.integers(0, 3, (6, 11)), rng.integers(0, 3, 11)
     lists = np.array([rng.permutation(6) for _ in range(7)])

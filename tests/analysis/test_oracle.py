@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -13,8 +9,7 @@ from itd.analysis import oracle
 from itd.analysis.tables import oracle_table
 from itd.errors import ResultError
 from itd.store import open_result
-
-synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "store" / "synthetic.py")))
+from support import synthetic
 
 
 def reference(quality: np.ndarray) -> dict[str, float]:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import runpy
 from fractions import Fraction
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from itd.analysis.predictions import default_rank, distinct, matched_curve, predictions
 from itd.store import open_result
-
-synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "store" / "synthetic.py")))
+from support import synthetic
 
 
 def winner(said: list[int], first: int | None) -> int:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,8 +13,7 @@ from itd.analysis.scores import preferred
 from itd.errors import EmptyResultError
 from itd.space import Setting, SiteSpec, Space, build_space
 from itd.store import Result, open_result
-
-synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "store" / "synthetic.py")))
+from support import synthetic
 
 TWO = build_space(
     ["stride", "size"],

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import json
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from itd.analysis import Resamples, by_sites, combine, compare, efficiency, greedy, preferences
-from itd.analysis.combine import per_attribute
+from itd.analysis._combine import per_attribute
 from itd.analysis.scores import preferred, require_same_data
 from itd.errors import ResultError
 from itd.space import Setting, SiteSpec, build_space, listed_space, read_space, write_space
 from itd.store import open_result
-
-plain = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("plain.py"))))
-synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "store" / "synthetic.py")))
+from support import plain, synthetic
 
 IDENTITY = {
     "model": "resnet50", "weights_sha256": "w", "sites": {}, "choices": {}, "data": "d", "preprocess": {},

@@ -7,10 +7,7 @@ import html.parser
 import io
 import json
 import re
-import runpy
 import shutil
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,8 +18,7 @@ from itd.analysis.report import check_page_path, render, report, write_page
 from itd.errors import ResultError
 from itd.store import open_result
 from itd_cli.main import cli
-
-synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "store" / "synthetic.py")))
+from support import synthetic
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import csv
-import runpy
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from itd.analysis.report import report, write_page
 from itd.store import open_result
+from support import synthetic
 
 pytestmark = pytest.mark.browser
-synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "store" / "synthetic.py")))
 
 QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync",
          "--disable-component-update"]  # fmt: skip

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -13,8 +11,7 @@ import pytest
 from itd.analysis.scores import common, correctness, require_default, require_same_data, require_whole
 from itd.errors import EmptyResultError, ResultError
 from itd.store import Result, open_result
-
-synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "store" / "synthetic.py")))
+from support import synthetic
 
 IDENTITY = {
     "model": "resnet50", "weights_sha256": "w", "sites": {"A": "a"}, "choices": {"pool": "x"}, "data": "d",

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +12,7 @@ from itd.analysis import Resamples, by_sites, oracle
 from itd.errors import EmptyResultError, ResultError
 from itd.space import Setting, SiteSpec, Space, SpaceList, build_space, listed_space
 from itd.store import Result, open_result
-
-synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "store" / "synthetic.py")))
+from support import synthetic
 
 OWN = Setting(stride=2, dilation=1, size=3)
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from itd.analysis import Resamples, unique
 from itd.store import Result, open_result
-
-synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "store" / "synthetic.py")))
+from support import synthetic
 
 
 def predicted(path: Path, pred: list[list[int]], missing: np.ndarray | None = None) -> Result:

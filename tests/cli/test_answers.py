@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-import runpy
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,8 +13,7 @@ from click.testing import CliRunner
 
 from itd.space import Setting, SiteSpec, build_space, read_space
 from itd_cli.main import cli
-
-synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "store" / "synthetic.py")))
+from support import synthetic
 
 IDENTITY = {
     "model": "resnet50",

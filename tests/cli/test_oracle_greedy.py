@@ -5,11 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
-import runpy
 import subprocess
 import sys
-from pathlib import Path
-from types import SimpleNamespace
 
 import click
 import numpy as np
@@ -18,8 +15,7 @@ from click.testing import CliRunner
 
 from itd_cli.main import COMMANDS, cli
 from itd_cli.options import Interrupted
-
-synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "store" / "synthetic.py")))
+from support import synthetic
 
 
 def run(*args: object):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+from itd.data.digits import digits_images, eval_px
+from itd.data.images import open_images
 from itd.errors import DataError
-from itd.runner.digits import digits_images, eval_px
-from itd.runner.images import open_images
 
 
 def ink_px(canvas: np.ndarray) -> int:

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from itd.data.images import imagenet_wnids, open_images, select
 from itd.errors import DataError
-from itd.runner.images import imagenet_wnids, open_images, select
 
 MakeFolder = Callable[..., Path]
 
@@ -226,7 +226,7 @@ def test_labels_of_real_images_go_by_wordnet_id(shared_data: Path, name: str, n:
 
 
 def test_the_digits_at_one_scale_are_data_of_their_own():
-    from itd.runner.images import is_digits, open_images
+    from itd.data.images import is_digits, open_images
 
     many, one = open_images("digits"), open_images("digits-one-scale")
     assert len(many) == len(one) == 360 and (many.labels == one.labels).all()

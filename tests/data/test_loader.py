@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
+from itd.data.digits import digits_images
+from itd.data.images import ImageSet, open_images
+from itd.data.loader import batches
+from itd.data.preprocess import DIGITS_PREPROCESS, Preprocess
 from itd.errors import DataError
-from itd.runner.digits import digits_images
-from itd.runner.images import ImageSet, open_images
-from itd.runner.loader import batches
-from itd.runner.preprocess import DIGITS_PREPROCESS, Preprocess
 
 
 @pytest.fixture

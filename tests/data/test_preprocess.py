@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torchvision import models, transforms
 
+from itd.data.preprocess import DIGITS_PREPROCESS, Preprocess
 from itd.errors import DataError
-from itd.runner.preprocess import DIGITS_PREPROCESS, Preprocess
 
 
 def picture(width: int, height: int) -> Image.Image:

@@ -7,9 +7,9 @@ import torch
 from torch import fx, nn
 from torchvision import models
 
+from itd.engine.macs import layer_macs, model_macs
 from itd.errors import ModelError
 from itd.layers import LAYERS, CondConv2d, Involution2d, SqueezeExcitation, WeightNet2d
-from itd.layers.macs import layer_macs, model_macs
 from itd.layers.models import LEARNED, OPS, SHUFFLENETS, build_learned, is_learned, learned_name
 from itd.layers.replace import replace_convs
 

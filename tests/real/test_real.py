@@ -9,16 +9,16 @@ from torchvision import models as torchvision_models
 
 from itd.analysis import combine
 from itd.api import sweep
+from itd.data.images import open_images
+from itd.data.loader import batches
+from itd.data.preprocess import Preprocess
+from itd.engine.plain import PlainExecutor
+from itd.engine.tree import TreeExecutor
 from itd.patcher import MODELS, build_model, model_space, patch
-from itd.runner.images import open_images
-from itd.runner.loader import batches
-from itd.runner.plain import PlainExecutor
-from itd.runner.preprocess import Preprocess
 from itd.runner.request import SweepRequest, prepare
-from itd.runner.tree import TreeExecutor
-from itd.runner.weights import apply_weights, load_weights
 from itd.space import write_space
 from itd.store import open_result
+from itd.weights.load import apply_weights, load_weights
 
 pytestmark = pytest.mark.data
 

@@ -16,9 +16,9 @@ import torchvision
 from PIL import Image
 
 from itd.api import prepare_sweep, sweep, varied
+from itd.engine.plain import PlainExecutor
 from itd.errors import DataError, ItdError, NotFiniteError, ResultError, SpaceError
 from itd.patcher import Choices
-from itd.runner.plain import PlainExecutor
 from itd.runner.request import SweepRequest
 from itd.runner.sweep import unit_size
 from itd.space import Setting, SpaceList, write_space
@@ -278,7 +278,7 @@ def test_nothing_is_trained_for_a_plan_nor_before_a_cheap_refusal(request_, monk
     def forbidden(*_, **__):
         raise AssertionError("trained")
 
-    monkeypatch.setattr("itd.training.digits.train_on_digits", forbidden)
+    monkeypatch.setattr("itd.weights.digits.train_on_digits", forbidden)
     bare = replace(request_, weights=None, num_classes=None)
     assert prepare_sweep(bare, only_plan=True).plan().configs == 4
     (tmp_path / "full").mkdir()

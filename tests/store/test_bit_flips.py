@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
@@ -13,8 +9,7 @@ from itd.errors import ResultError
 from itd.store import open_result, verify
 from itd.store.part import list_parts, read_columns, with_record
 from itd.store.schema import SCORES
-
-synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("synthetic.py"))))
+from support import synthetic
 
 
 def test_every_kind_of_byte_is_covered_and_a_flip_of_any_is_found(tmp_path):

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import runpy
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 
 from itd.store import open_result, verify
+from support import synthetic
 
-HELPER = Path(__file__).with_name("synthetic.py")
-synthetic = SimpleNamespace(**runpy.run_path(str(HELPER)))
+HELPER = Path(__file__).parents[1] / "support" / "synthetic.py"
 
 IMAGES, CONFIGS = 24, 6
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import runpy
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,8 +15,7 @@ import pytest
 from itd.errors import ResultError
 from itd.space import SITES, Setting, SiteSpec, build_space
 from itd.store import ResultWriter, open_result, verify
-
-synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("synthetic.py"))))
+from support import synthetic
 
 TYPES = {
     "sample": "int32",

@@ -5,11 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,8 +15,7 @@ import pytest
 
 from itd.errors import ResultError
 from itd.store import ResultWriter, files, open_result, verify
-
-synthetic = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("synthetic.py"))))
+from support import synthetic
 
 
 def ranges(writer: ResultWriter, shard: tuple[int, int] | None = None) -> list[tuple[int, int]]:
@@ -212,7 +209,7 @@ def test_two_processes_may_create_and_fill_one_result_at_once(tmp_path):
         "w = s.open_writer(pathlib.Path(sys.argv[2]), 24, images_per_unit=2)\n"
         "s.write_units(w, s.make_scores(6, 24))\n"
     )
-    command = [sys.executable, "-c", code, str(Path(__file__).with_name("synthetic.py")), str(tmp_path / "r")]
+    command = [sys.executable, "-c", code, str(Path(__file__).parents[1] / "support" / "synthetic.py"), str(tmp_path / "r")]
     children = [subprocess.Popen(command, stdin=subprocess.PIPE, text=True) for _ in range(3)]
     for child in children:
         child.stdin.write("go\n")

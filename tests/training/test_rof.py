@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from torchvision import models
 
 from itd.api import sweep
+from itd.data.preprocess import DIGITS_PREPROCESS, Preprocess
 from itd.errors import DataError, ItdError, ModelError
 from itd.patcher import build_model, patch
-from itd.runner.preprocess import DIGITS_PREPROCESS, Preprocess
 from itd.runner.request import patched_model, request_space
 from itd.store import open_result
 from itd.training import trainer
@@ -219,7 +219,7 @@ def test_folded_normalisation_needs_frozen_statistics(request_, tmp_path):
 
 
 def test_training_images_depend_on_seed_epoch_and_image_alone():
-    from itd.runner.digits import digits_images
+    from itd.data.digits import digits_images
 
     images = digits_images("train")
     made = TrainingSet(images, Augment(DIGITS_PREPROCESS, 4), seed=2, limit=20)

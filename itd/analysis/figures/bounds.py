@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from itd.analysis._oracle import RULES, OracleAccuracy
+from itd.analysis._unique import UniquePredictions
 from itd.analysis.figures.drawing import COLOURS, Drawing, Mark, grid, legend_style, name_panel, shown_names, tidy
-from itd.analysis.oracle import RULES, OracleAccuracy
 from itd.analysis.sampling import Estimate
 from itd.analysis.subsets import Subsets
-from itd.analysis.unique import UniquePredictions
 
 LABELS = {
     "best": "oracle best",

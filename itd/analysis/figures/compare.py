@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from itd.analysis.compare import Comparison
+from itd.analysis._compare import Comparison
 from itd.analysis.figures.bounds import told
 from itd.analysis.figures.drawing import COLOURS, MARKERS, Drawing, Mark, legend_style, new_figure, short_names, tidy
 

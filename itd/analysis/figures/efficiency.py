@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itd.analysis.efficiency import DynamicPoint, Efficiency
+from itd.analysis._efficiency import DynamicPoint, Efficiency
 from itd.analysis.figures.bounds import told
 from itd.analysis.figures.drawing import COLOURS, Drawing, Mark, legend_style, new_figure, shown_names, tidy
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from itd.analysis._gain import Gain
 from itd.analysis.figures.bounds import told
 from itd.analysis.figures.drawing import COLOURS, Drawing, Mark, legend_style, new_figure, shown_names, tidy
-from itd.analysis.gain import Gain
 
 KINDS = {"over_static": ("over static", "o", "white"), "over_matched": ("over matched top-k", "D", COLOURS[1])}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from itd.analysis._greedy import GreedyCurve
 from itd.analysis.figures.drawing import (
     COLOURS,
     MARKERS,
@@ -16,7 +17,6 @@ from itd.analysis.figures.drawing import (
     shown_names,
     tidy,
 )
-from itd.analysis.greedy import GreedyCurve
 from itd.analysis.tables import columns_of, greedy_rows
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from itd.analysis._preferences import Preferences
 from itd.analysis.figures.bounds import told
 from itd.analysis.figures.drawing import (
     COLOURS,
@@ -20,7 +21,6 @@ from itd.analysis.figures.drawing import (
     shown_names,
     tidy,
 )
-from itd.analysis.preferences import Preferences
 from itd.errors import ResultError
 from itd.space import format_value
 

@@ -6,7 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from itd.analysis.efficiency import Efficiency, efficiency
+from itd.analysis._efficiency import Efficiency, efficiency
+from itd.analysis._gain import Gain, gain
+from itd.analysis._greedy import GreedyCurve, greedy
+from itd.analysis._oracle import OracleAccuracy, oracle
+from itd.analysis._preferences import Preferences, preferences
+from itd.analysis._unique import UniquePredictions, unique
 from itd.analysis.figures import (
     Drawing,
     baselines_figure,
@@ -19,13 +24,9 @@ from itd.analysis.figures import (
     unique_figure,
     variation_figure,
 )
-from itd.analysis.gain import Gain, gain
-from itd.analysis.greedy import GreedyCurve, greedy
-from itd.analysis.oracle import OracleAccuracy, oracle
-from itd.analysis.preferences import Preferences, preferences
 from itd.analysis.report.page import Section, Table, render
 from itd.analysis.report.provenance import provenance_tables
-from itd.analysis.report.told import (
+from itd.analysis.report.tables import (
     baselines_table,
     glance_table,
     greedy_tables,
@@ -35,7 +36,6 @@ from itd.analysis.report.told import (
 )
 from itd.analysis.sampling import RESAMPLES, Resamples
 from itd.analysis.subsets import Subsets, by_sites
-from itd.analysis.unique import UniquePredictions, unique
 from itd.errors import EmptyResultError, ResultError
 
 if TYPE_CHECKING:

@@ -1,0 +1,156 @@
+"""What keeps an oracle honest: how much of its accuracy guessing explains, and what can be had without the label.
+
+The ITD paper has none of these. An oracle that picks with the label in hand among hundreds of predictions is right
+whenever any of them is; each rule here is given as much, or does with less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from itd.analysis.bootstrap_greedy import greedy_lists, list_votes
+from itd.analysis.predictions import default_rank, predictions
+from itd.analysis.sampling import Estimate, Resamples, estimate, halves
+from itd.analysis.scores import correctness
+
+if TYPE_CHECKING:
+    from itd.store import Result
+
+VOTE_KS = (3, 5, 10)
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Accuracies to hold beside an oracle's, with 95% bootstrap intervals. None where it cannot be told.
+
+    matched_topk: the default network allowed as many guesses for a sample as the configurations made distinct
+    predictions there. chance: the oracle's, if these samples' labels were dealt among them at random. chance_uniform:
+    the same if each of K classes were as likely, `mean(|U|) / K`. single_best: the best fixed configuration, chosen on
+    one half of the samples and measured on the other, both ways. most_confident: for each sample the configuration with
+    the largest softmax value. vote_all: the class that the most configurations predict. vote_greedy: k -> the same of
+    the first k configurations of a greedy list, made on one half and measured on the other, both ways.
+    single_best_configs: the configurations chosen on the two halves.
+    """
+
+    matched_topk: Estimate | None
+    chance: Estimate
+    chance_uniform: float | None
+    single_best: Estimate | None
+    most_confident: Estimate
+    vote_all: Estimate
+    vote_greedy: Mapping[int, Estimate] = field(default_factory=dict)
+    single_best_configs: tuple[int, ...] = ()
+
+    def named(self) -> dict[str, Estimate | None]:
+        """Each figure that has an interval, by name; `vote_greedy` as `vote_first_<k>`."""
+        names = ("matched_topk", "chance", "single_best", "most_confident", "vote_all")
+        votes = {f"vote_first_{k}": value for k, value in self.vote_greedy.items()}
+        return {name: getattr(self, name) for name in names} | votes
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it: name -> {value, low, high, n}, and the two that are not estimates."""
+        named = {name: None if e is None else e.as_dict() for name, e in self.named().items()}
+        return {
+            **named,
+            "chance_uniform": self.chance_uniform,
+            "single_best_configs": list(self.single_best_configs),
+        }
+
+
+def baselines(
+    result: Result,
+    *,
+    vote_ks: Sequence[int] = VOTE_KS,
+    resamples: Resamples | None = None,
+    num_classes: int | None = None,
+) -> Baselines:
+    """The baselines of a result.
+
+    vote_ks: lengths of the greedy lists that vote. resamples: for the intervals (1,000, seed 0). num_classes: K of
+    `chance_uniform`, the result's own by default. Choosing on one half is repeated within each resample.
+
+    >>> baselines(open_result("results/resnet50-stride.parquet")).matched_topk.value  # doctest: +SKIP
+    0.938
+    """
+    quality = result.matrix("quality")
+    correct = correctness(result, quality)
+    pred, labels = result.matrix("pred"), result.labels
+    drawn = resamples or Resamples(result.n)
+    default = result.default_index
+    said = predictions(pred, labels, first=default)
+    rank = default_rank(result)
+    classes = num_classes or result.num_classes
+    ks = sorted({1, *(k for k in vote_ks if 1 <= k <= result.configs)})
+    chosen, configs = cross_measured(correct, quality, pred, ks, drawn, default)
+    return Baselines(
+        matched_topk=None if rank is None else drawn.mean(rank < said.unique),
+        chance=drawn.mean(said.chance),
+        chance_uniform=None if classes is None else float(said.unique.mean() / classes),
+        single_best=chosen.get(1),
+        most_confident=drawn.mean(most_confident(result.matrix("confidence"), correct, default)),
+        vote_all=drawn.mean(said.vote == labels),
+        vote_greedy={k: chosen[k] for k in sorted(set(vote_ks)) if k in chosen},
+        single_best_configs=tuple(int(result.config_numbers[c]) for c in configs),
+    )
+
+
+def most_confident(confidence: np.ndarray, correct: np.ndarray, default: int | None) -> np.ndarray:
+    """(N,) bool: whether each sample's most confident configuration is right; ties go to the default, then by order.
+
+    confidence: (C, N). correct: (C, N) bool.
+    """
+    samples = np.arange(confidence.shape[1])
+    at = confidence.argmax(0)
+    if default is not None:
+        at = np.where(confidence[default] == confidence[at, samples], default, at)
+    return correct[at, samples]
+
+
+def cross_measured(
+    correct: np.ndarray,
+    quality: np.ndarray,
+    pred: np.ndarray,
+    ks: Sequence[int],
+    resamples: Resamples,
+    default: int | None,
+) -> tuple[dict[int, Estimate], tuple[int, ...]]:
+    """Accuracy of the vote of the first k configurations of a greedy list, chosen and measured on different halves.
+
+    correct, quality, pred: (C, N). ks: of them, 1 is the single best configuration. default: the row that wins ties.
+
+    Each half is measured with the list made on the other; within each resample the lists are made again. Returns
+    k -> accuracy over all N samples, and the first row of each half's list. Both empty for a single sample.
+    """
+    n = correct.shape[1]
+    first, second = halves(n, resamples.seed)
+    if not len(first):
+        return {}, ()
+    right = dict.fromkeys(ks, 0)
+    resampled = {k: np.zeros(resamples.count) for k in ks}
+    configs = []
+    for chosen_on, measured_on in ((first, second), (second, first)):
+        whole = np.ones((1, len(chosen_on)), np.uint8)
+        weights = np.concatenate([whole, resamples.weights[:, chosen_on]])
+        lists = _lists(correct[:, chosen_on], quality[:, chosen_on], weights, max(ks), default)
+        configs.append(int(lists[0, 0]))
+        votes = list_votes(pred[:, measured_on], correct[:, measured_on], lists, ks)
+        counted = np.concatenate([np.ones((1, len(measured_on)), np.uint8), resamples.weights[:, measured_on]])
+        for part, by_k in votes:
+            for k, is_right in by_k.items():
+                sums = np.einsum("bn,bn->b", counted[part].astype(np.float32), is_right.astype(np.float32))
+                right[k] += int(sums[0]) if part.start == 0 else 0
+                resampled[k][max(0, part.start - 1) : part.stop - 1] += sums[1 if part.start == 0 else 0 :]
+    return {k: estimate(right[k] / n, resampled[k] / n, n) for k in ks}, tuple(configs)
+
+
+def _lists(
+    correct: np.ndarray, quality: np.ndarray, weights: np.ndarray, k: int, default: int | None, cells: int = 12_000_000
+) -> np.ndarray:
+    """`greedy_lists` of many weightings, some at a time."""
+    size = max(1, cells // max(1, correct.shape[1]))
+    parts = [weights[i : i + size] for i in range(0, len(weights), size)]
+    return np.concatenate([greedy_lists(correct, quality, part, k, default)[0] for part in parts])

@@ -1,0 +1,129 @@
+"""Several attributes in one network at the price of one: the most useful configurations of each, crossed (ITD paper,
+section 4.4)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from itd.analysis._greedy import first_rows
+from itd.analysis.scores import require_same_data
+from itd.errors import ResultError
+from itd.space import ATTRIBUTES, Setting, SpaceList
+
+if TYPE_CHECKING:
+    from itd.store import Result
+
+BUDGET = 625
+
+
+@dataclass(frozen=True)
+class Combination:
+    """What was chosen from each result, and the space that crosses it.
+
+    per_attribute: m of the ITD paper's equation 2. chosen: for each result its first configurations, in greedy order.
+    """
+
+    results: tuple[str, ...]
+    attributes: tuple[str, ...]
+    n: tuple[int, ...]
+    budget: int
+    per_attribute: int
+    chosen: tuple[tuple[int, ...], ...]
+    space: SpaceList
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "results": list(self.results),
+            "attributes": list(self.attributes),
+            "n": list(self.n),
+            "budget": self.budget,
+            "per_attribute": self.per_attribute,
+            "chosen": [list(c) for c in self.chosen],
+            "configs": len(self.space.configs),
+        }
+
+
+def per_attribute(attributes: int, budget: int) -> int:
+    """The largest whole m with `m ** attributes <= budget` (ITD paper, eq. 2).
+
+    >>> per_attribute(2, 625), per_attribute(3, 625)
+    (25, 8)
+    """
+    m = round(budget ** (1 / attributes))
+    while m**attributes > budget:
+        m -= 1
+    while (m + 1) ** attributes <= budget:
+        m += 1
+    return m
+
+
+def combine(results: Sequence[Result], *, budget: int = BUDGET, partial: bool = False) -> Combination:
+    """The first m greedy configurations of each result, crossed into one space of at most `budget` configurations.
+
+    results: of different attributes, of one network on the same images. Raises ResultError for any others, for a budget
+    that leaves less than one configuration each, and for results that are not finished unless partial.
+
+    >>> combine([stride, size]).per_attribute  # doctest: +SKIP
+    25
+    """
+    if len(results) < 2:
+        raise ResultError("one result is nothing to combine; give one result for each attribute, two or more")
+    names = [a for result in results for a in result.attributes]
+    if len(set(names)) < len(names):
+        raise ResultError(
+            f"cannot combine results that vary the same attribute ({', '.join(names)}); give one result for each "
+            "attribute"
+        )
+    require_same_data(results, "combine", model=True)
+    if budget < 1:
+        raise ResultError(f"--budget {budget} leaves no configuration; give at least 1")
+    m = per_attribute(len(results), budget)
+    rows = [first_rows(result, m, partial=partial) for result in results]
+    settings = [[_setting(result, row) for row in chosen] for result, chosen in zip(results, rows, strict=True)]
+    crossed = [_merged(parts) for parts in itertools.product(*settings)]
+    space = SpaceList(tuple(a for a in ATTRIBUTES if a in names), tuple(crossed))
+    chosen = tuple(
+        tuple(int(result.config_numbers[r]) for r in found) for result, found in zip(results, rows, strict=True)
+    )
+    found = Combination(
+        results=tuple(r.path for r in results),
+        attributes=space.attributes,
+        n=tuple(r.n for r in results),
+        budget=budget,
+        per_attribute=m,
+        chosen=chosen,
+        space=space,
+    )
+    return Combination(
+        **{**found.__dict__, "space": SpaceList(space.attributes, space.configs, _origin(found, results))}
+    )
+
+
+def _origin(found: Combination, results: Sequence[Result]) -> dict[str, Any]:
+    identity = results[0].manifest["identity"] if results[0].manifest else {}
+    return {
+        "model": identity.get("model"),
+        "budget": found.budget,
+        "per_attribute": found.per_attribute,
+        "made_from": [
+            {"result": Path(r.path).name, "n": r.n, "configs": list(c)}
+            for r, c in zip(results, found.chosen, strict=True)
+        ],
+    }
+
+
+def _setting(result: Result, row: int) -> dict[str, Setting]:
+    return {site: Setting(**values) for site, values in result.setting(row).items()}  # type: ignore[arg-type]
+
+
+def _merged(parts: Sequence[dict[str, Setting]]) -> dict[str, Setting]:
+    merged: dict[str, Setting] = {}
+    for part in parts:
+        for site, setting in part.items():
+            merged[site] = merged.get(site, Setting()) | setting
+    return merged

@@ -1,0 +1,115 @@
+"""Two results of the same images against each other, in the layout of the paper's Table 2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from itd.analysis._oracle import RULES, rules_right
+from itd.analysis.predictions import distinct
+from itd.analysis.sampling import RESAMPLES, Estimate, Resamples
+from itd.analysis.scores import common, correctness, require_images, require_same_data
+from itd.errors import ResultError
+
+if TYPE_CHECKING:
+    from itd.store import Result
+
+FIGURES = (*RULES, "volatility", "matched_topk", "agree")
+
+
+@dataclass(frozen=True)
+class Side:
+    """One result's figures on the common samples; None where it has no default configuration. volatility: best - worst.
+    agree: share of samples on which all configurations predict one class."""
+
+    result: str
+    configs: int
+    static: Estimate | None
+    worst: Estimate
+    median: Estimate
+    best: Estimate
+    volatility: Estimate
+    matched_topk: Estimate | None
+    agree: Estimate
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        figures = {name: getattr(self, name) for name in FIGURES}
+        return {
+            "result": self.result,
+            "configs": self.configs,
+            **{name: None if e is None else e.as_dict() for name, e in figures.items()},
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two results on the n samples they share, and after - before with paired intervals. total: samples of each."""
+
+    n: int
+    total: tuple[int, int]
+    before: Side
+    after: Side
+    change: dict[str, Estimate | None]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {
+            "n": self.n,
+            "total": list(self.total),
+            "before": self.before.as_dict(),
+            "after": self.after.as_dict(),
+            "change": {name: None if e is None else e.as_dict() for name, e in self.change.items()},
+        }
+
+
+def compare(before: Result, after: Result, *, seed: int = 0, resamples: int | None = None) -> Comparison:
+    """Worst, median, best and volatility of two results, and the change, on the samples that both have.
+
+    The same resamples are drawn for both, so the intervals of the change are paired. Raises ResultError where the
+    results are of different images or labels, or share no sample.
+
+    >>> compare(open_result("before.parquet"), open_result("after.parquet")).change["worst"].value  # doctest: +SKIP
+    0.31
+    """
+    require_same_data([before, after], "compare")
+    ours, theirs = common(before, after)
+    if not len(ours):
+        require_images(before)
+        require_images(after)
+        raise ResultError(f"{before.path} and {after.path} share no sample; sweep both on the same images")
+    drawn = Resamples(len(ours), RESAMPLES if resamples is None else resamples, seed)
+    sides, vectors = zip(*(_side(result, at, drawn) for result, at in ((before, ours), (after, theirs))), strict=True)
+    change = {
+        name: None
+        if vectors[0].get(name) is None or vectors[1].get(name) is None
+        else drawn.mean(vectors[1][name].astype(np.float64) - vectors[0][name])
+        for name in FIGURES
+    }
+    return Comparison(len(ours), (before.n, after.n), sides[0], sides[1], change)
+
+
+def _side(result: Result, at: np.ndarray, drawn: Resamples) -> tuple[Side, dict[str, np.ndarray]]:
+    """The figures on the samples at these places, and what each of them is the mean of: (N,) each."""
+    correct = correctness(result)[:, at]
+    vectors = rules_right(correct, result.default_index)
+    vectors["volatility"] = vectors["best"].astype(np.int8) - vectors["worst"]
+    unique = distinct(result.matrix("pred")[:, at])
+    vectors["agree"] = unique == 1
+    if result.default_index is not None:
+        vectors["matched_topk"] = result.matrix("rank")[result.default_index, at] < unique
+    found = {name: drawn.mean(values) for name, values in vectors.items()}
+    side = Side(
+        result=result.path,
+        configs=result.configs,
+        static=found.get("static"),
+        worst=found["worst"],
+        median=found["median"],
+        best=found["best"],
+        volatility=found["volatility"],
+        matched_topk=found.get("matched_topk"),
+        agree=found["agree"],
+    )
+    return side, vectors

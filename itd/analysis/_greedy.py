@@ -1,0 +1,176 @@
+"""Greedy accumulation: which few configurations already reach most of the best case (ITD paper, section 4.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from itd.analysis.bootstrap_greedy import greedy_lists
+from itd.analysis.predictions import default_rank, matched_curve
+from itd.analysis.sampling import Resamples, estimate
+from itd.analysis.scores import correctness, require_whole
+
+if TYPE_CHECKING:
+    from itd.store import Result
+
+
+INTERVAL_WORK = 4e11
+"""Multiply-accumulates that intervals may cost: 5 seconds on two cores. Every k of a result of 1,000 samples x 625."""
+
+
+@dataclass(frozen=True)
+class GreedyStep:
+    """The k-th configuration added, and the best-case accuracy of the first k together.
+
+    interval: 95%, selection repeated in each resample; None where that would take too long. upper_bound: no k
+    configurations whatever have a higher best-case accuracy. matched_topk: accuracy of the default network that may
+    guess as many classes for a sample as the first k configurations predict there; None without a default.
+    """
+
+    k: int
+    config: int
+    settings: dict[str, dict[str, float]]
+    accuracy: float
+    interval: tuple[float, float] | None = None
+    upper_bound: float | None = None
+    matched_topk: float | None = None
+
+
+@dataclass(frozen=True)
+class GreedyCurve:
+    """The whole accumulation of one result, from one to all configurations."""
+
+    result: str
+    n: int
+    static: float | None
+    steps: tuple[GreedyStep, ...]
+
+    def reach(self, accuracy: float) -> int | None:
+        """How many configurations reach an accuracy, or None where all together do not."""
+        return next((s.k for s in self.steps if s.accuracy >= accuracy - 1e-12), None)
+
+    def as_dict(self, reach: Sequence[float] = ()) -> dict[str, Any]:
+        """As JSON has it. reach: accuracies to be told of."""
+        steps = [
+            {
+                "k": s.k,
+                "config": s.config,
+                "settings": s.settings,
+                "accuracy": s.accuracy,
+                "interval": None if s.interval is None else list(s.interval),
+                "upper_bound": s.upper_bound,
+                "matched_topk": s.matched_topk,
+            }
+            for s in self.steps
+        ]
+        told = {f"{100 * a:.10g}": self.reach(a) for a in reach}
+        return {"result": self.result, "n": self.n, "static": self.static, "reach": told, "steps": steps}
+
+
+def greedy(result: Result, *, partial: bool = False, resamples: Resamples | None = None) -> GreedyCurve:
+    """Adds, one after another, the configuration that is right on most of the samples that no earlier one is right on.
+
+    Ties go to the higher mean quality, then the default configuration, then the lower number. Configurations that add
+    nothing follow in the same order. partial: also read a result whose sweep is not finished. resamples: for the
+    intervals (1,000, seed 0); of count 0 for none.
+
+    The upper bound at k is `min over j of [f(S_j) + the k largest marginal gains at S_j]`, S_j the greedy sets:
+    best-case accuracy is submodular, so no k configurations can add more to S_j (Nemhauser, Wolsey, Fisher, 1978).
+
+    >>> [step.config for step in greedy(open_result("results/resnet50-stride.parquet")).steps[:3]]  # doctest: +SKIP
+    [34, 118, 7]
+    """
+    require_whole(result, partial)
+    quality = result.matrix("quality")
+    correct = correctness(result, quality)
+    default = result.default_index
+    chosen, covered, bounds = accumulate(correct, greedy_priority(result, quality))
+    intervals = _intervals(correct, quality, default, resamples or Resamples(result.n))
+    del quality
+    rank = default_rank(result)
+    matched = None if rank is None else matched_curve(result.matrix("pred"), np.array(chosen), rank).tolist()
+    steps = tuple(
+        GreedyStep(
+            k=k + 1,
+            config=int(result.config_numbers[c]),
+            settings=result.setting(c),
+            accuracy=covered[k] / result.n,
+            interval=intervals[k] if k < len(intervals) else None,
+            upper_bound=bounds[k] / result.n,
+            matched_topk=matched[k] if matched else None,
+        )
+        for k, c in enumerate(chosen)
+    )
+    return GreedyCurve(result.path, result.n, None if default is None else float(correct[default].mean()), steps)
+
+
+def greedy_priority(result: Result, quality: np.ndarray) -> np.ndarray:
+    """(C,) rows, the one that wins a tie first: by mean quality, the default, the number."""
+    is_default = result.config_numbers == (-1 if result.default is None else result.default)
+    return np.lexsort((result.config_numbers, ~is_default, -quality.mean(1, dtype=np.float64)))
+
+
+def first_rows(result: Result, k: int, *, partial: bool = False) -> list[int]:
+    """The rows of the first k configurations of `greedy`."""
+    require_whole(result, partial)
+    quality = result.matrix("quality")
+    return accumulate(correctness(result, quality), greedy_priority(result, quality))[0][:k]
+
+
+def accumulate(correct: np.ndarray, priority: np.ndarray) -> tuple[list[int], list[int], list[int]]:
+    """The order of greedy accumulation, how many samples are covered after each step, and the upper bound on it.
+
+    correct: (C, N) bool. priority: (C,) row numbers, first the one that wins a tie.
+
+    Each sample is taken off the gains once, when it is first covered: O(N * C) for the whole curve.
+    """
+    by_sample = np.ascontiguousarray(correct[priority].T).view(np.uint8)
+    gains = correct.sum(1, dtype=np.int64)[priority]
+    left = np.ones(len(gains), dtype=bool)
+    uncovered = np.ones(correct.shape[1], dtype=bool)
+    chosen: list[int] = []
+    covered: list[int] = []
+    bounds = np.full(len(gains), correct.any(0).sum())
+    total = 0
+    while left.any():
+        bounds = np.minimum(bounds, total + np.cumsum(np.sort(gains)[::-1]))
+        k = int(np.argmax(np.where(left, gains, -1)))
+        if not gains[k]:
+            break
+        new = np.flatnonzero(correct[priority[k]] & uncovered)
+        gains -= count_columns(by_sample, new)
+        uncovered[new] = False
+        left[k] = False
+        total += len(new)
+        chosen.append(int(priority[k]))
+        covered.append(total)
+    rest = priority[left].tolist()
+    return chosen + rest, covered + [total] * len(rest), bounds.tolist()
+
+
+def _intervals(
+    correct: np.ndarray, quality: np.ndarray, default: int | None, resamples: Resamples
+) -> list[tuple[float, float]]:
+    """The interval of the first steps' accuracy, as many as can be had in a few seconds and at least ten."""
+    configs, n = correct.shape
+    if not resamples.count:
+        return []
+    steps = min(configs, max(10, int(INTERVAL_WORK / (resamples.count * n * configs))))
+    size = max(1, 12_000_000 // n)
+    parts = [resamples.weights[i : i + size] for i in range(0, resamples.count, size)]
+    covered = np.concatenate([greedy_lists(correct, quality, part, steps, default)[1] for part in parts])
+    return [(e.low, e.high) for e in (estimate(0, covered[:, k] / n, n) for k in range(steps))]
+
+
+def count_columns(rows: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """Column sums of some rows. rows: (N, C) uint8 of 0 and 1. Returns (C,) int64.
+
+    Sums of at most 255 rows fit a byte, which is what makes it fast.
+    """
+    total = np.zeros(rows.shape[1], dtype=np.int64)
+    for start in range(0, len(which), 255):
+        total += np.add.reduce(rows[which[start : start + 255]], axis=0, dtype=np.uint8)
+    return total

@@ -1,0 +1,209 @@
+"""The report's tables: answers as cells that sort."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from itd.analysis._greedy import GreedyCurve
+from itd.analysis._oracle import RULES, OracleAccuracy
+from itd.analysis._preferences import Preferences
+from itd.analysis._unique import UniquePredictions
+from itd.analysis.figures import short_names
+from itd.analysis.report.page import Cell, Table
+from itd.analysis.sampling import Estimate
+from itd.analysis.subsets import Subsets
+from itd.analysis.tables import format_sites, percent, span
+from itd.space import format_value
+
+SHOWN_KS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100, 200)
+REACHED = (0.8, 0.85, 0.9, 0.95)
+
+MEANINGS = {
+    "static": "the network as it was trained",
+    "worst": "for each image the configuration of lowest quality",
+    "median": "for each image the configuration of middle quality",
+    "best": "for each image the configuration of highest quality: it knows the label",
+    "matched_topk": "the static network with as many guesses as there are distinct predictions",
+    "chance": "the best case if these labels were dealt at random",
+    "single_best": "one configuration, chosen on one half of the images, measured on the other",
+    "most_confident": "for each image the configuration with the largest softmax value",
+    "vote_all": "the class that the most configurations predict",
+}
+
+
+def glance_table(rows: Sequence[OracleAccuracy]) -> Table:
+    """The oracle's rules and what to hold beside them, of every result."""
+    named = (*RULES, "matched_topk", "chance", "single_best", "most_confident", "vote_all")
+    columns = [("result", "its name"), ("n", "images, and of how many where not all are there")]
+    columns += [("configurations", "how many"), *map(_rule_column, named)]
+    cells = []
+    for row, name in zip(rows, short_names([r.result for r in rows]), strict=True):
+        found = _named(row)
+        left_out = [f"of {row.requested:,}"] if row.partial else []
+        left_out += [f"{row.nulls:,} not decoded"] if row.nulls else []
+        head = (Cell(name), Cell(f"{row.n:,}", row.n, ", ".join(left_out)), Cell(f"{row.configs:,}", row.configs))
+        cells.append((*head, *(estimate_cell(found.get(key)) for key in named)))
+    return Table("Top-1 accuracy in percent", tuple(columns), tuple(cells))
+
+
+def baselines_table(rows: Sequence[OracleAccuracy]) -> Table:
+    """Every rule that does without the label of the image it classifies, and what guessing is worth."""
+    votes = sorted({k for row in rows for k in (row.baselines.vote_greedy if row.baselines else {})})
+    named = ("static", "single_best", "most_confident", *(f"vote_first_{k}" for k in votes), "vote_all")
+    columns = [("result", "its name"), ("n", "images"), *map(_rule_column, (*named, "matched_topk", "chance"))]
+    columns += [
+        ("chance, classes alike", "the same if every class were as likely: mean distinct predictions / classes")
+    ]
+    cells = []
+    for row, name in zip(rows, short_names([r.result for r in rows]), strict=True):
+        found = _named(row)
+        alike = row.baselines.chance_uniform if row.baselines else None
+        cells.append(
+            (
+                Cell(name),
+                Cell(f"{row.n:,}", row.n),
+                *(estimate_cell(found.get(key)) for key in (*named, "matched_topk", "chance")),
+                Cell("-", "") if alike is None else Cell(percent(alike), alike),
+            )
+        )
+    return Table("Baselines: top-1 accuracy in percent", tuple(columns), tuple(cells))
+
+
+def _named(row: OracleAccuracy) -> dict[str, Estimate | None]:
+    return {**row.intervals, **(row.baselines.named() if row.baselines else {})}
+
+
+def _rule_column(key: str) -> tuple[str, str]:
+    """A rule's head and meaning."""
+    name = {"matched_topk": "matched top-k", "vote_all": "vote of all"}.get(key, key.replace("_", " "))
+    if key.startswith("vote_first_"):
+        return name.replace("first", "of first"), "the majority of the first of a greedy list, made on the other half"
+    return name, MEANINGS[key]
+
+
+def greedy_tables(curves: Sequence[GreedyCurve]) -> list[Table]:
+    """How many configurations reach an accuracy; then some steps of each curve."""
+    names = short_names([c.result for c in curves])
+    head = (
+        ("result", "its name"),
+        ("n", "images"),
+        *((f"{100 * a:g}%", "configurations that reach it") for a in REACHED),
+    )
+    rows = []
+    for curve, name in zip(curves, names, strict=True):
+        ks = [curve.reach(a) for a in REACHED]
+        rows.append(
+            (Cell(name), Cell(f"{curve.n:,}", curve.n), *(Cell("never" if k is None else f"{k}", k) for k in ks))
+        )
+    tables = [Table("Configurations needed to reach an accuracy", head, tuple(rows))]
+    columns = (
+        ("k", "configurations"),
+        ("best", "best case of the first k"),
+        ("at most", "no k configurations whatever do better"),
+        ("matched top-k", "the static network with as many guesses"),
+        ("adds", "the k-th configuration"),
+    )
+    for curve, name in zip(curves, names, strict=True):
+        steps = [s for s in curve.steps if s.k in SHOWN_KS or s.k == len(curve.steps)]
+        cells = tuple(
+            (
+                Cell(f"{s.k}", s.k),
+                Cell(percent(s.accuracy), s.accuracy, span(s.interval) if s.interval else ""),
+                Cell(percent(s.upper_bound), s.upper_bound),
+                Cell(percent(s.matched_topk), s.matched_topk),
+                Cell(f"{s.config}: {format_sites(s.settings)}"),
+            )
+            for s in steps
+        )
+        tables.append(Table(f"{name}, n = {curve.n:,}: step by step", columns, cells, folded=True))
+    return tables
+
+
+def subsets_tables(found: Sequence[Subsets]) -> list[Table]:
+    """Every subset of each result."""
+    columns = (
+        ("sites", "dynamic ones"),
+        ("configurations", "how many"),
+        *map(_rule_column, (*RULES[1:], "matched_topk")),
+    )
+    tables = []
+    for one, name in zip(found, short_names([f.result for f in found]), strict=True):
+        rows = tuple(
+            (
+                Cell(s.sites),
+                Cell(f"{s.configs:,}", s.configs),
+                *map(estimate_cell, (s.worst, s.median, s.best, s.matched_topk)),
+            )
+            for s in one.subsets
+        )
+        caption = f"{name}, n = {one.n:,}, static {percent(one.static.value)}: every subset"
+        tables.append(Table(caption, columns, rows, folded=True))
+    return tables
+
+
+def unique_tables(found: Sequence[UniquePredictions]) -> list[Table]:
+    """One row for each result."""
+    columns = (
+        ("result", "its name"),
+        ("n", "images"),
+        ("configurations", "how many"),
+        ("all agree %", "images for which every configuration predicts one class"),
+        ("mean", "distinct predictions"),
+        ("median", "distinct predictions"),
+        ("most", "distinct predictions"),
+    )
+    rows = tuple(
+        (
+            Cell(name),
+            Cell(f"{u.n:,}", u.n),
+            Cell(f"{u.configs:,}", u.configs),
+            estimate_cell(u.agree),
+            Cell(f"{u.mean.value:.1f}", u.mean.value, f"{u.mean.low:.1f}-{u.mean.high:.1f}"),
+            Cell(f"{u.median:g}", u.median),
+            Cell(f"{len(u.histogram)}", len(u.histogram)),
+        )
+        for u, name in zip(found, short_names([f.result for f in found]), strict=True)
+    )
+    return [Table("Distinct predictions of an image", columns, rows)]
+
+
+def preferences_tables(found: Sequence[Preferences], top: int = 5) -> list[Table]:
+    """The options of every result at each site, and the configurations that most images prefer."""
+    names = short_names([f.result for f in found])
+    columns = (
+        ("result", "its name"),
+        ("n", "images"),
+        ("site", "A to D"),
+        ("option", "its value"),
+        ("preferred by %", "of the images"),
+    )
+    options = tuple(
+        (
+            Cell(name),
+            Cell(f"{one.n:,}", one.n),
+            Cell(o.site),
+            Cell(f"{o.attribute} {format_value(o.value)}"),
+            estimate_cell(o.share),
+        )
+        for one, name in zip(found, names, strict=True)
+        for o in one.options
+    )
+    columns_most = (("result", "its name"), ("configuration", "and its settings"), ("preferred by %", "of the images"))
+    most = tuple(
+        (
+            Cell(name),
+            Cell(f"{c.config}: {format_sites(c.settings)}{' (default)' if c.config == one.default else ''}"),
+            estimate_cell(c.share),
+        )
+        for one, name in zip(found, names, strict=True)
+        for c in one.configs[:top]
+    )
+    return [
+        Table(f"The {top} configurations that the most images prefer", columns_most, most, folded=True),
+        Table("Preferred options at each site", columns, options, folded=True),
+    ]
+
+
+def estimate_cell(value: Estimate | None) -> Cell:
+    """An accuracy or share in percent with its interval below."""
+    return Cell("-", "") if value is None else Cell(percent(value.value), value.value, span(value))

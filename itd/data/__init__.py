@@ -1,0 +1,1 @@
+"""Which pixels: image sets and where they come from, preprocessing, batches."""

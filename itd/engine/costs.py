@@ -1,0 +1,249 @@
+"""What a sweep costs before it is run: multiply-accumulates, bytes, and which configurations cannot run at all.
+
+Shapes are followed with meta tensors, one image at a time, each distinct shape once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from itd.engine.graph import Node, Ref
+from itd.engine.ops import Op, ShapeError, WindowError
+from itd.engine.prefixes import Choice, Fork, Trie
+from itd.engine.site_ops import SiteOp
+from itd.engine.stages import Branch, Stage
+from itd.errors import ModelError, SpaceError
+from itd.space import Setting, Space, format_config
+
+Shapes = tuple[tuple[int, ...], ...]
+Values = Mapping[int, Any]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One stage or branch for one image of given shapes: multiply-accumulates, most bytes in use, what leaves."""
+
+    macs: int
+    peak_bytes: int
+    out: Shapes
+
+
+def resolve(value: Any, values: Values) -> Any:
+    """Arguments of a node with its references replaced by values."""
+    if isinstance(value, Ref):
+        return values[value.id]
+    if isinstance(value, (tuple, list)):
+        return type(value)(resolve(v, values) for v in value)
+    if isinstance(value, dict):
+        return {k: resolve(v, values) for k, v in value.items()}
+    return value
+
+
+def site_op(node: Node, setting: Setting, attributes: Mapping[str, frozenset[str]]) -> Op:
+    """The operator of a site's layer at a setting, of which the layer takes what it can."""
+    assert isinstance(node.op, SiteOp) and node.site is not None
+    return node.op.at(setting.only(attributes[node.site]))
+
+
+def fixed_op(node: Node) -> Op:
+    """The operator of a node that no branch sets: a site's layer that is not swept runs at its default."""
+    return node.op.at(Setting()) if isinstance(node.op, SiteOp) else node.op
+
+
+_ROWS = 3
+"""Rows of a meta tensor: a value that does not have as many is not one of rows, and cannot be cut into chunks."""
+
+
+class Costs:
+    """The costs of a tree's stages and branches, each shape worked out once.
+
+    attributes: module path -> what the layer takes. Raises WindowError where a window exceeds its input, ShapeError
+    where a setting does not fit the network, ModelError for a network that mixes rows.
+    """
+
+    def __init__(self, stages: Sequence[Stage], attributes: Mapping[str, frozenset[str]], dtype: torch.dtype) -> None:
+        self.stages, self.attributes, self.dtype = stages, attributes, dtype
+        self._stage: dict[tuple[int, Shapes], Cost | ValueError] = {}
+        self._branch: dict[tuple[int, Choice, Shapes], Cost | ValueError] = {}
+
+    def stage(self, number: int, shapes: Shapes) -> Cost:
+        """The nodes of a stage, from what enters it to what leaves it."""
+        key = (number, shapes)
+        if key not in self._stage:
+            self._stage[key] = self._tried(lambda: self._run_stage(self.stages[number], shapes))
+        return _known(self._stage[key])
+
+    def branch(self, number: int, choice: Choice, shapes: Shapes) -> Cost:
+        """The branch into stage `number`, from what left the stage before to what enters."""
+        key = (number, choice, shapes)
+        if key not in self._branch:
+            self._branch[key] = self._tried(lambda: self._run_branch(number, choice, shapes))
+        return _known(self._branch[key])
+
+    def work_bytes(self, number: int, shapes: Shapes, fork: Fork | None) -> int:
+        """Bytes for one row of a stage and then of every branch out of it: what a chunk is sized by."""
+        stage = self.stage(number, shapes)
+        peak = stage.peak_bytes
+        if fork is not None:
+            held = self._bytes(stage.out)
+            for choice in fork.choices:
+                try:
+                    cost = self.branch(number + 1, choice, stage.out)
+                except WindowError:
+                    continue
+                peak = max(peak, held + cost.peak_bytes)
+                held += self._bytes(cost.out)
+        return peak
+
+    def _tried(self, work: Callable[[], Cost]) -> Cost | ValueError:
+        try:
+            return work()
+        except (WindowError, ShapeError) as error:
+            return error
+
+    def _metas(self, ids: Sequence[int], shapes: Shapes) -> dict[int, Tensor]:
+        return {
+            i: torch.empty((_ROWS, *s[1:]), dtype=self.dtype, device="meta") for i, s in zip(ids, shapes, strict=True)
+        }
+
+    def _run_stage(self, stage: Stage, shapes: Shapes) -> Cost:
+        values: dict[int, Any] = self._metas(stage.entering, shapes)
+        macs, peak = 0, _live(values)
+        for node, frees in zip(stage.nodes, stage.frees, strict=True):
+            op = fixed_op(node)
+            args = resolve(node.args, values)
+            out = op.meta(*args, **resolve(node.kwargs, values))
+            values[node.id] = out
+            macs += op.macs(out, *args)
+            peak = max(peak, _live(values) + op.scratch(out, *args))
+            for i in frees:
+                del values[i]
+        return Cost(macs // _ROWS, peak // _ROWS, self._shapes(stage.leaving, values))
+
+    def _run_branch(self, number: int, choice: Choice, shapes: Shapes) -> Cost:
+        stage, before = self.stages[number], self.stages[number - 1]
+        assert stage.branch is not None
+        values = self._metas(before.leaving, shapes)
+        macs, scratch = apply_meta(stage.branch, choice, values, self.attributes)
+        out = self._shapes(stage.entering, values)
+        return Cost(macs // _ROWS, scratch // _ROWS + self._bytes(out), out)
+
+    def _shapes(self, ids: Sequence[int], values: Values) -> Shapes:
+        """The shapes of one row; ModelError for a value that is not one of rows."""
+        for i in ids:
+            if not isinstance(values[i], Tensor) or values[i].ndim == 0 or values[i].shape[0] != _ROWS:
+                shown = tuple(values[i].shape) if isinstance(values[i], Tensor) else type(values[i]).__name__
+                raise ModelError(
+                    f"a value that is not one row for each image ({shown}) crosses a site in this network; write sizes "
+                    "as x.flatten(1) or view(x.shape[0], -1), keep images apart, or choose other --sites"
+                )
+        return tuple((1, *values[i].shape[1:]) for i in ids)
+
+    def _bytes(self, shapes: Shapes) -> int:
+        return sum(torch.Size(s).numel() for s in shapes) * self.dtype.itemsize
+
+
+def apply_meta(
+    branch: Branch, choice: Choice, values: dict[int, Any], attributes: Mapping[str, frozenset[str]]
+) -> tuple[int, int]:
+    """Take a branch on meta tensors, in place: (multiply-accumulates, scratch bytes)."""
+    macs = scratch = 0
+    if isinstance(choice, int):
+        for i in branch.values & values.keys():
+            values[i] = values[i][:, :, ::choice, ::choice]
+        return 0, 0
+    for node in branch.nodes:
+        op = site_op(node, choice, attributes)
+        args = resolve(node.args, values)
+        out = op.meta(*args)
+        macs += op.macs(out, *args)
+        scratch = max(scratch, op.scratch(out, *args))
+        values[node.id] = out
+    return macs, scratch
+
+
+def _live(values: Values) -> int:
+    return sum(v.numel() * v.element_size() for v in values.values() if isinstance(v, Tensor))
+
+
+def _known(cost: Cost | ValueError) -> Cost:
+    if isinstance(cost, ValueError):
+        raise cost
+    return cost
+
+
+@dataclass(frozen=True)
+class Walk:
+    """A trie walked for one image. macs: of everything the tree runs. per_config: of each configuration's own path,
+    None where its windows exceed their inputs."""
+
+    macs: int
+    per_config: tuple[int | None, ...]
+
+    def impossible(self) -> list[int]:
+        """Numbers of the configurations that cannot run."""
+        return [i for i, macs in enumerate(self.per_config) if macs is None]
+
+
+def walk(space: Space, trie: Trie, costs: Costs, side_px: int) -> Walk:
+    """Follow one side_px x side_px image through every prefix of a trie.
+
+    Raises SpaceError naming a configuration where a setting does not fit the network.
+    """
+    total = 0
+    state: dict[int, tuple[Shapes, int]] = {0: (((1, 3, side_px, side_px),), 0)}
+    for number in range(len(costs.stages)):
+        leaving: dict[int, tuple[Shapes, int]] = {}
+        for prefix, (shapes, path) in state.items():
+            cost = _possible(partial(costs.stage, number, shapes), space, trie, number, prefix)
+            if cost is not None:
+                total += cost.macs
+                leaving[prefix] = (cost.out, path + cost.macs)
+        if number == len(trie.forks):
+            break
+        state = {}
+        for prefix, child, choice in _edges(trie.forks[number], leaving):
+            shapes, path = leaving[prefix]
+            branch = partial(costs.branch, number + 1, choice, shapes)
+            cost = _possible(branch, space, trie, number + 1, child)
+            if cost is not None:
+                total += cost.macs
+                state[child] = (cost.out, path + cost.macs)
+    per_config: list[int | None] = [None] * len(space)
+    for prefix, (_, path) in leaving.items():
+        per_config[int(trie.configs[prefix])] = path
+    return Walk(total, tuple(per_config))
+
+
+def _edges(fork: Fork, prefixes: Iterable[int]) -> Iterator[tuple[int, int, Choice]]:
+    """(prefix, longer prefix, choice) of every allowed choice."""
+    for prefix in prefixes:
+        for column, choice in enumerate(fork.choices):
+            child = int(fork.children[prefix, column])
+            if child >= 0:
+                yield prefix, child, choice
+
+
+def _possible(work: Callable[[], Cost], space: Space, trie: Trie, number: int, prefix: int) -> Cost | None:
+    """The cost, or None where a window exceeds its input."""
+    try:
+        return work()
+    except WindowError:
+        return None
+    except ShapeError as error:
+        while number < len(trie.forks):  # any configuration that begins so
+            _, prefix, _ = next(_edges(trie.forks[number], [prefix]))
+            number += 1
+        config = space.configs[int(trie.configs[prefix])]
+        advice = "leave that option out, or give images of another size"
+        if "stride" in space.attributes:
+            advice = "let the shortcut's projection take the same stride (--sites A=conv+projection), or " + advice
+        raise SpaceError(
+            f"{format_config(space.sites, config)} does not fit the network ({error}); {advice}"
+        ) from error

@@ -1,0 +1,397 @@
+"""A patched network as a flat list of operators: traced, normalisations folded, additions and activations fused.
+
+Not here: the cutting into levels (`stages`) and the operators themselves (`ops`, `site_ops`).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from itd.engine.ops import (
+    BATCH,
+    ActivationOp,
+    AddOp,
+    BatchNormOp,
+    CatOp,
+    ConvOp,
+    FunctionOp,
+    ModuleOp,
+    Op,
+    tensor_method,
+)
+from itd.engine.site_ops import SiteOp
+from itd.errors import ModelError
+from itd.layers import LAYERS
+from itd.layers.conv import PerSampleConv2d
+from itd.patcher import DynamicConv2d, DynamicModel
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The value that operator number `id` makes; number 0 is the input."""
+
+    id: int
+
+
+@dataclass
+class Node:
+    """One operator of the graph and where its arguments come from. `site`: the module path, for a site's layer."""
+
+    id: int
+    op: Op | SiteOp
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    site: str | None = None
+
+    def inputs(self) -> set[int]:
+        """Numbers of the values it reads."""
+        return {ref.id for ref in _refs((self.args, self.kwargs))}
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Operators in an order that can be run, and the number of the value that holds the logits."""
+
+    nodes: tuple[Node, ...]
+    output: int
+
+
+def _refs(value: Any) -> Iterator[Ref]:
+    if isinstance(value, Ref):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _refs(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _refs(item)
+
+
+class _Tracer(fx.Tracer):
+    def __init__(self, site_paths: set[str]) -> None:
+        super().__init__()
+        self.site_paths = site_paths
+
+    def is_leaf_module(self, m: nn.Module, qualified_name: str) -> bool:
+        return qualified_name in self.site_paths or isinstance(m, LAYERS) or super().is_leaf_module(m, qualified_name)
+
+
+_SHAPE = object()
+"""Stands for `x.shape` of which only the number of rows is read."""
+
+_ACTIVATION_FUNCTIONS: dict[Any, str] = {F.relu: "relu", torch.relu: "relu", F.relu_: "relu", F.relu6: "relu6"}
+_ADDITIONS: tuple[Any, ...] = (operator.add, torch.add, operator.iadd)
+
+
+def build_graph(model: DynamicModel, dtype: torch.dtype, device: torch.device | str, *, optimise: bool = True) -> Graph:
+    """The operators of a patched network in evaluation mode.
+
+    dtype, device: of weights and activations; folding is done in float64. optimise: fold, fuse and factor; False keeps
+    the plain operators, for counting. Raises ModelError for a network that torch.fx cannot trace.
+    """
+    if model.training:
+        raise ModelError("the network is in training mode; call model.eval() first")
+    tracer = _Tracer({m.path for modules in model.sites.values() for m in modules})
+    try:
+        traced = tracer.trace(model)
+    except Exception as error:  # torch.fx raises many kinds; each means the same here
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"torch.fx cannot trace {type(model).__name__}: {reason}; pass a traceable network") from error
+    builder = _Builder(model, traced, dtype, torch.device(device), optimise)
+    return builder.build()
+
+
+class _Builder:
+    def __init__(self, model: DynamicModel, graph: fx.Graph, dtype: torch.dtype, device: torch.device, opt: bool):
+        self.model, self.fx, self.dtype, self.device, self.optimise = model, graph, dtype, device, opt
+        self.modules = dict(model.named_modules())
+        self.site_paths = {m.path for modules in model.sites.values() for m in modules}
+        self.value: dict[fx.Node, Any] = {}
+        self.nodes: list[Node] = []
+        self.done: set[fx.Node] = set()
+        self.output = 0
+
+    def build(self) -> Graph:
+        in_place_reads(self.fx, self.modules)
+        self.sites_before = self._sites_before()
+        inputs = 0
+        for node in list(self.fx.nodes):
+            if node in self.done:
+                continue
+            if node.op == "placeholder":
+                if inputs == 0:
+                    self.value[node] = Ref(0)
+                else:
+                    self.value[node] = node.args[0] if node.args else None
+                inputs += 1
+            elif node.op == "output":
+                self._finish(node)
+            elif node.op == "get_attr":
+                self.value[node] = self._cast(_attribute(self.model, str(node.target)))
+            else:
+                self._lower(node)
+        nodes = _without_dead(self.nodes, self.output)
+        missing = self.site_paths - {n.site for n in nodes}
+        if missing:
+            raise ModelError(f"no logit depends on {', '.join(sorted(missing))}; choose other --sites")
+        return Graph(tuple(nodes), self.output)
+
+    def _finish(self, node: fx.Node) -> None:
+        out = self._resolve(node.args[0])
+        if not isinstance(out, Ref):
+            raise ModelError("the network must return one tensor of logits; this one returns something else")
+        self.output = out.id
+
+    def _sites_before(self) -> dict[fx.Node, frozenset[fx.Node]]:
+        """For each node the site layers that it depends on."""
+        before: dict[fx.Node, frozenset[fx.Node]] = {}
+        for node in self.fx.nodes:
+            own = {node} if node.op == "call_module" and str(node.target) in self.site_paths else set()
+            before[node] = frozenset().union(own, *(before[n] for n in node.all_input_nodes))
+        return before
+
+    # -- one node -------------------------------------------------------------------------------------------------
+
+    def _lower(self, node: fx.Node) -> None:
+        module = self.modules.get(str(node.target)) if node.op == "call_module" else None
+        if module is not None and str(node.target) in self.site_paths:
+            self._site(node, module)
+        elif isinstance(module, nn.Conv2d) and _is_plain(module):
+            self._conv(node, module)
+        elif isinstance(module, nn.BatchNorm2d) and _has_statistics(module):
+            self._emit_fused(node, lambda act: BatchNormOp(*self._affine(module), act))
+        elif self._is_identity(node, module):
+            self.value[node] = self._resolve(node.args[0])
+        elif self._is_addition(node):
+            self._emit_fused(node, AddOp)
+        elif (batch := self._batch(node)) is not None:
+            self.value[node] = batch
+        elif self._is_channel_cat(node):
+            parts = self._resolve(node.args[0])
+            if len(parts) == 1:
+                self.value[node] = parts[0]
+            else:
+                self._emit(node, CatOp(), (parts,))
+        elif (kind := self._activation(node)) is not None:
+            self._emit(node, ActivationOp(kind), (self._resolve(node.args[0]),))
+        elif module is not None:
+            self._emit_any(node, ModuleOp(self._moved(module)))
+        else:
+            function = tensor_method(str(node.target)) if node.op == "call_method" else node.target
+            self._emit_any(node, FunctionOp(function))  # type: ignore[arg-type]
+
+    def _emit_any(self, node: fx.Node, op: Op) -> None:
+        """Any operator; what depends on parameters alone is computed here, once."""
+        args, kwargs = self._resolve(node.args), self._resolve(node.kwargs)
+        if next(_refs((args, kwargs)), None) is not None:
+            self._emit(node, op, args, kwargs)
+            return
+        with torch.no_grad():
+            self.value[node] = op(*args, **kwargs)
+        self.done.add(node)
+
+    def _batch(self, node: fx.Node) -> Any:
+        """BATCH for `x.shape[0]` and `x.size(0)`, the shape's own name for `x.shape`; None for anything else."""
+        of_rows = bool(node.args) and isinstance(node.args[0], fx.Node) and node.args[0] in self.value
+        if not of_rows or not (isinstance(self.value[node.args[0]], Ref) or self.value[node.args[0]] is _SHAPE):  # type: ignore[index]
+            return None
+        if node.op == "call_method" and node.target == "size" and node.args[1:] == (0,):
+            return BATCH
+        if node.target is getattr and node.args[1] == "shape" and self._only_first_is_read(node):
+            return _SHAPE
+        return BATCH if node.target is operator.getitem and self.value[node.args[0]] is _SHAPE else None  # type: ignore[index]
+
+    def _only_first_is_read(self, shape: fx.Node) -> bool:
+        return all(user.target is operator.getitem and user.args[1] == 0 for user in shape.users)
+
+    def _emit(self, node: fx.Node, op: Op | SiteOp, args: Any, kwargs: Any = None, site: str | None = None) -> None:
+        self.nodes.append(Node(len(self.nodes) + 1, op, tuple(args), kwargs or {}, site))
+        self.value[node] = Ref(len(self.nodes))
+        self.done.add(node)
+
+    def _emit_fused(self, node: fx.Node, make: Callable[[str | None], Op]) -> None:
+        """An operator with the activation that follows it, if that is its only reader."""
+        follower, kind = self._next_activation(node)
+        self._emit(node, make(kind), self._resolve(node.args))
+        self._alias(follower, node)
+
+    def _alias(self, follower: fx.Node | None, node: fx.Node) -> None:
+        if follower is not None:
+            self.value[follower] = self.value[node]
+            self.done.add(follower)
+
+    # -- convolutions -----------------------------------------------------------------------------------------------
+
+    def _conv(self, node: fx.Node, module: nn.Conv2d) -> None:
+        last, (weight, bias) = self._folded(node, module)
+        args = [self._resolve(node.args[0])]
+        end = last
+        if (addition := self._addition_after(last)) is not None:
+            other = next(a for a in addition.args if a is not last)
+            args.append(self._resolve(other))
+            end = addition
+        follower, kind = self._next_activation(end)
+        op = ConvOp(weight, bias, module.stride, module.padding, module.dilation, module.groups, kind)  # type: ignore[arg-type]
+        self._emit(node, op, args)
+        for covered in (last, end):
+            if covered is not node:
+                self._alias(covered, node)
+        self._alias(follower, node)
+
+    def _site(self, node: fx.Node, module: nn.Module) -> None:
+        if isinstance(module, PerSampleConv2d):
+            op = SiteOp(str(node.target), self._moved(module), None, None, self.model.choices)
+            named = [node.kwargs[name] for name in ("x", "z") if name in node.kwargs]
+            self._emit(node, op, self._resolve((*node.args, *named)), site=str(node.target))
+            return
+        if not isinstance(module, DynamicConv2d):
+            op = SiteOp(str(node.target), module, None, None, self.model.choices)
+            self._emit(node, op, (self._resolve(node.args[0]),), site=str(node.target))
+            return
+        last, (weight, bias) = self._folded(node, module)
+        follower, kind = self._next_activation(last)
+        op = SiteOp(str(node.target), module, weight, bias, self.model.choices, activation=kind, factored=self.optimise)
+        self._emit(node, op, (self._resolve(node.args[0]),), site=str(node.target))
+        if last is not node:
+            self._alias(last, node)
+        self._alias(follower, node)
+
+    def _folded(self, node: fx.Node, conv: nn.Conv2d) -> tuple[fx.Node, tuple[Tensor, Tensor | None]]:
+        """The convolution's weight and bias with the normalisation after it folded in, and the last node covered."""
+        weight, bias = conv.weight.detach().double(), conv.bias
+        bias = None if bias is None else bias.detach().double()
+        follower = _only_user(node) if self.optimise else None
+        norm = self.modules.get(str(follower.target)) if follower is not None and follower.op == "call_module" else None
+        if follower is not None and isinstance(norm, nn.BatchNorm2d) and _has_statistics(norm):
+            scale, shift = _scale_shift(norm)
+            weight = weight * scale.view(-1, 1, 1, 1)
+            bias = shift if bias is None else bias * scale + shift
+            node = follower
+        return node, (self._cast(weight), None if bias is None else self._cast(bias))
+
+    def _addition_after(self, node: fx.Node) -> fx.Node | None:
+        """The addition that this value alone goes to, where the other operand is there already."""
+        user = _only_user(node) if self.optimise else None
+        if user is None or not self._is_addition(user) or user.args[0] is user.args[1]:
+            return None
+        other: Any = next(a for a in user.args if a is not node)
+        # what is added later in the tree than the convolution would hold it back to where it is run more often
+        there = isinstance(self.value.get(other), Ref) and self.sites_before[other] <= self.sites_before[node]
+        return user if there else None
+
+    # -- what a node is -----------------------------------------------------------------------------------------------
+
+    def _next_activation(self, node: fx.Node) -> tuple[fx.Node | None, str | None]:
+        user = _only_user(node) if self.optimise else None
+        kind = self._activation(user) if user is not None else None
+        return (user, kind) if kind is not None else (None, None)
+
+    def _activation(self, node: fx.Node) -> str | None:
+        if node.op == "call_module":
+            module = self.modules[str(node.target)]
+            return {nn.ReLU: "relu", nn.ReLU6: "relu6"}.get(type(module))
+        if node.op == "call_method":
+            return "relu" if node.target in ("relu", "relu_") else None
+        return _ACTIVATION_FUNCTIONS.get(node.target)
+
+    def _is_addition(self, node: fx.Node) -> bool:
+        named = node.op == "call_function" and node.target in _ADDITIONS
+        named |= node.op == "call_method" and node.target in ("add", "add_")
+        tensors = all(isinstance(a, fx.Node) and a.op != "get_attr" for a in node.args)
+        return named and len(node.args) == 2 and tensors and not node.kwargs
+
+    def _is_channel_cat(self, node: fx.Node) -> bool:
+        if node.target not in (torch.cat, torch.concat) or not node.args or not isinstance(node.args[0], (list, tuple)):
+            return False
+        return bool(node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0) == 1)
+
+    def _is_identity(self, node: fx.Node, module: nn.Module | None) -> bool:
+        if isinstance(module, (nn.Dropout, nn.Dropout2d, nn.Identity)):
+            return True
+        return node.target in (F.dropout, F.dropout2d) and not node.kwargs.get("training", True)
+
+    # -- tensors ------------------------------------------------------------------------------------------------------
+
+    def _affine(self, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+        scale, shift = _scale_shift(norm)
+        return self._cast(scale), self._cast(shift)
+
+    def _cast(self, tensor: Any) -> Any:
+        if not isinstance(tensor, Tensor):
+            return tensor
+        dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
+        return tensor.detach().to(self.device, dtype)
+
+    def _moved(self, module: nn.Module) -> nn.Module:
+        import copy
+
+        return copy.deepcopy(module).to(device=self.device, dtype=self.dtype)
+
+    def _resolve(self, value: Any) -> Any:
+        return fx.node.map_arg(value, lambda n: self.value[n])
+
+
+def in_place_reads(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
+    """Let whoever reads a value after it was changed in place read the changed one: the graph then has no side effects.
+
+    Raises ModelError for an in-place method that is not known.
+    """
+    for node in graph.nodes:
+        module = modules.get(str(node.target)) if node.op == "call_module" else None
+        changes = bool(getattr(module, "inplace", False)) or bool(node.kwargs.get("inplace", False))
+        changes |= node.target in (operator.iadd, F.relu_)
+        if node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__"):
+            if node.target not in ("relu_", "add_"):
+                raise ModelError(
+                    f"the traced network changes a tensor in place by {node.target}; that is not supported"
+                )
+            changes = True
+        if not changes or not node.args or not isinstance(node.args[0], fx.Node):
+            continue
+        order = list(graph.nodes)
+        after = frozenset(order[order.index(node) + 1 :])
+        node.args[0].replace_all_uses_with(node, delete_user_cb=after.__contains__)
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _is_plain(conv: nn.Conv2d) -> bool:
+    return conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+
+
+def _has_statistics(norm: nn.BatchNorm2d) -> bool:
+    return norm.running_mean is not None and norm.running_var is not None
+
+
+def _scale_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    mean, var = norm.running_mean.double(), norm.running_var.double()  # type: ignore[union-attr]
+    scale = 1.0 / torch.sqrt(var + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight.detach().double()
+    shift = -mean * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.detach().double()
+
+
+def _attribute(model: nn.Module, target: str) -> Any:
+    value: Any = model
+    for part in target.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _without_dead(nodes: list[Node], output: int) -> list[Node]:
+    needed, kept = {output}, []
+    for node in reversed(nodes):
+        if node.id in needed:
+            kept.append(node)
+            needed |= node.inputs()
+    return kept[::-1]

@@ -1,0 +1,330 @@
+"""The operators a tree runs, each with its output shape, its multiply-accumulates and its scratch memory.
+
+Not here: which operator runs when (`graph`, `stages`), and how a site's layer becomes an operator (`site_ops`).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from itd.engine.macs import layer_macs
+from itd.errors import InputSizeError
+from itd.layers import LAYERS
+from itd.layers.conv import PerSampleConv2d
+from itd.layers.involution import Involution2d
+
+CHANNELS_LAST = torch.channels_last
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu_,
+    "relu6": lambda x: F.hardtanh_(x, 0.0, 6.0),
+}
+"""What changes a tensor of its own in place."""
+_ONEDNN_ACTIVATION: dict[str | None, tuple[str, list[float]]] = {
+    None: ("none", []),
+    "relu": ("relu", []),
+    "relu6": ("hardtanh", [0.0, 6.0]),
+}
+
+
+class WindowError(ValueError):
+    """A window that exceeds its input: the configuration cannot run at this image size."""
+
+
+class ShapeError(ValueError):
+    """Shapes that an operator cannot take, such as an addition of two sizes: the setting does not fit the network."""
+
+
+class _Batch:
+    """Stands for the number of rows, which differs from one chunk to the next."""
+
+    def __repr__(self) -> str:
+        return "BATCH"
+
+
+BATCH = _Batch()
+"""An argument that is the number of rows of the first one."""
+
+
+def on_meta(value: Any) -> Any:
+    """The same nest of arguments with every tensor on the meta device."""
+    return tree_map(lambda v: v.to("meta") if isinstance(v, Tensor) else v, value)
+
+
+def tried(work: Callable[[], Any], error: type[ValueError]) -> Any:
+    """What a shape computation gives; torch's complaint about shapes becomes `error`."""
+    try:
+        return work()
+    except (RuntimeError, IndexError, InputSizeError) as reason:
+        raise error(str(reason).strip().splitlines()[0]) from reason
+
+
+def onednn_fuses(weight: Tensor) -> bool:
+    """Whether oneDNN's convolution with a packed weight and a fused activation can take this weight."""
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    )
+
+
+def meeting(work: Callable[[], Any], what: str, *tensors: Tensor) -> Any:
+    """What a shape computation of several tensors gives; ShapeError saying which sizes met."""
+    try:
+        return work()
+    except RuntimeError as reason:
+        sizes = " and ".join("x".join(map(str, t.shape[2:] if t.ndim == 4 else t.shape)) for t in tensors)
+        raise ShapeError(f"{what} meets {sizes}") from reason
+
+
+class Op:
+    """A pure function of tensors. Subclasses say what it costs without running it, by way of meta tensors.
+
+    pointwise: each output position depends on the same input position alone, so that it commutes with subsampling.
+    windowed: a convolution or a pool that slides a window over maps (N, C, H, W).
+    """
+
+    pointwise = False
+    windowed = False
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def meta(self, *args: Any, **kwargs: Any) -> Any:
+        """The output's shape and type, as a meta tensor, from meta tensors."""
+        return self(*args, **kwargs)
+
+    def macs(self, out: Any, *args: Any) -> int:
+        """Multiply-accumulates for these (meta) tensors."""
+        return 0
+
+    def scratch(self, out: Any, *args: Any) -> int:
+        """Bytes in use while it runs, beyond its inputs and its output."""
+        return 0
+
+
+class ConvOp(Op):
+    """A convolution with its normalisation folded in, an optional addition and an optional activation.
+
+    weight: (O, I/g, kh, kw); bias: (O,) or None. Called with x (N, I, H, W) and, where something is added before the
+    activation, `other` (N, O, H', W').
+    """
+
+    windowed = True
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        dilation: tuple[int, int],
+        groups: int,
+        activation: str | None = None,
+    ) -> None:
+        self.weight = weight.contiguous(memory_format=CHANNELS_LAST)
+        self.bias = bias
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        self.activation = activation
+        self.pointwise = weight.shape[2:] == (1, 1) and stride == (1, 1) and padding == (0, 0)
+        self.packed: Tensor | None = None
+        self.fuses = onednn_fuses(weight)
+
+    def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        if self.fuses and (other is None or tuple(other.shape) == self._out_shape(tuple(x.shape))):
+            return self._fused(x, other)
+        out = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        if other is not None:
+            out = out.add_(other) if out.shape == other.shape else out + other
+        return ACTIVATIONS[self.activation](out) if self.activation else out
+
+    def _fused(self, x: Tensor, other: Tensor | None) -> Tensor:
+        geometry = (list(self.padding), list(self.stride), list(self.dilation), self.groups)
+        if self.packed is None:
+            self.packed = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *geometry, list(x.shape))
+        x = x.contiguous(memory_format=CHANNELS_LAST)
+        name, scalars = _ONEDNN_ACTIVATION[self.activation]
+        run = torch.ops.mkldnn._convolution_pointwise
+        if other is None:
+            return run(x, self.packed, self.bias, *geometry, name, scalars, "")
+        other = other.contiguous(memory_format=CHANNELS_LAST)
+        fused = "relu" if self.activation == "relu" else None  # the one activation that may follow an addition there
+        out = run.binary(x, other, self.packed, self.bias, *geometry, "add", 1.0, fused, [], "")
+        return ACTIVATIONS[self.activation](out) if self.activation and not fused else out
+
+    def _out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        sides = zip(shape[2:], self.weight.shape[2:], self.stride, self.padding, self.dilation, strict=True)
+        size = ((length + 2 * p - d * (k - 1) - 1) // s + 1 for length, k, s, p, d in sides)
+        return shape[0], self.weight.shape[0], *size
+
+    def meta(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        shape = self._out_shape(tuple(x.shape))
+        if min(shape[2:]) < 1:
+            raise WindowError("a convolution's window exceeds its input")
+        out = x.new_empty(shape)
+        return out if other is None else meeting(lambda: out + other, "an addition", out, other)
+
+    def macs(self, out: Tensor, *args: Any) -> int:
+        return out.numel() * math.prod(self.weight.shape[1:])
+
+
+class BatchNormOp(Op):
+    """A normalisation that could not be folded, as a scale and a shift, with an optional activation."""
+
+    pointwise = True
+
+    def __init__(self, scale: Tensor, shift: Tensor, activation: str | None = None) -> None:
+        self.scale, self.shift, self.activation = scale, shift, activation
+        self.zeros, self.ones = torch.zeros_like(scale), torch.ones_like(scale)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        out = F.batch_norm(x, self.zeros, self.ones, self.scale, self.shift, False, 0.0, 0.0)
+        return ACTIVATIONS[self.activation](out) if self.activation else out
+
+    def meta(self, x: Tensor) -> Tensor:
+        return torch.empty_like(x)
+
+
+class CatOp(Op):
+    """Tensors side by side along the channels."""
+
+    pointwise = True
+
+    def __call__(self, xs: Any) -> Tensor:
+        return torch.cat(xs, dim=1)
+
+    def meta(self, xs: Any) -> Tensor:
+        return meeting(lambda: self(on_meta(xs)), "a concatenation", *xs)
+
+
+class AddOp(Op):
+    """An addition of two tensors with an optional activation."""
+
+    pointwise = True
+
+    def __init__(self, activation: str | None = None) -> None:
+        self.activation = activation
+
+    def __call__(self, x: Any, y: Any) -> Any:
+        out = x + y
+        return ACTIVATIONS[self.activation](out) if self.activation else out
+
+    def meta(self, x: Any, y: Any) -> Any:
+        return meeting(lambda: self(*on_meta((x, y))), "an addition", x, y)
+
+
+class ActivationOp(Op):
+    """An activation that could not be fused into what came before it."""
+
+    pointwise = True
+
+    def __init__(self, activation: str) -> None:
+        self.activation = activation
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.relu(x) if self.activation == "relu" else F.relu6(x)
+
+    def meta(self, x: Tensor) -> Tensor:
+        return torch.empty_like(x)
+
+
+_POINTWISE_MODULES = (
+    nn.SiLU,
+    nn.GELU,
+    nn.Sigmoid,
+    nn.Tanh,
+    nn.Hardswish,
+    nn.Hardsigmoid,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.Mish,
+)
+_POINTWISE_FUNCTIONS: frozenset[Any] = frozenset(
+    {operator.mul, torch.mul, torch.sigmoid, torch.tanh, F.silu, F.gelu, F.hardswish, F.leaky_relu, F.elu}
+)
+
+
+_WINDOW_FUNCTIONS: frozenset[Any] = frozenset({F.conv2d, F.max_pool2d, F.avg_pool2d, torch.conv2d, torch.max_pool2d})
+_WINDOWS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, PerSampleConv2d, Involution2d)
+
+
+class ModuleOp(Op):
+    """Any other layer, run as it is (its in-place flag taken away)."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = copy.copy(module)
+        if getattr(self.module, "inplace", False):
+            self.module.inplace = False  # type: ignore[assignment]
+        self.pointwise = isinstance(module, _POINTWISE_MODULES)
+        self.windowed = isinstance(module, _WINDOWS)
+        self._meta: nn.Module | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+    def meta(self, *args: Any, **kwargs: Any) -> Any:
+        if self._meta is None:
+            self._meta = copy.deepcopy(self.module).to("meta")
+        module = self._meta
+        kind = WindowError if isinstance(module, _WINDOWS) else ShapeError
+        return tried(lambda: module(*on_meta(args), **on_meta(kwargs)), kind)
+
+    def macs(self, out: Any, *args: Any) -> int:
+        if isinstance(self.module, nn.Linear):
+            return out.numel() * self.module.in_features
+        if isinstance(self.module, nn.Conv2d):
+            return out.numel() * math.prod(self.module.weight.shape[1:])
+        if isinstance(self.module, nn.ConvTranspose2d):
+            return args[0].numel() * math.prod(self.module.weight.shape[1:])
+        if isinstance(self.module, LAYERS):
+            return layer_macs(self.module, args[0], out)
+        return 0
+
+    def scratch(self, out: Any, *args: Any) -> int:
+        if isinstance(self.module, PerSampleConv2d):
+            return out.shape[0] * self.module.scratch_numel(args[0]) * out.element_size()
+        return 0
+
+
+class FunctionOp(Op):
+    """A function or tensor method of the traced network, run as it is."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.pointwise = function in _POINTWISE_FUNCTIONS
+        self.windowed = function in _WINDOW_FUNCTIONS
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if any(a is BATCH for a in args):
+            args = tuple(args[0].shape[0] if a is BATCH else a for a in args)
+        return self.function(*args, **kwargs)
+
+    def meta(self, *args: Any, **kwargs: Any) -> Any:
+        kind = WindowError if self.windowed else ShapeError
+        return tried(lambda: self(*on_meta(args), **on_meta(kwargs)), kind)
+
+    def macs(self, out: Any, *args: Any) -> int:
+        if self.function in (F.linear, torch.matmul, torch.bmm, operator.matmul):
+            return out.numel() * args[0].shape[-1]
+        if self.function is F.conv2d:
+            return out.numel() * math.prod(args[1].shape[1:])
+        return 0
+
+
+def tensor_method(name: str) -> Callable[..., Any]:
+    """`x.name(...)` as a function of x."""
+
+    def call(x: Any, *args: Any, **kwargs: Any) -> Any:
+        return getattr(x, name)(*args, **kwargs)
+
+    return call

@@ -1,0 +1,94 @@
+"""The trie of a space's configurations along the stages of a tree: which choices a prefix still has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from itd.engine.stages import Stage
+from itd.space import Setting, Space
+
+Choice = Setting | int
+"""A setting of the branch's layers, or how many-fold a subsampling branch subsamples."""
+
+
+@dataclass(frozen=True)
+class Fork:
+    """One branch of the tree. choices: everything any prefix may choose there. children: (prefixes, choices) int32,
+    the number of the longer prefix, -1 where the choice is not allowed."""
+
+    choices: tuple[Choice, ...]
+    children: np.ndarray
+
+
+@dataclass(frozen=True)
+class Trie:
+    """forks[i] leads from stage i to i + 1; configs[p] is the configuration that prefix p of the last stage is."""
+
+    forks: tuple[Fork, ...]
+    configs: np.ndarray
+
+
+def build_trie(space: Space, stages: Sequence[Stage]) -> Trie:
+    """The trie of a space. stages: as `cut` made them."""
+    prefix = [0] * len(space)
+    forks: list[Fork] = []
+    branches = [stage.branch for stage in stages[1:]]
+    position = 0
+    while position < len(branches):
+        branch = branches[position]
+        assert branch is not None
+        settings = [config[branch.site].only(branch.attributes) for config in space.configs]
+        if branch.base:
+            bases = _bases(prefix, settings)
+            factors: list[Choice] = [
+                int(s.stride / b.stride) if s.stride != b.stride else 1  # type: ignore[operator]
+                for s, b in zip(settings, bases, strict=True)
+            ]
+            prefix = _fork(prefix, bases, forks)
+            prefix = _fork(prefix, factors, forks)
+            position += 2
+        else:
+            prefix = _fork(prefix, settings, forks)
+            position += 1
+    configs = np.full(max(prefix) + 1, -1, np.int64)
+    for number, last in enumerate(prefix):
+        if configs[last] >= 0:
+            raise ValueError(f"configurations {configs[last]} and {number} are the same network")
+        configs[last] = number
+    return Trie(tuple(forks), configs)
+
+
+def _bases(prefix: list[int], settings: list[Setting]) -> list[Setting]:
+    """For each configuration the setting at whose stride its layers run: the smallest allowed divisor of its own."""
+    allowed: dict[tuple[int, Setting], set[float]] = {}
+    for p, s in zip(prefix, settings, strict=True):
+        allowed.setdefault((p, s.only(("dilation", "size"))), set()).add(s.stride)  # type: ignore[arg-type]
+    bases = []
+    for p, s in zip(prefix, settings, strict=True):
+        divisors = [v for v in allowed[p, s.only(("dilation", "size"))] if v >= 1 and s.stride % v == 0]  # type: ignore[operator]
+        bases.append(s if s.stride == 0.5 else s | Setting(stride=min(divisors)))
+    return bases
+
+
+def _fork(prefix: list[int], picked: Sequence[Choice], forks: list[Fork]) -> list[int]:
+    choices = tuple(dict.fromkeys(sorted(set(picked), key=_order)))
+    column = {choice: i for i, choice in enumerate(choices)}
+    children = np.full((max(prefix) + 1, len(choices)), -1, np.int32)
+    longer = []
+    count = 0
+    for p, choice in zip(prefix, picked, strict=True):
+        if children[p, column[choice]] < 0:
+            children[p, column[choice]] = count
+            count += 1
+        longer.append(int(children[p, column[choice]]))
+    forks.append(Fork(choices, children))
+    return longer
+
+
+def _order(choice: Choice) -> tuple[float, ...]:
+    if isinstance(choice, int):
+        return (choice,)
+    return tuple(value or 0 for value in (choice.stride, choice.dilation, choice.size))

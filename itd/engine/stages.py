@@ -1,0 +1,144 @@
+"""The graph cut into the levels of a prefix tree (DESIGN: "The prefix tree"). Which values cross, and where to branch.
+
+A *branch point* is a set of a site's layers that take their setting together; the tree branches there. Where the
+stride varies, it branches twice: the layer runs at a base stride (1 stands for 1, 2, 3 and 4), the pointwise operators
+after it run too, and only then is the result subsampled, which gives the same numbers as the larger strides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from itd.engine.graph import Graph, Node
+from itd.patcher import DynamicModel
+from itd.space import ATTRIBUTES, Space
+
+
+@dataclass(frozen=True)
+class Branch:
+    """Where the tree branches: `nodes` take the setting; or, where there are none, `values` are subsampled.
+
+    site: index of the site in the space. attributes: what the setting says. base: a subsampling branch follows.
+    """
+
+    site: int
+    attributes: frozenset[str]
+    nodes: tuple[Node, ...] = ()
+    values: frozenset[int] = frozenset()
+    base: bool = False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is run for each prefix: first the branch (none at the root), then the nodes.
+
+    carried: values that the branch leaves in place; entering: values present once the branch was taken;
+    leaving: values that later stages read. frees[i]: values that nothing reads after node i.
+    """
+
+    branch: Branch | None
+    nodes: tuple[Node, ...]
+    entering: tuple[int, ...]
+    leaving: tuple[int, ...]
+    frees: tuple[tuple[int, ...], ...]
+
+
+def cut(model: DynamicModel, graph: Graph, space: Space, *, subsample: bool = True) -> tuple[Stage, ...]:
+    """The stages of a tree over a space.
+
+    subsample: whether strides share one convolution at their base stride; False runs each stride as it is.
+    """
+    points = _branch_points(model, graph, space)
+    levels = _levels(graph, points)
+    plan: list[tuple[Branch | None, list[Node]]] = [(None, [n for n in graph.nodes if levels[n.id] == 0])]
+    for number, point in enumerate(points, start=1):
+        own = [n for n in graph.nodes if levels[n.id] == number and n not in point.nodes]
+        if not (subsample and "stride" in point.attributes):
+            plan.append((point, own))
+            continue
+        zone = _pointwise_zone(point, own)
+        inside = frozenset(n.id for n in (*point.nodes, *zone))
+        plan.append((Branch(point.site, point.attributes, point.nodes, base=True), zone))
+        rest = [n for n in own if n.id not in inside]
+        plan.append((Branch(point.site, frozenset({"stride"}), values=inside), rest))
+    return _with_frontiers(plan, graph)
+
+
+def _branch_points(model: DynamicModel, graph: Graph, space: Space) -> list[Branch]:
+    """Each site's layers, grouped where they have the same sites before them, in the order they are run."""
+    owner = {m.path: (name, m.attributes) for name, modules in model.sites.items() for m in modules}
+    index = {site.name: i for i, site in enumerate(space.sites)}
+    varied = {
+        site.name: frozenset(a for a in ATTRIBUTES if len(space.options.get(site.name, {}).get(a, ())) > 0)
+        for site in space.sites
+    }
+    before: dict[int, frozenset[int]] = {0: frozenset()}
+    groups: dict[tuple[str, frozenset[int], bool], list[Node]] = {}
+    for node in graph.nodes:
+        above = frozenset().union(*(before[i] for i in node.inputs()))
+        if node.site is not None:
+            name, attributes = owner[node.site]
+            if attributes & varied[name]:
+                strided = "stride" in attributes & varied[name]
+                groups.setdefault((name, above, strided), []).append(node)
+            above |= {node.id}
+        before[node.id] = above
+    points = []
+    for (name, *_), nodes in sorted(groups.items(), key=lambda item: item[1][0].id):
+        taken = frozenset().union(*(owner[n.site or ""][1] for n in nodes)) & varied[name]
+        points.append(Branch(index[name], taken, tuple(nodes)))
+    return points
+
+
+def _levels(graph: Graph, points: list[Branch]) -> dict[int, int]:
+    at = {node.id: number for number, point in enumerate(points, start=1) for node in point.nodes}
+    levels = {0: 0}
+    for node in graph.nodes:
+        levels[node.id] = max([at.get(node.id, 0), *(levels[i] for i in node.inputs())])
+    return levels
+
+
+def _pointwise_zone(point: Branch, own: list[Node]) -> list[Node]:
+    """The nodes after a branch point that read it through pointwise operators alone."""
+    inside = {n.id for n in point.nodes}
+    zone = []
+    for node in own:
+        inputs = node.inputs()
+        if inputs and inputs <= inside and node.site is None and node.op.pointwise:  # type: ignore[union-attr]
+            zone.append(node)
+            inside.add(node.id)
+    return zone
+
+
+def _with_frontiers(plan: list[tuple[Branch | None, list[Node]]], graph: Graph) -> tuple[Stage, ...]:
+    needed: set[int] = {graph.output}
+    stages: list[Stage] = []
+    for branch, nodes in reversed(plan):
+        leaving = set(needed)
+        made = {n.id for n in nodes}
+        read = {i for n in nodes for i in n.inputs()}
+        entering = (leaving | read) - made
+        stages.append(
+            Stage(branch, tuple(nodes), _ordered(entering), _ordered(leaving), _frees(nodes, leaving, entering))
+        )
+        needed = set(entering)
+        if branch is not None:
+            needed -= {n.id for n in branch.nodes}
+            needed |= {i for n in branch.nodes for i in n.inputs()}
+    return tuple(reversed(stages))
+
+
+def _frees(nodes: list[Node], leaving: set[int], entering: set[int]) -> tuple[tuple[int, ...], ...]:
+    last: dict[int, int] = {}
+    for position, node in enumerate(nodes):
+        for i in node.inputs():
+            last[i] = position
+    frees: list[list[int]] = [[] for _ in nodes]
+    for value, position in last.items():
+        if value not in leaving:
+            frees[position].append(value)
+    return tuple(tuple(sorted(f)) for f in frees)
+
+
+def _ordered(values: set[int]) -> tuple[int, ...]:
+    return tuple(sorted(values))

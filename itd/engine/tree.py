@@ -1,0 +1,271 @@
+"""The prefix tree, run: every configuration of a space on a batch of images, shared work done once.
+
+Rows are (prefix, image) pairs. Rows at the same stage whose tensors have the same shapes wait together, whatever
+prefix they came by, and run as one batch. The deepest batch that is full runs first, so little waits at a time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from itd.engine.costs import Costs, Shapes, fixed_op, resolve, site_op
+from itd.engine.graph import build_graph
+from itd.engine.ops import CHANNELS_LAST, ShapeError, WindowError
+from itd.engine.precision import Precision
+from itd.engine.prefixes import Choice, build_trie
+from itd.engine.stages import Branch, Stage, cut
+from itd.errors import ItdError, SpaceError
+from itd.patcher import DynamicModel, layer_attributes
+from itd.space import Space
+
+Sink = Callable[[np.ndarray, np.ndarray, Tensor], None]
+"""Takes configurations (rows,), images (rows,) and logits (rows, K)."""
+
+
+@dataclass
+class Segment:
+    """Rows that wait at a stage. values: value number -> (rows, ...) tensor."""
+
+    values: dict[int, Tensor]
+    prefixes: np.ndarray
+    images: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.prefixes)
+
+    def part(self, first: int, last: int) -> Segment:
+        """Rows first to last - 1."""
+        rows = slice(first, last)
+        return Segment({i: v[rows] for i, v in self.values.items()}, self.prefixes[rows], self.images[rows])
+
+
+@dataclass
+class Queue:
+    """Segments of one stage and one set of shapes."""
+
+    segments: deque[Segment] = field(default_factory=deque)
+    rows: int = 0
+
+    def push(self, segment: Segment) -> None:
+        self.segments.append(segment)
+        self.rows += len(segment)
+
+    def pop(self, count: int) -> Segment:
+        """The first `count` rows as one segment."""
+        taken = []
+        while count > 0 and self.segments:
+            first = self.segments.popleft()
+            if len(first) > count:
+                self.segments.appendleft(first.part(count, len(first)))
+                first = first.part(0, count)
+            taken.append(first)
+            count -= len(first)
+        segment = _joined(taken)
+        self.rows -= len(segment)
+        return segment
+
+
+def _joined(segments: list[Segment]) -> Segment:
+    if len(segments) == 1:
+        return segments[0]
+    values = {i: torch.cat([s.values[i] for s in segments]) for i in segments[0].values}
+    return Segment(values, np.concatenate([s.prefixes for s in segments]), np.concatenate([s.images for s in segments]))
+
+
+def default_budget_bytes(device: torch.device) -> int:
+    """How much memory one chunk may take: about what stays in a CPU's last cache, a sixteenth of a GPU's memory."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory // 16
+    return 48 << 20
+
+
+def default_batch_size(device: torch.device) -> int:
+    """How many images a sweep puts into the tree at once where nobody says."""
+    return 64 if device.type == "cuda" else 8
+
+
+class TreeExecutor:
+    """Runs a space on batches of images.
+
+    model: patched, in evaluation mode. precision: of weights and activations. budget_bytes: for one chunk; None is
+    the device's default. subsample: whether strides share one convolution, which is cheaper where all are run.
+    """
+
+    def __init__(
+        self,
+        model: DynamicModel,
+        space: Space,
+        *,
+        device: torch.device | str = "cpu",
+        precision: Precision | None = None,
+        budget_bytes: int | None = None,
+        subsample: bool = True,
+    ) -> None:
+        self.device, self.precision = torch.device(device), precision or Precision()
+        self.space = space
+        graph = build_graph(model, self.precision.dtype, self.device)
+        self.output = graph.output
+        self.stages = cut(model, graph, space, subsample=subsample)
+        self.trie = build_trie(space, self.stages)
+        self.attributes = layer_attributes(model.sites)
+        self.costs = Costs(self.stages, self.attributes, self.precision.dtype)
+        self.budget_bytes = budget_bytes or default_budget_bytes(self.device)
+        self._limits: dict[tuple[int, Shapes], int] = {}
+
+    def run(self, pixels: Tensor, sink: Sink) -> None:
+        """Every configuration on every image. pixels: (N, 3, H, W) float32, on any device."""
+        pixels = pixels.to(self.device, self.precision.dtype, memory_format=CHANNELS_LAST, non_blocking=True)
+        count = pixels.shape[0]
+        queues: list[dict[Shapes, Queue]] = [{} for _ in self.stages]
+        self._push(queues, 0, Segment({0: pixels}, np.zeros(count, np.int64), np.arange(count)))
+        with torch.inference_mode(), self.precision.flags():
+            for number, shapes, segment in self._schedule(queues):
+                self._run_chunk(queues, number, shapes, segment, sink)
+
+    # -- scheduling ---------------------------------------------------------------------------------------------------
+
+    def _push(self, queues: list[dict[Shapes, Queue]], number: int, segment: Segment) -> None:
+        shapes = tuple((1, *segment.values[i].shape[1:]) for i in self.stages[number].entering)
+        queues[number].setdefault(shapes, Queue()).push(segment)
+
+    def _schedule(self, queues: list[dict[Shapes, Queue]]) -> Iterator[tuple[int, Shapes, Segment]]:
+        """The deepest full chunk; where none is full, the shallowest rows, which may fill one."""
+        while True:
+            picked = self._full(queues) or self._shallowest(queues)
+            if picked is None:
+                return
+            number, shapes = picked
+            queue = queues[number][shapes]
+            segment = queue.pop(self._limit(number, shapes))
+            if not queue.rows:
+                del queues[number][shapes]
+            yield number, shapes, segment
+
+    def _full(self, queues: list[dict[Shapes, Queue]]) -> tuple[int, Shapes] | None:
+        for number in reversed(range(len(queues))):
+            for shapes, queue in queues[number].items():
+                if queue.rows >= self._limit(number, shapes):
+                    return number, shapes
+        return None
+
+    def _shallowest(self, queues: list[dict[Shapes, Queue]]) -> tuple[int, Shapes] | None:
+        for number, waiting in enumerate(queues):
+            if waiting:
+                return number, max(waiting, key=lambda shapes: waiting[shapes].rows)
+        return None
+
+    def _limit(self, number: int, shapes: Shapes) -> int:
+        key = (number, shapes)
+        if key not in self._limits:
+            fork = self.trie.forks[number] if number < len(self.trie.forks) else None
+            try:
+                row_bytes = self.costs.work_bytes(number, shapes, fork)
+            except (WindowError, ShapeError) as error:
+                raise SpaceError(
+                    f"a configuration of this space cannot run at this image size ({error}); leave it out, as "
+                    "itd.runner.request.prepare does, or give larger images"
+                ) from error
+            self._limits[key] = max(1, self.budget_bytes // max(1, row_bytes))
+        return self._limits[key]
+
+    # -- one chunk ----------------------------------------------------------------------------------------------------
+
+    def _run_chunk(
+        self, queues: list[dict[Shapes, Queue]], number: int, shapes: Shapes, segment: Segment, sink: Sink
+    ) -> None:
+        """Run a chunk; out of memory, run its halves, and keep later ones as small."""
+        try:
+            pushes = self._run_rows(number, segment, sink)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(segment) == 1:
+                raise ItdError(
+                    f"out of memory on {self.device} with a single image at {shapes}; "
+                    "give fewer --options, a smaller --crop or another --device"
+                ) from error
+            half = len(segment) // 2
+        else:
+            for below, child in pushes:
+                self._push(queues, below, child)
+            return
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self._limits[number, shapes] = max(1, min(self._limits.get((number, shapes), half), half))
+        self._run_chunk(queues, number, shapes, segment.part(0, half), sink)
+        self._run_chunk(queues, number, shapes, segment.part(half, len(segment)), sink)
+
+    def _run_rows(self, number: int, segment: Segment, sink: Sink) -> list[tuple[int, Segment]]:
+        values = run_nodes(self.stages[number], segment.values)
+        if number == len(self.trie.forks):
+            sink(self.trie.configs[segment.prefixes], segment.images, values[self.output])
+            return []
+        fork, stage = self.trie.forks[number], self.stages[number + 1]
+        pushes = []
+        for column, choice in enumerate(fork.choices):
+            children = self._children(number, column, segment, values)
+            rows = np.flatnonzero(children >= 0)
+            if not len(rows):
+                continue
+            part, images = values, segment.images
+            if len(rows) < len(children):
+                index = torch.from_numpy(rows).to(self.device, non_blocking=True)
+                part = {i: _rows_of(v, index) for i, v in values.items()}
+                children, images = children[rows], images[rows]
+            pushes.append((number + 1, Segment(self._branch(stage, choice, part), children, images)))
+        return pushes
+
+    def _children(self, number: int, column: int, segment: Segment, values: dict[int, Tensor]) -> np.ndarray:
+        """(rows,) the longer prefix that each row goes on with by a choice, -1 where it does not take it."""
+        return self.trie.forks[number].children[segment.prefixes, column]
+
+    def _branch(self, stage: Stage, choice: Choice, values: dict[int, Tensor]) -> dict[int, Tensor]:
+        assert stage.branch is not None
+        return take_branch(stage.branch, choice, values, stage.entering, self.attributes)
+
+
+def _rows_of(value: Tensor, index: Tensor) -> Tensor:
+    picked = value.index_select(0, index)
+    return picked.contiguous(memory_format=CHANNELS_LAST) if picked.ndim == 4 else picked
+
+
+def take_branch(
+    branch: Branch,
+    choice: Choice,
+    values: dict[int, Tensor],
+    entering: tuple[int, ...],
+    attributes: dict[str, frozenset[str]],
+) -> dict[int, Tensor]:
+    """What enters a stage by a choice, from what left the stage before. The tensors given are not changed."""
+    values = dict(values)
+    if isinstance(choice, int):
+        for i in branch.values & values.keys() if choice > 1 else ():
+            values[i] = values[i][:, :, ::choice, ::choice].contiguous(memory_format=CHANNELS_LAST)
+    else:
+        for node in branch.nodes:
+            values[node.id] = site_op(node, choice, attributes)(*resolve(node.args, values))
+    return {i: values[i] for i in entering}
+
+
+def run_nodes(stage: Stage, entering: dict[int, Tensor]) -> dict[int, Tensor]:
+    """A stage's operators in order; values that nothing reads any more are let go."""
+    values = dict(entering)
+    for node, frees in zip(stage.nodes, stage.frees, strict=True):
+        values[node.id] = fixed_op(node)(*resolve(node.args, values), **resolve(node.kwargs, values))
+        for i in frees:
+            del values[i]
+    return {i: values[i] for i in stage.leaving}
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch says that memory ran out, on a GPU or a CPU."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return "DefaultCPUAllocator" in text or "not enough memory" in text or "out of memory" in text

@@ -1,0 +1,1 @@
+"""Choosing a configuration without the label: learners, their cross-validated measure, prediction with one."""

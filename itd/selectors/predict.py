@@ -1,0 +1,268 @@
+"""Classifies images: with a network as it is, or with a selector, which makes it really dynamic.
+
+Images are run a batch at a time; within a batch those that take the same path run together.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from itd.api import request_weights
+from itd.data.images import DIGITS, EXTENSIONS, FolderReader, ImageSet
+from itd.data.loader import batches
+from itd.data.preprocess import Preprocess
+from itd.engine.routed import Frontier, RoutedExecutor, pooled, pooling_macs
+from itd.engine.tree import default_batch_size
+from itd.errors import DataError, ItdError, ModelError
+from itd.patcher import Choices
+from itd.runner.request import SweepRequest, patched_model
+from itd.selectors.evaluate import thumbnail
+from itd.selectors.selector import Selector, load_selector
+from itd.selectors.source import SiteSettings, listed, plain_macs, sites_text
+from itd.weights.load import Weights, apply_weights
+
+
+@dataclass(frozen=True)
+class PredictRequest:
+    """What `itd predict` takes.
+
+    images: files, folders with files, or "digits". model: torchvision's name; the selector's where it is None.
+    weights: as of `SweepRequest`. selector: a file of `itd select --save`. classes_file: one name per line, in label
+    order. top: how many classes of each image.
+    """
+
+    images: tuple[str, ...]
+    model: str | None = None
+    weights: str | None = None
+    selector: str | None = None
+    classes_file: str | None = None
+    num_classes: int | None = None
+    top: int = 1
+    device: str | None = None
+    batch_size: int | None = None
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image. top: (class, its name or None, probability), the likeliest first. config: site -> attribute -> value
+    that it chose (of a cascade the last it ran; None without a selector or where all were averaged). macs: everything
+    that was run for it, with what choosing cost; None for a network without registered sites."""
+
+    image: str
+    top: tuple[tuple[int, str | None, float], ...]
+    config: SiteSettings | None = None
+    macs: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        top = [{"class": c, "name": name, "probability": p} for c, name, p in self.top]
+        return {"image": self.image, "top": top, "config": self.config, "macs": self.macs}
+
+
+def predict(request: PredictRequest, *, quiet: bool = False) -> Iterator[Prediction]:
+    """Classifies images, in the order given.
+
+    Raises ItdError before the first for weights that the selector was not made for, no images, and names that do not
+    fit; at an image that cannot be decoded, naming it.
+
+    >>> next(predict(PredictRequest(("digits",), "resnet18", "none"))).top[0][0] in range(10)
+    True
+    """
+    images = _images(request.images)
+    selector = None if request.selector is None else load_selector(request.selector)
+    name = _model_name(request, selector)
+    data = DIGITS if request.images == (DIGITS,) else ""
+    sweep = SweepRequest(
+        name,
+        sites=None if selector is None else sites_text(name, selector.sites),
+        choices=Choices() if selector is None else Choices(**selector.choices),
+        weights=request.weights,
+        num_classes=request.num_classes,
+        device=request.device,
+    )
+    weights = request_weights(sweep, data, quiet=quiet)
+    names = _class_names(request, weights)
+    network: _Static | _Selected = _Static(sweep, weights) if selector is None else _Selected(sweep, weights, selector)
+    size = request.batch_size or default_batch_size(network.device)
+    top = min(request.top, weights.num_classes)
+    return _predictions(request, images, network, names, size, top)
+
+
+def _predictions(
+    request: PredictRequest,
+    images: ImageSet,
+    network: _Static | _Selected,
+    names: Sequence[str] | None,
+    batch_size: int,
+    top: int,
+) -> Iterator[Prediction]:
+    order = np.arange(len(images), dtype=np.int32)
+    for batch in batches(images, order, network.preprocess, batch_size=batch_size, workers=request.workers):
+        probabilities, configs, macs = network.run(batch.pixels)
+        values, classes = probabilities.topk(top)
+        for row, sample in enumerate(batch.samples):
+            listed = zip(classes[row].tolist(), values[row].tolist(), strict=True)
+            yield Prediction(
+                images.names[sample],
+                tuple((c, None if names is None else names[c], p) for c, p in listed),
+                configs[row],
+                macs[row],
+            )
+
+
+class _Static:
+    """The network as it is."""
+
+    def __init__(self, sweep: SweepRequest, weights: Weights) -> None:
+        from itd.patcher import build_model
+
+        self.device, self.preprocess = sweep.checked_device(), weights.preprocess
+        self.model: nn.Module = build_model(sweep.model, weights.num_classes)
+        apply_weights(self.model, weights)
+        self.model.eval().to(self.device).to(memory_format=torch.channels_last)
+
+    def run(self, pixels: Tensor) -> tuple[Tensor, list[None], list[None]]:
+        """(N, K) probabilities; which configurations, and what they cost: not told."""
+        with torch.inference_mode():
+            logits = self.model(pixels.to(self.device, memory_format=torch.channels_last))
+        nothing: list[None] = [None] * len(pixels)
+        return logits.float().softmax(1).cpu(), nothing, nothing
+
+
+class _Selected:
+    """The network with a selector: every image at a configuration of its own."""
+
+    def __init__(self, sweep: SweepRequest, weights: Weights, selector: Selector) -> None:
+        if weights.sha256 != selector.weights_sha256:
+            raise ModelError(
+                f"weights {weights.label} are not those that the selector was made for; give --weights those, or make "
+                "a selector for these with `itd select`"
+            )
+        self.selector, self.device = selector, sweep.checked_device()
+        self.preprocess = Preprocess.from_identity(dict(selector.preprocess))
+        sweep = replace(sweep, attributes=",".join(selector.attributes))
+        model, _, own = patched_model(sweep, weights.num_classes)
+        apply_weights(model, weights)
+        space, self.numbers = listed(model.eval(), None if own else sweep.model, selector.attributes, selector.configs)
+        self.macs = plain_macs(model, space, self.preprocess.side_px)[self.numbers]
+        self.network = RoutedExecutor(model, space, swept=selector.swept, device=self.device)
+        self._run: Callable[[Tensor], tuple[Tensor, np.ndarray, np.ndarray]] = {
+            "cascade": self._cascade,
+            "averaging": self._averaging,
+        }.get(selector.method, self._learned)
+
+    def run(self, pixels: Tensor) -> tuple[Tensor, list[SiteSettings | None], list[float]]:
+        """(N, K) probabilities, the configuration of each image, and what was spent on it. pixels: (N, 3, H, W)."""
+        probabilities, places, macs = self._run(pixels)
+        return probabilities, [None if p < 0 else self.selector.configs[p] for p in places], macs.tolist()
+
+    def _at(self, pixels: Tensor, place: int) -> Tensor:
+        return self.network.logits(pixels, np.full(len(pixels), self.numbers[place])).softmax(1)
+
+    def _cascade(self, pixels: Tensor) -> tuple[Tensor, np.ndarray, np.ndarray]:
+        assert self.selector.threshold is not None
+        found: Tensor | None = None
+        places, spent = np.zeros(len(pixels), np.int64), np.zeros(len(pixels))
+        left = np.arange(len(pixels))
+        for place in range(len(self.numbers)):
+            probabilities = self._at(pixels[left], place)
+            found = probabilities.clone() if found is None else found
+            found[left] = probabilities
+            places[left] = place
+            spent[left] += self.macs[place]
+            left = left[(probabilities.max(1).values < self.selector.threshold).numpy()]
+            if not len(left):
+                break
+        assert found is not None
+        return found, places, spent
+
+    def _averaging(self, pixels: Tensor) -> tuple[Tensor, np.ndarray, np.ndarray]:
+        mean = torch.stack([self._at(pixels, place) for place in range(len(self.numbers))]).mean(0)
+        return mean, np.full(len(pixels), -1), np.full(len(pixels), self.macs.sum())
+
+    def _learned(self, pixels: Tensor) -> tuple[Tensor, np.ndarray, np.ndarray]:
+        learned = self.selector.learned
+        assert learned is not None
+        places = np.zeros(len(pixels), np.int64)
+        own = float(learned.macs())
+        small = thumbnail(pixels) if self.selector.source == "thumbnail" else None
+        own += 0 if small is None else 3 * pixels.shape[-1] * pixels.shape[-2]
+        pooling = 0
+
+        def choose(frontier: Frontier, images: np.ndarray) -> np.ndarray:
+            nonlocal pooling
+            if small is None:
+                pooling = pooling_macs(frontier)
+            places[images] = learned.choose(pooled(frontier) if small is None else small[images])
+            return self.numbers[places[images]]
+
+        probabilities = self.network.logits(pixels, choose).softmax(1)
+        return probabilities, places, self.macs[places] + own + pooling
+
+
+def _model_name(request: PredictRequest, selector: Selector | None) -> str:
+    if selector is None:
+        if request.model is None:
+            raise ItdError("nothing says which network; give --model, or a --selector, which names its own")
+        return request.model
+    if request.model not in (None, selector.model):
+        raise ModelError(f"the selector is for {selector.model}, not for {request.model}; leave --model out")
+    return selector.model
+
+
+def _images(given: Sequence[str]) -> ImageSet:
+    """The images in the order given, those of a folder sorted."""
+    if tuple(given) == (DIGITS,):
+        from itd.data.digits import digits_images
+
+        return digits_images("eval")
+    names: list[str] = []
+    for one in given:
+        path = Path(one)
+        if path.is_dir():
+            inside = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+            if not inside:
+                raise DataError(f"no images in {one}; files ending in {', '.join(EXTENSIONS)} are read")
+            names += inside
+        elif path.is_file():
+            names.append(one)
+        else:
+            raise DataError(f"no such image: {one}; give image files, folders of them, or digits")
+    return ImageSet(
+        names,
+        np.zeros(len(names), np.int16),
+        ("",),
+        np.array([os.path.getsize(n) for n in names]),
+        "",
+        FolderReader(""),
+    )
+
+
+def _class_names(request: PredictRequest, weights: Weights) -> Sequence[str] | None:
+    """K names, or None where nobody knows them."""
+    count = weights.num_classes
+    if request.classes_file:
+        try:
+            text = Path(request.classes_file).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(
+                f"cannot read --classes {request.classes_file}: {error}; expected one name per line"
+            ) from error
+        names = [line.strip() for line in text.splitlines() if line.strip()]
+        if len(names) != count:
+            raise DataError(f"--classes {request.classes_file} names {len(names)} classes, the network has {count}")
+        return names
+    if count != 1000:
+        return None
+    from torchvision.models import ResNet50_Weights
+
+    return ResNet50_Weights.IMAGENET1K_V1.meta["categories"]

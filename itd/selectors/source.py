@@ -1,0 +1,122 @@
+"""The network and the images that a result is of, put together again; refused where they are not the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from itd.api import request_weights
+from itd.data.images import ImageSet, asked_data, is_digits, open_images
+from itd.data.preprocess import Preprocess
+from itd.errors import ResultError
+from itd.patcher import MODELS, Choices, DynamicModel
+from itd.patcher.model import check_space, site_specs
+from itd.runner.request import SweepRequest, costs_of, patched_model
+from itd.space import Setting, Space, SpaceList, listed_space
+from itd.store import Result
+from itd.weights.load import Weights, apply_weights
+
+SiteSettings = Mapping[str, Mapping[str, float]]
+"""`{"A": {"stride": 2}, ...}`: one configuration."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What a result was swept from: the patched network in evaluation mode, with its weights, and the images."""
+
+    result: Result
+    model: DynamicModel
+    weights: Weights
+    images: ImageSet
+    preprocess: Preprocess
+    device: torch.device
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """The result's."""
+        return self.result.manifest["identity"] if self.result.manifest else {}
+
+    @property
+    def swept(self) -> tuple[str, ...]:
+        """The sites that the result varies."""
+        return tuple(self.result.manifest["swept"]) if self.result.manifest else ()
+
+    def space(self, rows: Sequence[int]) -> tuple[Space, np.ndarray]:
+        """A space of some of the result's configurations, and the number in it of each. rows: as of `matrix`."""
+        name = None if sites_text(self.identity["model"], self.identity["sites"]) else self.identity["model"]
+        return listed(self.model, name, self.result.attributes, [self.result.setting(row) for row in rows])
+
+
+def open_subject(
+    result: Result, data: str | None, weights: str | None = None, *, device: str | None = None, quiet: bool = False
+) -> Subject:
+    """The network and images of a result.
+
+    data: a folder per class, "digits", or None for $ITD_DATA, else the digits. weights: as `--weights` takes them.
+    Raises ResultError where the result does not say what it is of, or where weights or images are not those.
+    """
+    if result.manifest is None:
+        raise ResultError(
+            f"{result.path} does not say which network it is of; give the folder that `itd sweep` wrote, not a file"
+        )
+    identity = result.manifest["identity"]
+    if "recalibration" in identity:
+        raise ResultError(
+            f"{result.path} was swept with statistics re-estimated for each configuration, which a selector cannot "
+            "take along; give a result of `itd sweep`"
+        )
+    data = asked_data(data)
+    request = SweepRequest(
+        model=identity["model"],
+        attributes=",".join(result.attributes),
+        sites=sites_text(identity["model"], identity["sites"]),
+        choices=Choices(**identity["choices"]),
+        data=data,
+        weights=weights,
+        num_classes=result.num_classes if not is_digits(data) else None,
+        device=device,
+    )
+    loaded = request_weights(request, data, quiet=quiet)
+    if loaded.sha256 != identity["weights_sha256"]:
+        raise ResultError(
+            f"weights {loaded.label} are not those that {result.path} was swept with; give --weights what its "
+            "`itd sweep` was given"
+        )
+    images = open_images(data, num_classes=result.num_classes, weights_classes=loaded.num_classes)
+    if images.fingerprint() != identity["data"]:
+        raise ResultError(f"the images of {data} are not those that {result.path} is of; give --data what it was given")
+    model, _, _ = patched_model(request, loaded.num_classes)
+    apply_weights(model, loaded)
+    preprocess = replace(Preprocess.from_identity(identity["preprocess"]), **(identity["variation"] or {}))
+    return Subject(result, model.eval(), loaded, images, preprocess, request.checked_device())
+
+
+def sites_text(model: str, sites: Mapping[str, Sequence[str]]) -> str | None:
+    """Sites as `--sites` takes them; None where they are the registered ones."""
+    own = {name: [m.path for m in modules] for name, modules in MODELS[model].sites.items()} if model in MODELS else {}
+    if {name: list(paths) for name, paths in sites.items()} == own:
+        return None
+    return ",".join(f"{name}={'+'.join(paths)}" for name, paths in sites.items())
+
+
+def listed(
+    model: DynamicModel, name: str | None, attributes: Sequence[str], configs: Sequence[SiteSettings]
+) -> tuple[Space, np.ndarray]:
+    """A space of these configurations, and the number in it of each of them.
+
+    name: a registered model's, whose sites have its restrictions.
+    """
+    specs = site_specs(model, MODELS[name] if name else None)
+    given = tuple({s: Setting(**values) for s, values in c.items() if values} for c in configs)  # type: ignore[arg-type]
+    space = check_space(model, listed_space(SpaceList(tuple(attributes), given), specs))
+    alone = [listed_space(SpaceList(tuple(attributes), (config,)), specs).configs[0] for config in given]
+    return space, np.array([space.configs.index(config) for config in alone])
+
+
+def plain_macs(model: DynamicModel, space: Space, side_px: int) -> np.ndarray:
+    """(C,) of each configuration's plain forward of one image, as a result has them."""
+    return np.array(costs_of(model, space, side_px, optimise=False).per_config, np.float64)

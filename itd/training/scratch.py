@@ -1,0 +1,287 @@
+"""Training a network from scratch, as the learned dynamic convolutions and what they are compared with are, alike."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from itd.api import request_weights
+from itd.data.cifar10 import CIFAR10_PREPROCESS, is_cifar10
+from itd.data.images import ImageSet, asked_data, is_digits, open_images
+from itd.data.loader import batches
+from itd.data.preprocess import DIGITS_PREPROCESS, Preprocess
+from itd.engine.precision import Precision
+from itd.errors import DataError, ItdError, NotFiniteError
+from itd.layers.models import is_learned
+from itd.patcher import build_model
+from itd.runner.request import SweepRequest
+from itd.runner.scores import score
+from itd.training.curve import Curve, CurvePoint
+from itd.training.data import TrainingSet, augmentation, training_images
+from itd.training.run_files import RunFiles, finished, publish, weights_path
+from itd.training.trainer import Objective, Schedule, train
+from itd.weights.load import Weights, apply_weights, load_weights
+
+TRAIN_KEY = "itd.train"
+"""In the .safetensors header: how the weights were made, as JSON."""
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What `itd train` takes.
+
+    model: a name of `itd models --learned`, such as cifar-resnet18+condconv, or torchvision's. data: training images, a
+    folder per class, CIFAR-10 or the digits. weights: to begin with; "none" for random ones. schedule: how it is
+    trained. label_smoothing: share of the target that all classes have alike. limit: images of each epoch. out: the
+    weights. test: held-out images for the learning curve, every `test_every`th; they change no weight.
+    """
+
+    model: str = "cifar-resnet18"
+    data: str | None = None
+    classes_file: str | None = None
+    num_classes: int | None = None
+    weights: str = "none"
+    schedule: Schedule = field(default_factory=lambda: Schedule(30, 0.1, shape="onecycle", weight_decay=5e-4))
+    label_smoothing: float = 0.0
+    limit: int | None = None
+    device: str | None = None
+    workers: int = 0
+    out: str | None = None
+    test: str | None = None
+    test_every: int = 1
+
+    def out_path(self) -> Path:
+        """Where the weights go.
+
+        >>> str(TrainRequest("cifar-resnet18+se").out_path())
+        'trained/cifar-resnet18+se.safetensors'
+        """
+        return weights_path(self.out or f"trained/{self.model}.safetensors")
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a run did. already: it was there before."""
+
+    out: str
+    model: str
+    epochs: int
+    steps: int
+    images: int
+    already: bool
+
+
+@dataclass(frozen=True)
+class TestReport:
+    """What a network achieves. top1, top5: shares of the n images, top5 None for fewer than six classes."""
+
+    model: str
+    weights: str
+    n: int
+    top1: float
+    top5: float | None
+
+    __test__ = False  # pytest, this is no test
+
+
+def train_network(
+    request: TrainRequest, *, on_start: Callable[[int], Callable[[int, float], Any] | None] | None = None
+) -> TrainReport:
+    """Trains a network and writes a plain state dict with its preprocessing.
+
+    on_start: called with the number of steps; returns what is told (steps done, loss). The same request again goes on
+    after the last whole epoch, or says that it is done. Raises ItdError for anything that cannot be, a loss that is not
+    finite, and a checkpoint of another run.
+    """
+    if not 0 <= request.label_smoothing < 1:
+        raise ItdError(f"--label-smoothing {request.label_smoothing:g} is not allowed; give 0 up to 1, as in 0.1")
+    data = asked_data(request.data)
+    files, name = RunFiles(request.out_path()), request.model
+    device = SweepRequest(name, device=request.device).checked_device()
+    images = _training_images(request, data)
+    weights = load_weights(name, request.weights, num_classes=images.num_classes)
+    preprocess = preprocess_of(name, data)
+    training = TrainingSet(images, augmentation(data, preprocess), request.schedule.seed, request.limit)
+    steps = request.schedule.epochs * training.steps(request.schedule.batch_size)
+    identity = _identity(request, images, weights, preprocess)
+    files.out.parent.mkdir(parents=True, exist_ok=True)
+    done = finished(files, identity, request.schedule)
+    held_out = _held_out(request, images)
+    if done and held_out is not None and not files.curve.exists():
+        raise ItdError(
+            f"{files.out} is trained already, without --test: its curve cannot be had any more; give another --out, or "
+            "leave --test out"
+        )
+    if not done:
+        model = build_model(name, images.num_classes)
+        apply_weights(model, weights)
+        test = _tester(request, held_out, Curve(files.curve), files.checkpoint.exists(), model, preprocess, device)
+        train(
+            model, training, request.schedule, cross_entropy(request.label_smoothing), files, identity, device=device,
+            workers=request.workers, progress=on_start(steps) if on_start else None, on_epoch=test,
+        )  # fmt: skip
+        if int(os.environ.get("RANK", "0")) == 0:
+            publish(model, replace(weights, preprocess=preprocess), files, identity, request.schedule, TRAIN_KEY)
+    return TrainReport(str(files.out), name, request.schedule.epochs, steps, len(images), done)
+
+
+def _identity(request: TrainRequest, images: ImageSet, weights: Weights, preprocess: Preprocess) -> dict[str, Any]:
+    return {
+        "model": request.model,
+        "weights_sha256": weights.sha256,
+        "data": images.fingerprint(),
+        "preprocess": preprocess.identity(),
+        "label_smoothing": request.label_smoothing,
+        "limit": request.limit,
+    }
+
+
+def cross_entropy(label_smoothing: float = 0.0) -> Objective:
+    """A step's loss: the mean cross-entropy of the batch."""
+
+    def parts(
+        network: nn.Module, pixels: Tensor, labels: Tensor, step: int
+    ) -> Sequence[tuple[str, Callable[[], Tensor]]]:
+        return [("-", lambda: F.cross_entropy(network(pixels), labels, label_smoothing=label_smoothing))]
+
+    return parts
+
+
+def measure(
+    name: str,
+    weights: str | None,
+    data: str | None,
+    *,
+    num_classes: int | None = None,
+    classes_file: str | None = None,
+    limit: int | None = None,
+    batch_size: int = 64,
+    device: str | None = None,
+    precision: str = "fp32",
+    workers: int = 0,
+    on_start: Callable[[int], Callable[[int], Any]] | None = None,
+) -> TestReport:
+    """Top-1 and top-5 of a network on labelled images. name: as of `TrainRequest`; the others as of
+    `SweepRequest`. on_start: called with the number of images; returns what is told how many were just tested."""
+    data = asked_data(data)
+    request = SweepRequest(name, data=data, weights=weights, num_classes=num_classes, device=device)
+    loaded: Weights = request_weights(request, data)
+    images = open_images(
+        data, num_classes=num_classes, weights_classes=loaded.num_classes, classes_file=classes_file, split="eval"
+    )
+    where = request.checked_device()
+    model = build_model(name, loaded.num_classes)
+    apply_weights(model, loaded)
+    samples = range(min(len(images), limit or len(images)))
+    progress = on_start(len(samples)) if on_start else None
+    rank = label_ranks(
+        model.to(where), images, samples, loaded.preprocess, where, batch_size=batch_size, precision=precision,
+        workers=workers, progress=progress,
+    )  # fmt: skip
+    top5 = float((rank < 5).mean()) if loaded.num_classes > 5 else None
+    return TestReport(name, loaded.label, len(rank), float((rank == 0).mean()), top5)
+
+
+def label_ranks(
+    model: nn.Module,
+    images: ImageSet,
+    samples: Sequence[int],
+    preprocess: Preprocess,
+    device: torch.device,
+    *,
+    batch_size: int = 64,
+    precision: str = "fp32",
+    workers: int = 0,
+    progress: Callable[[int], Any] | None = None,
+) -> np.ndarray:
+    """The label's rank (`itd.runner.scores.score`) for these samples: (n,), 0 where the network is right.
+
+    model: on the device; it is left in evaluation mode, channels-last and of the precision. progress: told how many
+    images were just tested. Raises NotFiniteError, naming the image, for a logit that is not finite.
+    """
+    kind = Precision(precision, str(device))
+    model.eval().to(kind.dtype).to(memory_format=torch.channels_last)
+    ranks = []
+    for batch in batches(images, np.array(samples, dtype=np.int32), preprocess, batch_size=batch_size, workers=workers):
+        with torch.inference_mode(), kind.flags():
+            logits = model(batch.pixels.to(device, kind.dtype, memory_format=torch.channels_last)).float().cpu()
+        scores = score(logits, torch.from_numpy(batch.labels))
+        if not bool(scores.finite.all()):
+            sample = int(batch.samples[int((~scores.finite).nonzero()[0])])
+            raise NotFiniteError(
+                f"image {sample}, {images.names[sample]}: a logit is not finite; test with --precision fp32, or train "
+                "again with a smaller --lr"
+            )
+        ranks.append(scores.rank.numpy())
+        if progress is not None:
+            progress(len(batch))
+    return np.concatenate(ranks)
+
+
+def preprocess_of(name: str, data: str) -> Preprocess:
+    """What a network that is trained from scratch on these images expects."""
+    if is_digits(data):
+        return DIGITS_PREPROCESS
+    if is_cifar10(data) or (is_learned(name) and name.startswith("cifar")):
+        return CIFAR10_PREPROCESS
+    return Preprocess()
+
+
+def _held_out(request: TrainRequest, images: ImageSet) -> ImageSet | None:
+    if request.test is None:
+        if request.test_every != 1:
+            raise ItdError(f"--test-every {request.test_every} is of --test, which is not given; give --test DIR too")
+        return None
+    held_out = open_images(
+        request.test, num_classes=request.num_classes, weights_classes=images.num_classes,
+        classes_file=request.classes_file, split="eval",
+    )  # fmt: skip
+    if held_out.class_names != images.class_names:
+        ours, theirs = ", ".join(images.class_names[:3]), ", ".join(held_out.class_names[:3])
+        raise DataError(
+            f"--test {request.test} has the classes {theirs}, ..., and --data {images.source} {ours}, ...; give images "
+            "of the classes that are trained"
+        )
+    if held_out.fingerprint() == images.fingerprint():
+        raise DataError(f"--test {request.test} holds the very images that are trained on; give others")
+    return held_out
+
+
+def _tester(
+    request: TrainRequest,
+    held_out: ImageSet | None,
+    curve: Curve,
+    resumed: bool,
+    model: nn.Module,
+    preprocess: Preprocess,
+    device: torch.device,
+) -> Callable[[int, int, float], None] | None:
+    """What adds a point to the curve after an epoch, if images are held out. An old curve of another run goes."""
+    of = "" if held_out is None else f"{held_out.fingerprint()[:16]}/{request.test_every}"
+    if int(os.environ.get("RANK", "0")) == 0:
+        curve.begin(of, resumed)
+    if held_out is None:
+        return None
+    samples = range(0, len(held_out), request.test_every)
+
+    def test(epochs: int, seen: int, loss: float) -> None:
+        rank = label_ranks(model, held_out, samples, preprocess, device, workers=request.workers)
+        curve.add(CurvePoint(epochs, seen, loss, len(rank), float((rank == 0).mean()), of))
+
+    return test
+
+
+def _training_images(request: TrainRequest, data: str) -> ImageSet:
+    known: Mapping[str, Any] = {"num_classes": request.num_classes, "classes_file": request.classes_file}
+    if not is_digits(data) and not is_cifar10(data) and request.num_classes is None and Path(data).is_dir():
+        folders = sum(entry.is_dir() and not entry.name.startswith(".") for entry in os.scandir(data))
+        known = {**known, "num_classes": folders if folders else None}
+    return training_images(data, **known)

@@ -1,0 +1,1 @@
+"""Which numbers: weights from a file, from torchvision, or trained once on the embedded digits."""

@@ -1,0 +1,1 @@
+"""What tests share: synthetic results and plain definitions."""
