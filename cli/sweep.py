@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from itd.space import OPEN_CHOICES, Choices
+from itd.space import OPEN_CONVENTIONS, Conventions
 from itd_cli.options import note, op_options, resumable
 
 
@@ -47,8 +47,8 @@ def _shard(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
 
 def _choice(name: str, text: str) -> Callable[..., Any]:
     """An open choice of the paper's text: a reconstruction, our reading first."""
-    kind, option = click.Choice(OPEN_CHOICES[name]), "--" + name.replace("_", "-")
-    return click.option(option, type=kind, default=OPEN_CHOICES[name][0], show_default=True, help=text)
+    kind, option = click.Choice(OPEN_CONVENTIONS[name]), "--" + name.replace("_", "-")
+    return click.option(option, type=kind, default=OPEN_CONVENTIONS[name][0], show_default=True, help=text)
 
 
 def _what(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -170,8 +170,8 @@ def sweep(
     from itd.api import prepare_sweep, varied
     from itd.runner.request import SweepRequest
 
-    choices = Choices(size_scale, align_corners, shortcut, pool_half)
-    requests = varied(SweepRequest(choices=choices, **given), scales=scales, contexts_px=contexts_px)
+    conventions = Conventions(size_scale, align_corners, shortcut, pool_half)
+    requests = varied(SweepRequest(conventions=conventions, **given), scales=scales, contexts_px=contexts_px)
     if only_plan:
         click.echo("\n\n".join(plan_text(prepare_sweep(request, only_plan=True).plan()) for request in requests))
         return

@@ -247,17 +247,19 @@ class _Builder:
 
     def _site(self, node: fx.Node, module: nn.Module) -> None:
         if isinstance(module, PerSampleConv2d):
-            op = SiteOp(str(node.target), self._moved(module), None, None, self.model.choices)
+            op = SiteOp(str(node.target), self._moved(module), None, None, self.model.conventions)
             named = [node.kwargs[name] for name in ("x", "z") if name in node.kwargs]
             self._emit(node, op, self._resolve((*node.args, *named)), site=str(node.target))
             return
         if not isinstance(module, DynamicConv2d):
-            op = SiteOp(str(node.target), module, None, None, self.model.choices)
+            op = SiteOp(str(node.target), module, None, None, self.model.conventions)
             self._emit(node, op, (self._resolve(node.args[0]),), site=str(node.target))
             return
         last, (weight, bias) = self._folded(node, module)
         follower, kind = self._next_activation(last)
-        op = SiteOp(str(node.target), module, weight, bias, self.model.choices, activation=kind, factored=self.optimise)
+        op = SiteOp(
+            str(node.target), module, weight, bias, self.model.conventions, activation=kind, factored=self.optimise
+        )
         self._emit(node, op, (self._resolve(node.args[0]),), site=str(node.target))
         if last is not node:
             self._alias(last, node)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from itd.engine.macs import kernel_macs
 from itd.engine.ops import ACTIVATIONS, CHANNELS_LAST, ConvOp, ModuleOp, Op, WindowError, tried
 from itd.patcher import (
-    Choices,
+    Conventions,
     DynamicPerSampleConv2d,
     Geometry,
     half_stride_weight,
@@ -71,16 +71,16 @@ class FactoredSizeOp(Op):
     """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, at: Geometry, choices: Choices, activation: str | None = None
+        self, weight: Tensor, bias: Tensor | None, at: Geometry, conventions: Conventions, activation: str | None = None
     ) -> None:
         out, channels, k0, _ = weight.shape
         self.k0, self.channels = k0, channels
-        rows = resize_matrix(k0, at.kernel, choices.align_corners).to(weight)
+        rows = resize_matrix(k0, at.kernel, conventions.align_corners).to(weight)
         stride, pad, d = int(at.stride), at.padding, at.dilation
         self.columns = [self._depthwise(row.view(1, 1, -1, 1), (stride, 1), (pad, 0), (d, 1)) for row in rows]
         self.rows = [self._depthwise(row.view(1, 1, 1, -1), (1, stride), (0, pad), (1, d)) for row in rows]
         # channel order of the filtered copies: (row of U over y, row of U over x, input channel)
-        mixed = (weight * choices.scale(k0, at.kernel)).permute(0, 2, 3, 1).reshape(out, -1, 1, 1)
+        mixed = (weight * conventions.scale(k0, at.kernel)).permute(0, 2, 3, 1).reshape(out, -1, 1, 1)
         self.mix = ConvOp(mixed, bias, (1, 1), (0, 0), (1, 1), 1, activation)
 
     def _depthwise(self, row: Tensor, stride: tuple[int, int], pad: tuple[int, int], d: tuple[int, int]) -> ConvOp:
@@ -109,11 +109,11 @@ class PoolOp(Op):
 
     windowed = True
 
-    def __init__(self, pool: nn.MaxPool2d | nn.AvgPool2d, setting: Setting, choices: Choices) -> None:
-        self.pool, self.setting, self.choices = pool, setting, choices
+    def __init__(self, pool: nn.MaxPool2d | nn.AvgPool2d, setting: Setting, conventions: Conventions) -> None:
+        self.pool, self.setting, self.conventions = pool, setting, conventions
 
     def __call__(self, x: Tensor) -> Tensor:
-        return pool_at(x, self.pool, self.setting, self.choices)
+        return pool_at(x, self.pool, self.setting, self.conventions)
 
     def meta(self, x: Tensor) -> Tensor:
         return tried(lambda: self(x), WindowError)
@@ -162,12 +162,12 @@ class SiteOp:
         layer: Any,
         weight: Tensor | None,
         bias: Tensor | None,
-        choices: Choices,
+        conventions: Conventions,
         *,
         activation: str | None = None,
         factored: bool = True,
     ) -> None:
-        self.path, self.layer, self.weight, self.bias, self.choices = path, layer, weight, bias, choices
+        self.path, self.layer, self.weight, self.bias, self.conventions = path, layer, weight, bias, conventions
         self.activation, self.factored = activation, factored
         self._ops: dict[Setting, Op] = {}
 
@@ -181,16 +181,16 @@ class SiteOp:
         if isinstance(self.layer, DynamicPerSampleConv2d):
             return PerSampleOp(self.layer, setting)
         if self.weight is None:
-            return PoolOp(self.layer, setting, self.choices)
+            return PoolOp(self.layer, setting, self.conventions)
         at = self.layer.geometry.at(setting, self.path)
         k0 = self.layer.geometry.kernel
         if at.stride == 0.5:
-            weight = resize_kernel(self.weight, at.kernel, self.choices)
-            nearest = k0 == 1 and self.choices.shortcut == "nearest"
+            weight = resize_kernel(self.weight, at.kernel, self.conventions)
+            nearest = k0 == 1 and self.conventions.shortcut == "nearest"
             return HalfStrideOp(weight, self.bias, at, nearest, self.activation)
         if self.factored and at.kernel > k0 and _factoring_pays(self.weight, at):
-            return FactoredSizeOp(self.weight, self.bias, at, self.choices, self.activation)
-        weight = resize_kernel(self.weight, at.kernel, self.choices)
+            return FactoredSizeOp(self.weight, self.bias, at, self.conventions, self.activation)
+        weight = resize_kernel(self.weight, at.kernel, self.conventions)
         stride, padding, dilation = ((int(v), int(v)) for v in (at.stride, at.padding, at.dilation))
         return ConvOp(weight, self.bias, stride, padding, dilation, at.groups, self.activation)
 

@@ -21,11 +21,12 @@ from itd.patcher.registry import (
     parse_sites,
     resolve_sites,
 )
-from itd.space import Choices
+from itd.space import Choices, Conventions
 
 __all__ = [
     "MODELS",
     "Choices",
+    "Conventions",
     "DynamicAvgPool2d",
     "DynamicConv2d",
     "DynamicMaxPool2d",

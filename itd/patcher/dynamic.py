@@ -13,41 +13,41 @@ from itd.errors import ModelError, SpaceError
 from itd.layers.conv import PerSampleConv2d
 from itd.layers.functional import check_images, per_sample_conv2d
 from itd.patcher.geometry import Geometry, half_stride_weight, resize_kernel
-from itd.space import Choices, Setting
+from itd.space import Conventions, Setting
 
 DEFAULT = Setting()
 
 
 def conv_at(
-    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, setting: Setting, choices: Choices
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, setting: Setting, conventions: Conventions
 ) -> Tensor:
     """A convolution at a setting.
 
     x: (N, I, H, W). weight: (O, I/g, k0, k0), untouched. geometry: the pretrained layer's. Returns (N, O, H', W'),
     with H' = 2H at stride 1/2.
     """
-    kernel = resize_kernel(weight, setting.size or geometry.kernel, choices)
-    return _convolve(x, kernel, bias, geometry, setting, choices)
+    kernel = resize_kernel(weight, setting.size or geometry.kernel, conventions)
+    return _convolve(x, kernel, bias, geometry, setting, conventions)
 
 
 def _convolve(
-    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, setting: Setting, choices: Choices
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, setting: Setting, conventions: Conventions
 ) -> Tensor:
     at = geometry.at(setting)
     if at.stride != 0.5:
         return F.conv2d(x, weight, bias, int(at.stride), at.padding, at.dilation, at.groups)
-    if geometry.kernel == 1 and choices.shortcut == "nearest":
+    if geometry.kernel == 1 and conventions.shortcut == "nearest":
         return F.interpolate(F.conv2d(x, weight, bias, 1, 0, 1, at.groups), scale_factor=2, mode="nearest")
     flipped = half_stride_weight(weight, at.groups)
     return F.conv_transpose2d(x, flipped, bias, 2, at.padding, 1, at.groups, at.dilation)
 
 
-def pool_at(x: Tensor, pool: nn.MaxPool2d | nn.AvgPool2d, setting: Setting, choices: Choices) -> Tensor:
+def pool_at(x: Tensor, pool: nn.MaxPool2d | nn.AvgPool2d, setting: Setting, conventions: Conventions) -> Tensor:
     """A pool at a stride: kernel and padding kept. x: (N, C, H, W) -> (N, C, H', W'), exactly 2H at stride 1/2."""
     own: Any = pool.stride
     stride: float = setting.stride or own
     if stride == 0.5:
-        x, stride = _upsample(x, choices), 1
+        x, stride = _upsample(x, conventions), 1
         if pool.kernel_size == 2:  # one row below and one column at the right keep the output at exactly 2H
             x = F.pad(x, (0, 1, 0, 1), mode="replicate")
     if isinstance(pool, nn.MaxPool2d):
@@ -57,8 +57,8 @@ def pool_at(x: Tensor, pool: nn.MaxPool2d | nn.AvgPool2d, setting: Setting, choi
     )
 
 
-def _upsample(x: Tensor, choices: Choices) -> Tensor:
-    if choices.pool_half == "nearest":
+def _upsample(x: Tensor, conventions: Conventions) -> Tensor:
+    if conventions.pool_half == "nearest":
         return F.interpolate(x, scale_factor=2, mode="nearest")
     return _zeros_between(x)
 
@@ -74,50 +74,50 @@ class DynamicConv2d(nn.Conv2d):
     """A pretrained `nn.Conv2d` that takes a setting; it shares the original's parameters and their names."""
 
     setting: Setting
-    choices: Choices
+    conventions: Conventions
     geometry: Geometry
     _resized: dict[tuple[Any, ...], Tensor]
 
     @classmethod
-    def wrap(cls, path: str, conv: nn.Conv2d, choices: Choices) -> DynamicConv2d:
+    def wrap(cls, path: str, conv: nn.Conv2d, conventions: Conventions) -> DynamicConv2d:
         """The same layer with `setting` left at the pretrained values."""
         new = cls.__new__(cls)
         new.__dict__ = {**conv.__dict__, "_parameters": dict(conv._parameters)}
         new.geometry = Geometry.of(path, conv)
-        new.setting, new.choices, new._resized = DEFAULT, choices, {}
+        new.setting, new.conventions, new._resized = DEFAULT, conventions, {}
         return new
 
     def forward(self, x: Tensor) -> Tensor:
         if self.setting == DEFAULT:
             return super().forward(x)
         kernel = self._kernel(self.setting.size or self.geometry.kernel)
-        return _convolve(x, kernel, self.bias, self.geometry, self.setting, self.choices)
+        return _convolve(x, kernel, self.bias, self.geometry, self.setting, self.conventions)
 
     def _kernel(self, k: int) -> Tensor:
         """The resized kernel; without gradients it is made once for each state of the weight."""
         if k == self.geometry.kernel or torch.is_grad_enabled():
-            return resize_kernel(self.weight, k, self.choices)
+            return resize_kernel(self.weight, k, self.conventions)
         key = (k, self.weight._version, self.weight.dtype, self.weight.device)
         if key not in self._resized:
             self._resized = {old: w for old, w in self._resized.items() if old[1:] == key[1:]}
-            kernel = resize_kernel(self.weight.detach(), k, self.choices)
+            kernel = resize_kernel(self.weight.detach(), k, self.conventions)
             self._resized[key] = kernel.contiguous(memory_format=torch.channels_last)
         return self._resized[key]
 
 
 def per_sample_conv_at(
-    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, setting: Setting, choices: Choices
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, setting: Setting, conventions: Conventions
 ) -> Tensor:
     """`conv_at` where each sample has its own kernel.
 
     x: (N, I, H, W). weight: (N, O, I/g, k0, k0). bias: (N, O) or None. Returns (N, O, H', W'), H' = 2H at stride 1/2.
     """
     at = geometry.at(setting)
-    kernel = resize_kernel(weight.flatten(0, 1), at.kernel, choices).unflatten(0, weight.shape[:2])
+    kernel = resize_kernel(weight.flatten(0, 1), at.kernel, conventions).unflatten(0, weight.shape[:2])
     how = {"padding": at.padding, "dilation": at.dilation, "groups": at.groups}
     if at.stride != 0.5:
         return per_sample_conv2d(x, kernel, bias, stride=int(at.stride), **how)
-    if geometry.kernel == 1 and choices.shortcut == "nearest":
+    if geometry.kernel == 1 and conventions.shortcut == "nearest":
         return F.interpolate(per_sample_conv2d(x, kernel, bias, **how), scale_factor=2, mode="nearest")
     return per_sample_conv2d(_zeros_between(x), kernel, bias, **how)
 
@@ -130,17 +130,17 @@ class DynamicPerSampleConv2d(PerSampleConv2d):
     """
 
     setting: Setting
-    choices: Choices
+    conventions: Conventions
     geometry: Geometry
 
     @staticmethod
-    def wrap(path: str, layer: PerSampleConv2d, choices: Choices) -> DynamicPerSampleConv2d:
+    def wrap(path: str, layer: PerSampleConv2d, conventions: Conventions) -> DynamicPerSampleConv2d:
         """The same layer, sharing its parameters, with `setting` left at the pretrained values."""
         cls = _dynamic_per_sample(type(layer))  # type: ignore[arg-type]
         new = cls.__new__(cls)
         new.__dict__ = {**layer.__dict__, "_parameters": dict(layer._parameters), "_modules": dict(layer._modules)}
         new.geometry = Geometry.of(path, layer)
-        new.setting, new.choices = DEFAULT, choices
+        new.setting, new.conventions = DEFAULT, conventions
         return new
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
@@ -149,7 +149,7 @@ class DynamicPerSampleConv2d(PerSampleConv2d):
             return super().forward(x, *given)
         check_images(type(self).__name__, x, self.in_channels)
         weight, bias = self.sample_kernels(x, *given)
-        return per_sample_conv_at(x, weight, bias, self.geometry, self.setting, self.choices)
+        return per_sample_conv_at(x, weight, bias, self.geometry, self.setting, self.conventions)
 
 
 @functools.cache
@@ -159,12 +159,12 @@ def _dynamic_per_sample(cls: Any) -> type[DynamicPerSampleConv2d]:
 
 class _DynamicPool:
     setting: Setting
-    choices: Choices
+    conventions: Conventions
 
     def forward(self, x: Tensor) -> Tensor:
         if self.setting == DEFAULT:
             return super().forward(x)  # type: ignore[misc]
-        return pool_at(x, self, self.setting, self.choices)  # type: ignore[arg-type]
+        return pool_at(x, self, self.setting, self.conventions)  # type: ignore[arg-type]
 
 
 class DynamicMaxPool2d(_DynamicPool, nn.MaxPool2d):
@@ -178,18 +178,18 @@ class DynamicAvgPool2d(_DynamicPool, nn.AvgPool2d):
 DynamicLayer = DynamicConv2d | DynamicPerSampleConv2d | DynamicMaxPool2d | DynamicAvgPool2d
 
 
-def wrap_layer(path: str, module: nn.Module, choices: Choices) -> DynamicLayer:
+def wrap_layer(path: str, module: nn.Module, conventions: Conventions) -> DynamicLayer:
     """The layer at `path` as one that takes a setting; ModelError for a layer that cannot."""
     if isinstance(module, nn.Conv2d):
-        return DynamicConv2d.wrap(path, module, choices)
+        return DynamicConv2d.wrap(path, module, conventions)
     if isinstance(module, PerSampleConv2d):
-        return DynamicPerSampleConv2d.wrap(path, module, choices)
+        return DynamicPerSampleConv2d.wrap(path, module, conventions)
     for kind, dynamic in ((nn.MaxPool2d, DynamicMaxPool2d), (nn.AvgPool2d, DynamicAvgPool2d)):
         if isinstance(module, kind):
             check_pool(path, module)
             new: Any = dynamic.__new__(dynamic)
             new.__dict__ = dict(module.__dict__)
-            new.setting, new.choices = DEFAULT, choices
+            new.setting, new.conventions = DEFAULT, conventions
             return new
     raise ModelError(
         f"{path} is a {type(module).__name__}, which cannot vary; a site takes Conv2d, CondConv2d, WeightNet2d, "

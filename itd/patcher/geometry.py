@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from itd.errors import ModelError, SpaceError
 from itd.layers.conv import PerSampleConv2d
-from itd.space import Choices, Setting
+from itd.space import Conventions, Setting
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Geometry:
         return replace(self, kernel=k, stride=stride, padding=double // 2, dilation=d)
 
 
-def resize_kernel(weight: Tensor, k: int, choices: Choices) -> Tensor:
+def resize_kernel(weight: Tensor, k: int, conventions: Conventions) -> Tensor:
     """A kernel resized bilinearly and scaled, so that it can stand in for the pretrained one.
 
     weight: (out, in/groups, k0, k0). Returns (out, in/groups, k, k) of the same dtype: resized in float32 (ITD paper,
@@ -78,9 +78,9 @@ def resize_kernel(weight: Tensor, k: int, choices: Choices) -> Tensor:
     if k == k0:
         return weight
     resized = F.interpolate(
-        weight.float(), size=(k, k), mode="bilinear", align_corners=choices.align_corners, antialias=False
+        weight.float(), size=(k, k), mode="bilinear", align_corners=conventions.align_corners, antialias=False
     )
-    return (resized * choices.scale(k0, k)).to(weight.dtype)
+    return (resized * conventions.scale(k0, k)).to(weight.dtype)
 
 
 def resize_matrix(k0: int, k: int, align_corners: bool) -> Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 from itd.errors import ModelError, SpaceError
 from itd.patcher.dynamic import DEFAULT, DynamicConv2d, DynamicPerSampleConv2d, check_pool_half, wrap_layer
 from itd.patcher.registry import MODELS, ModelEntry, Sites, resolve_sites
-from itd.space import ATTRIBUTES, Choices, Setting, SiteSpec, Space, build_space
+from itd.space import ATTRIBUTES, Conventions, Setting, SiteSpec, Space, build_space
 from itd.space.setting import OPTIONS
 
 
@@ -21,7 +21,7 @@ class DynamicModel(nn.Module):
     """What `patch` adds to a network's class: `sites` and `configured`. `forward` and `state_dict` stay its own."""
 
     sites: Sites
-    choices: Choices
+    conventions: Conventions
 
     @contextlib.contextmanager
     def configured(self, config: Mapping[str, Setting] | Sequence[Setting]) -> Iterator[DynamicModel]:
@@ -58,14 +58,14 @@ class DynamicModel(nn.Module):
                 layer.setting = setting
 
 
-def patch(model: nn.Module, sites: str | Sites, choices: Choices | None = None) -> DynamicModel:
+def patch(model: nn.Module, sites: str | Sites, conventions: Conventions | None = None) -> DynamicModel:
     """The same network, its site layers replaced by ones that take a setting.
 
     model: any network; it is left as it was, and the returned one shares its tensors. sites: a registered model's name
     or site name -> modules. Returns a network of the same class (a subclass), with the same `state_dict` keys and
     tensors. Raises ModelError for a path that is not there or a layer that cannot vary.
     """
-    choices = choices or Choices()
+    conventions = conventions or Conventions()
     if isinstance(sites, str):
         sites = entry_of(sites).sites
     resolved = resolve_sites(model, sites)
@@ -74,10 +74,10 @@ def patch(model: nn.Module, sites: str | Sites, choices: Choices | None = None) 
     for modules in resolved.values():
         for module in modules:
             parent, _, child = module.path.rpartition(".")
-            layer = wrap_layer(module.path, new.get_submodule(module.path), choices)
+            layer = wrap_layer(module.path, new.get_submodule(module.path), conventions)
             new.get_submodule(parent)._modules[child] = layer
     new.__class__ = _dynamic_class(type(new))  # type: ignore[arg-type]
-    new.sites, new.choices = resolved, choices  # type: ignore[assignment]
+    new.sites, new.conventions = resolved, conventions  # type: ignore[assignment]
     return new  # type: ignore[return-value]
 
 

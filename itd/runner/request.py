@@ -20,7 +20,7 @@ from itd.engine.stages import cut
 from itd.errors import ItdError, SpaceError
 from itd.patcher import (
     MODELS,
-    Choices,
+    Conventions,
     DynamicModel,
     Sites,
     build_model,
@@ -64,7 +64,7 @@ class SweepRequest:
     attributes: str | None = None
     sites: str | None = None
     options: tuple[str, ...] = ()
-    choices: Choices = field(default_factory=Choices)
+    conventions: Conventions = field(default_factory=Conventions)
     stride_range: tuple[int, int] = (4, 288)
     space_file: str | None = None
     data: str | None = None
@@ -192,7 +192,7 @@ def patched_model(request: SweepRequest, num_classes: int) -> tuple[DynamicModel
     """The network with random weights, patched; the swept sites; the user's own sites, if any."""
     network = build_model(request.model, num_classes)
     own, swept = parse_sites(request.model, request.sites)
-    return patch(network, own or request.model, request.choices), swept, own
+    return patch(network, own or request.model, request.conventions), swept, own
 
 
 def request_space(request: SweepRequest, model: DynamicModel, swept: Sequence[str], own: Sites | None) -> Space:
@@ -352,7 +352,7 @@ def _identity(
         "weights_sha256": weights.sha256,
         "sites": {name: [m.path for m in modules] for name, modules in model.sites.items()},
         "space": space.identity(),
-        "choices": request.choices.identity(),
+        "choices": request.conventions.identity(),
         "data": images.fingerprint(),
         "every": request.every,
         "preprocess": preprocess.identity(),

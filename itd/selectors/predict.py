@@ -22,7 +22,7 @@ from itd.data.preprocess import Preprocess
 from itd.engine.routed import Frontier, RoutedExecutor, pooled, pooling_macs
 from itd.engine.tree import default_batch_size
 from itd.errors import DataError, ItdError, ModelError
-from itd.patcher import Choices
+from itd.patcher import Conventions
 from itd.runner.request import SweepRequest, patched_model
 from itd.selectors.evaluate import thumbnail
 from itd.selectors.selector import Selector, load_selector
@@ -84,7 +84,7 @@ def predict(request: PredictRequest, *, quiet: bool = False) -> Iterator[Predict
     sweep = SweepRequest(
         name,
         sites=None if selector is None else sites_text(name, selector.sites),
-        choices=Choices() if selector is None else Choices(**selector.choices),
+        conventions=Conventions() if selector is None else Conventions(**selector.choices),
         weights=request.weights,
         num_classes=request.num_classes,
         device=request.device,

@@ -13,7 +13,7 @@ from itd.api import request_weights
 from itd.data.images import ImageSet, asked_data, is_digits, open_images
 from itd.data.preprocess import Preprocess
 from itd.errors import ResultError
-from itd.patcher import MODELS, Choices, DynamicModel
+from itd.patcher import MODELS, Conventions, DynamicModel
 from itd.patcher.model import check_space, site_specs
 from itd.runner.request import SweepRequest, costs_of, patched_model
 from itd.space import Setting, Space, SpaceList, listed_space
@@ -74,7 +74,7 @@ def open_subject(
         model=identity["model"],
         attributes=",".join(result.attributes),
         sites=sites_text(identity["model"], identity["sites"]),
-        choices=Choices(**identity["choices"]),
+        conventions=Conventions(**identity["choices"]),
         data=data,
         weights=weights,
         num_classes=result.num_classes if not is_digits(data) else None,

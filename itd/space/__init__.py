@@ -1,7 +1,7 @@
 """What may vary: attributes, sites, settings, configurations and the allowed space. Pure Python, no torch."""
 
 from itd.space.build import build_space
-from itd.space.choices import OPEN_CHOICES, Choices
+from itd.space.conventions import OPEN_CONVENTIONS, Conventions
 from itd.space.listed import SpaceList, listed_space, read_space, write_space
 from itd.space.setting import (
     ATTRIBUTES,
@@ -16,12 +16,16 @@ from itd.space.setting import (
     parse_value,
 )
 
+Choices, OPEN_CHOICES = Conventions, OPEN_CONVENTIONS  # their names before version 0.2
+
 __all__ = [
     "ATTRIBUTES",
     "OPEN_CHOICES",
+    "OPEN_CONVENTIONS",
     "SITES",
     "Choices",
     "Config",
+    "Conventions",
     "Setting",
     "SiteSpec",
     "Space",

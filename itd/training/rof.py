@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from itd.api import named_weights, request_weights
 from itd.data.images import ImageSet, asked_data
 from itd.errors import ItdError, ModelError
-from itd.patcher import Choices, DynamicModel
+from itd.patcher import Conventions, DynamicModel
 from itd.runner.request import SweepRequest, patched_model, request_space
 from itd.space import Space
 from itd.training.data import TrainingSet, augmentation, random_seed, training_images
@@ -32,7 +32,7 @@ ROF_KEY = "itd.rof"
 class RofRequest:
     """What `itd rof` takes. Texts are as typed; None is the default.
 
-    model, attributes, sites, options, choices, stride_range, classes_file, num_classes, weights: as of `SweepRequest`.
+    model, attributes, sites, options, conventions, stride_range, classes_file, num_classes, weights: as of `SweepRequest`.
     data: the training images, a folder per class; default $ITD_DATA, else the digits. limit: images of each epoch.
     schedule: how it is trained. per_sample: so many configurations in each batch, one for each part of it. distill: the
     default configuration learns from the labels and the drawn one from the default's outputs. out: the weights.
@@ -42,7 +42,7 @@ class RofRequest:
     attributes: str = "stride"
     sites: str | None = None
     options: tuple[str, ...] = ()
-    choices: Choices = field(default_factory=Choices)
+    conventions: Conventions = field(default_factory=Conventions)
     stride_range: tuple[int, int] = (4, 288)
     data: str | None = None
     classes_file: str | None = None
@@ -58,7 +58,16 @@ class RofRequest:
 
     def sweep(self, **changed: Any) -> SweepRequest:
         """The sweep of the same space."""
-        names = ("model", "attributes", "sites", "options", "choices", "stride_range", "classes_file", "num_classes")
+        names = ("model", "attributes", "sites", "options", "conventions", "stride_range")
+            "model",
+            "attributes",
+            "sites",
+            "options",
+            "conventions",
+            "stride_range",
+            "classes_file",
+            "num_classes",
+        )
         return replace(SweepRequest(**{n: getattr(self, n) for n in names}, device=self.device), **changed)
 
     def out_path(self) -> Path:
@@ -186,7 +195,7 @@ def _identity(request: RofRequest, space: Space, images: ImageSet, weights: Weig
         "model": request.model,
         "weights_sha256": weights.sha256,
         "space": space.identity(),
-        "choices": request.choices.identity(),
+        "choices": request.conventions.identity(),
         "data": images.fingerprint(),
         "preprocess": weights.preprocess.identity(),
         "limit": request.limit,

@@ -18,7 +18,7 @@ from itd.layers import CondConv2d, Involution2d, WeightNet2d, WeightNetReduce
 from itd.layers.models import LEARNED, OPS, SHUFFLENETS, learned_name
 from itd.patcher import (
     MODELS,
-    Choices,
+    Conventions,
     DynamicConv2d,
     DynamicPerSampleConv2d,
     build_model,
@@ -154,7 +154,7 @@ def test_a_kernel_for_each_row_is_memory_that_a_chunk_needs(random_network):
     [(Setting(dilation=3), 9, 0), (Setting(size=5), 9 + 25, 0), (Setting(stride=0.5), 9, 64)],
 )
 def test_a_site_needs_the_memory_of_each_rows_kernel_and_of_what_is_made_of_it(setting, taps, between):
-    layer = DynamicPerSampleConv2d.wrap("conv", CondConv2d(8, 6, 3, padding=1), Choices())
+    layer = DynamicPerSampleConv2d.wrap("conv", CondConv2d(8, 6, 3, padding=1), Conventions())
     op = PerSampleOp(layer, setting)
     x = torch.empty(3, 8, 4, 4, device="meta")
     assert op.scratch(op.meta(x), x) == 3 * 8 * (6 * taps + between) * 4  # an image with zeros between is 8 x 8
@@ -172,7 +172,7 @@ def test_a_site_needs_the_memory_of_each_rows_kernel_and_of_what_is_made_of_it(s
 )
 def test_a_layer_needs_the_memory_of_what_it_makes_for_each_row(layer, side, numbers):
     x, y = torch.empty(3, 8, side, side, device="meta"), torch.empty(3, 6, side, side, device="meta")
-    wrapped = DynamicPerSampleConv2d.wrap("conv", layer, Choices())
+    wrapped = DynamicPerSampleConv2d.wrap("conv", layer, Conventions())
     assert ModuleOp(layer).scratch(y, x) == PerSampleOp(wrapped, Setting()).scratch(y, x) == 3 * 4 * numbers
 
 
@@ -181,9 +181,9 @@ def test_a_site_costs_the_plain_convolutions_and_its_kernels(stride):
     """Also at stride 1/2, where inserted zeros do not count."""
     setting, x = Setting(stride=stride), torch.empty(3, 8, 6, 6, device="meta")
     layer, plain = CondConv2d(8, 6, 3, 2, 1, experts=4), nn.Conv2d(8, 6, 3, 2, 1)
-    made = PerSampleOp(DynamicPerSampleConv2d.wrap("conv", layer, Choices()), setting)
-    wrapped = DynamicConv2d.wrap("conv", plain, Choices())
-    alike = SiteOp("conv", wrapped, plain.weight.detach(), None, Choices()).at(setting)
+    made = PerSampleOp(DynamicPerSampleConv2d.wrap("conv", layer, Conventions()), setting)
+    wrapped = DynamicConv2d.wrap("conv", plain, Conventions())
+    alike = SiteOp("conv", wrapped, plain.weight.detach(), None, Conventions()).at(setting)
     own = 4 * 8 + 4 * 6 * 8 * 9  # the router, and mixing
     assert made.macs(made.meta(x), x) == alike.macs(alike.meta(x), x) + 3 * own
 

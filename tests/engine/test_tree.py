@@ -9,7 +9,7 @@ from itd.engine.plain import PlainExecutor
 from itd.engine.precision import Precision
 from itd.engine.tree import TreeExecutor
 from itd.errors import ItdError, ModelError, SpaceError
-from itd.patcher import MODELS, Choices, build_model, model_space, parse_sites, patch
+from itd.patcher import MODELS, Conventions, build_model, model_space, parse_sites, patch
 from itd.runner.request import stem_stride, walks
 from itd.space import SITES
 
@@ -90,11 +90,12 @@ def test_tree_equals_plain_with_attributes_crossed(name, attributes, random_netw
 
 
 @pytest.mark.parametrize(
-    "choices", [Choices("side"), Choices("none"), Choices(align_corners=True), Choices(shortcut="nearest")]
+    "conventions",
+    [Conventions("side"), Conventions("none"), Conventions(align_corners=True), Conventions(shortcut="nearest")],
 )
-def test_tree_equals_plain_for_every_open_choice(choices, random_network):
-    model = patch(random_network("resnet18"), "resnet18", choices)
-    attribute = "stride" if choices.shortcut == "nearest" else "size"
+def test_tree_equals_plain_for_every_open_choice(conventions, random_network):
+    model = patch(random_network("resnet18"), "resnet18", conventions)
+    attribute = "stride" if conventions.shortcut == "nearest" else "size"
     options = {("D", attribute): (0.5, 2) if attribute == "stride" else (1, 3, 9)}
     space = model_space(model, [attribute], entry=MODELS["resnet18"], swept=["D"], options=options)
     agree(collect(TreeExecutor(model, space), images(2), 10)[0], collect(PlainExecutor(model, space), images(2), 10)[0])
@@ -281,7 +282,7 @@ def test_sites_of_several_layers_and_in_any_order_are_right(text, random_network
 
 @pytest.mark.parametrize("pool_half", ["nearest", "zero"])
 def test_pools_at_half_stride_are_right_at_odd_sizes(pool_half, random_network):
-    model = patch(random_network("densenet121"), "densenet121", Choices(pool_half=pool_half))
+    model = patch(random_network("densenet121"), "densenet121", Conventions(pool_half=pool_half))
     space = model_space(model, ["stride"], entry=MODELS["densenet121"], swept=["D"], stride_range=(1, 999))
     agree(
         collect(TreeExecutor(model, space), images(1, 131), 10)[0],

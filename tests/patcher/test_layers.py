@@ -7,7 +7,7 @@ from torch import nn
 
 from itd.errors import ModelError, SpaceError
 from itd.layers import CondConv2d, Involution2d, WeightNet2d
-from itd.patcher import Choices, Geometry, conv_at, patch, per_sample_conv_at, pool_at, resize_matrix
+from itd.patcher import Conventions, Geometry, conv_at, patch, per_sample_conv_at, pool_at, resize_matrix
 from itd.patcher.dynamic import DynamicConv2d
 from itd.patcher.registry import ALL, SiteModule
 from itd.space import Setting
@@ -34,7 +34,7 @@ def test_half_stride_is_zero_insertion_then_an_ordinary_convolution(groups, dila
     inserted = torch.zeros(2, CHANNELS, 18, 14)
     inserted[:, :, ::2, ::2] = x
     expected = F.conv2d(inserted, weight, bias, 1, dilation, dilation, groups)
-    close(conv_at(x, weight, bias, geometry, Setting(stride=0.5, dilation=dilation), Choices()), expected)
+    close(conv_at(x, weight, bias, geometry, Setting(stride=0.5, dilation=dilation), Conventions()), expected)
 
 
 @pytest.mark.parametrize("groups", GROUPS)
@@ -46,13 +46,13 @@ def test_size_is_torch_interpolation_of_the_kernel_with_the_output_scaled(groups
     kernel = F.interpolate(weight, size=(k, k), mode="bilinear", align_corners=align_corners)
     expected = F.conv2d(x, kernel, None, 2, k // 2, 1, groups)
     expected = (expected * (3 / k) ** power if k != 3 else expected) + bias.view(1, -1, 1, 1)
-    close(conv_at(x, weight, bias, geometry, Setting(size=k), Choices(name, align_corners)), expected)
+    close(conv_at(x, weight, bias, geometry, Setting(size=k), Conventions(name, align_corners)), expected)
 
 
 def test_size_one_is_nine_times_the_centre_tap():
     x, weight, bias, geometry = layer(1)
     expected = F.conv2d(x, 9 * weight[:, :, 1:2, 1:2], bias, 2)
-    close(conv_at(x, weight, bias, geometry, Setting(size=1), Choices()), expected)
+    close(conv_at(x, weight, bias, geometry, Setting(size=1), Conventions()), expected)
 
 
 @pytest.mark.parametrize("groups", GROUPS)
@@ -60,13 +60,13 @@ def test_attributes_compose_resize_then_dilate_then_stride(groups):
     x, weight, bias, geometry = layer(groups)
     kernel = F.interpolate(weight, size=(5, 5), mode="bilinear", align_corners=False) * (3 / 5) ** 2
     expected = F.conv2d(x, kernel, bias, 3, 6, 3, groups)
-    close(conv_at(x, weight, bias, geometry, Setting(stride=3, dilation=3, size=5), Choices()), expected)
+    close(conv_at(x, weight, bias, geometry, Setting(stride=3, dilation=3, size=5), Conventions()), expected)
 
 
 @pytest.mark.parametrize("dilation", [1, 2, 3, 4, 5])
 def test_dilation_leaves_the_output_size(dilation):
     x, weight, bias, geometry = layer(1)
-    assert conv_at(x, weight, bias, geometry, Setting(dilation=dilation), Choices()).shape[2:] == (5, 4)
+    assert conv_at(x, weight, bias, geometry, Setting(dilation=dilation), Conventions()).shape[2:] == (5, 4)
 
 
 def test_the_projection_at_half_stride_fills_with_zeros_or_the_nearest_value():
@@ -77,9 +77,9 @@ def test_the_projection_at_half_stride_fills_with_zeros_or_the_nearest_value():
     zeros[:, :, ::2, ::2] = small
     geometry = Geometry(1, 2, 0, 1, 1)
     shift = bias.view(1, -1, 1, 1)
-    close(conv_at(x, weight, bias, geometry, Setting(stride=0.5), Choices()), zeros + shift)
+    close(conv_at(x, weight, bias, geometry, Setting(stride=0.5), Conventions()), zeros + shift)
     nearest = small.repeat_interleave(2, 2).repeat_interleave(2, 3) + shift
-    close(conv_at(x, weight, bias, geometry, Setting(stride=0.5), Choices(shortcut="nearest")), nearest)
+    close(conv_at(x, weight, bias, geometry, Setting(stride=0.5), Conventions(shortcut="nearest")), nearest)
 
 
 @pytest.mark.parametrize(("pool", "fill"), [(nn.MaxPool2d(3, 2, 1), float("-inf")), (nn.AvgPool2d(2, 2), None)])
@@ -94,14 +94,14 @@ def test_pool_at_half_stride_upsamples_then_pools_at_stride_one(pool, fill):
         up = torch.cat([up, up[:, :, :, -1:]], 3)
         expected = up.unfold(2, 2, 1).unfold(3, 2, 1).mean((-1, -2))
     assert expected.shape == (1, 2, 8, 10)
-    close(pool_at(x, pool, Setting(stride=0.5), Choices()), expected)
+    close(pool_at(x, pool, Setting(stride=0.5), Conventions()), expected)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 4])
 def test_pool_strides_keep_kernel_and_padding(stride):
     x = torch.randn(1, 2, 9, 9)
-    close(pool_at(x, nn.MaxPool2d(3, 2, 1), Setting(stride=stride), Choices()), F.max_pool2d(x, 3, stride, 1))
-    close(pool_at(x, nn.AvgPool2d(2, 2), Setting(stride=stride), Choices()), F.avg_pool2d(x, 2, stride))
+    close(pool_at(x, nn.MaxPool2d(3, 2, 1), Setting(stride=stride), Conventions()), F.max_pool2d(x, 3, stride, 1))
+    close(pool_at(x, nn.AvgPool2d(2, 2), Setting(stride=stride), Conventions()), F.avg_pool2d(x, 2, stride))
 
 
 @pytest.mark.parametrize("k", [1, 3, 5, 7, 9])
@@ -137,7 +137,7 @@ def test_a_padding_that_is_negative_or_not_whole_is_refused():
 
 
 def test_resized_kernels_follow_the_weights():
-    conv = DynamicConv2d.wrap("c", nn.Conv2d(2, 2, 3, padding=1), Choices())
+    conv = DynamicConv2d.wrap("c", nn.Conv2d(2, 2, 3, padding=1), Conventions())
     conv.setting = Setting(size=5)
     x = torch.randn(1, 2, 6, 6)
     with torch.no_grad():
@@ -161,16 +161,16 @@ def test_a_kernel_for_each_sample_is_the_convolution_of_each_sample(setting, gro
     x, _, _, geometry = layer(groups)
     x = x.double()
     weight, bias = torch.randn(2, 128, CHANNELS // groups, 3, 3).double(), torch.randn(2, 128).double()
-    expected = [conv_at(x[[n]], weight[n], bias[n], geometry, setting, Choices()) for n in range(2)]
-    close(per_sample_conv_at(x, weight, bias, geometry, setting, Choices()), torch.cat(expected))
+    expected = [conv_at(x[[n]], weight[n], bias[n], geometry, setting, Conventions()) for n in range(2)]
+    close(per_sample_conv_at(x, weight, bias, geometry, setting, Conventions()), torch.cat(expected))
 
 
 @pytest.mark.parametrize("shortcut", ["zero", "nearest"])
 def test_a_pointwise_kernel_for_each_sample_at_half_stride(shortcut):
     x, weight = torch.randn(2, 4, 3, 3), torch.randn(2, 6, 4, 1, 1)
-    geometry, choices, half = Geometry(1, 2, 0, 1, 1), Choices(shortcut=shortcut), Setting(stride=0.5)
-    expected = [conv_at(x[[n]], weight[n], None, geometry, half, choices) for n in range(2)]
-    close(per_sample_conv_at(x, weight, None, geometry, half, choices), torch.cat(expected))
+    geometry, conventions, half = Geometry(1, 2, 0, 1, 1), Conventions(shortcut=shortcut), Setting(stride=0.5)
+    expected = [conv_at(x[[n]], weight[n], None, geometry, half, conventions) for n in range(2)]
+    close(per_sample_conv_at(x, weight, None, geometry, half, conventions), torch.cat(expected))
 
 
 MAKERS = {
@@ -192,7 +192,7 @@ def test_a_learned_layer_at_a_setting_convolves_with_its_own_kernels(name, setti
     weight, bias = own.sample_kernels(x)
     geometry = Geometry(3, 2, 1, 1, own.groups)
     one = [None if bias is None else bias[n] for n in range(2)]
-    expected = [conv_at(x[[n]], weight[n], one[n], geometry, setting, Choices()) for n in range(2)]
+    expected = [conv_at(x[[n]], weight[n], one[n], geometry, setting, Conventions()) for n in range(2)]
     with model.configured({"C": setting}):
         close(model(x), torch.cat(expected))
     close(model(x), own(x))

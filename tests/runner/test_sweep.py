@@ -18,7 +18,7 @@ from PIL import Image
 from itd.api import prepare_sweep, sweep, varied
 from itd.engine.plain import PlainExecutor
 from itd.errors import DataError, ItdError, NotFiniteError, ResultError, SpaceError
-from itd.patcher import Choices
+from itd.patcher import Conventions
 from itd.runner.request import SweepRequest
 from itd.runner.sweep import unit_size
 from itd.space import Setting, SpaceList, write_space
@@ -147,7 +147,7 @@ def test_every_keeps_the_index_of_the_full_set(request_):
         ({"every": 2}, "every"),
         ({"crop_px": 48}, "preprocess.crop_px"),
         ({"precision": "bf16"}, "precision"),
-        ({"choices": Choices("side")}, "choices.size_scale"),
+        ({"conventions": Conventions("side")}, "choices.size_scale"),
         ({"scale": 1.0}, "variation"),
         ({"context_px": 32}, "variation"),
     ],

@@ -209,7 +209,13 @@ def test_two_processes_may_create_and_fill_one_result_at_once(tmp_path):
         "w = s.open_writer(pathlib.Path(sys.argv[2]), 24, images_per_unit=2)\n"
         "s.write_units(w, s.make_scores(6, 24))\n"
     )
-    command = [sys.executable, "-c", code, str(Path(__file__).parents[1] / "support" / "synthetic.py"), str(tmp_path / "r")]
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        str(Path(__file__).parents[1] / "support" / "synthetic.py"),
+        str(tmp_path / "r"),
+    ]
     children = [subprocess.Popen(command, stdin=subprocess.PIPE, text=True) for _ in range(3)]
     for child in children:
         child.stdin.write("go\n")

@@ -7,7 +7,7 @@ from typing import Any
 
 from itd.errors import SpaceError
 
-OPEN_CHOICES = {
+OPEN_CONVENTIONS = {
     "size_scale": ("area", "side", "none"),
     "shortcut": ("zero", "nearest"),
     "pool_half": ("nearest", "zero"),
@@ -16,7 +16,7 @@ OPEN_CHOICES = {
 
 
 @dataclass(frozen=True)
-class Choices:
+class Conventions:
     """A reconstruction of what the paper does not say (DESIGN: "What a setting computes").
 
     size_scale: a resized kernel's output is scaled by (k0/k)**2, k0/k or 1. align_corners: of the bilinear resize.
@@ -30,12 +30,12 @@ class Choices:
     pool_half: str = "nearest"
 
     def __post_init__(self) -> None:
-        for name, allowed in OPEN_CHOICES.items():
+        for name, allowed in OPEN_CONVENTIONS.items():
             if getattr(self, name) not in allowed:
                 raise SpaceError(f"no such {name}: {getattr(self, name)!r}; allowed are {', '.join(allowed)}")
 
     def identity(self) -> dict[str, Any]:
-        """The choices as JSON values."""
+        """The conventions as JSON values."""
         return asdict(self)
 
     def scale(self, k0: int, k: int) -> float:

@@ -1,0 +1,126 @@
+"""The one atomic writer: a file under its final name is whole, on the disk, and what was meant to be written. No torch.
+
+A temporary file beside the target (or in a folder of the caller's) is written, fsynced and checked, then renamed or,
+where whoever is first shall win, linked; the folder is fsynced after it. Errors of the disk are `OSError`: each caller
+says in its own words what could not be written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+HOST = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:32] or "host"
+TEMPORARY = re.compile(r"^\.?tmp-([A-Za-z0-9]+)-(\d+)-[0-9a-f]+$")
+"""The name of a temporary file: the host and the process that write it."""
+
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""What a file system without hard links answers."""
+
+
+def write_atomic(
+    target: str | Path,
+    data: bytes | str,
+    *,
+    folder: Path | None = None,
+    check: Callable[[Path], None] | None = None,
+    exclusive: bool = False,
+) -> bool:
+    """Writes a file that is either whole or absent.
+
+    Args:
+        target: the final name.
+        data: bytes, or text that is written as UTF-8.
+        folder: where the temporary file goes, on the same file system; None is beside the target.
+        check: called with the temporary file once it is on the disk; an error it raises leaves the target alone.
+        exclusive: put only if absent; where the target is there already, it stays.
+
+    Returns:
+        Whether the target is now what was given: False only where `exclusive` found another.
+
+    Raises:
+        OSError: the disk refuses; then the target is as it was.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "a.txt"
+        >>> write_atomic(path, "first"), write_atomic(path, "second", exclusive=True), path.read_text()
+        (True, False, 'first')
+    """
+    with temporary(target, folder=folder) as temp:
+        with open(temp, "xb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+        return publish(temp, target, check=check, exclusive=exclusive)
+
+
+@contextlib.contextmanager
+def replacing(
+    target: str | Path, *, check: Callable[[Path], None] | None = None, exclusive: bool = False
+) -> Iterator[Path]:
+    """Inside the block a temporary name beside the target; what was written there is the target after it.
+
+    check, exclusive: as of `write_atomic`. An error inside the block leaves the target as it was.
+    """
+    with temporary(target) as temp:
+        yield temp
+        publish(temp, target, check=check, exclusive=exclusive)
+
+
+@contextlib.contextmanager
+def temporary(target: str | Path, *, folder: Path | None = None) -> Iterator[Path]:
+    """A temporary name on the target's file system; what is still there at the end of the block goes away."""
+    path = Path(target)
+    name = f"tmp-{HOST}-{os.getpid()}-{secrets.token_hex(6)}"
+    temp = path.parent / f".{name}" if folder is None else folder / name
+    try:
+        yield temp
+    finally:
+        with contextlib.suppress(OSError):
+            temp.unlink(missing_ok=True)
+
+
+def publish(
+    temp: Path, target: str | Path, *, check: Callable[[Path], None] | None = None, exclusive: bool = False
+) -> bool:
+    """Gives a written temporary file its final name, for good: fsync, check, rename or link, fsync of the folder.
+
+    Returns whether it has the name now; False only where `exclusive` found the name taken.
+    """
+    target = Path(target)
+    with open(temp, "rb") as file:
+        os.fsync(file.fileno())
+    if check is not None:
+        check(temp)
+    if exclusive:
+        try:
+            os.link(temp, target)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if target.exists():
+                return False
+            os.replace(temp, target)
+    else:
+        os.replace(temp, target)
+    fsync_folder(target.parent)
+    return True
+
+
+def fsync_folder(folder: Path) -> None:
+    """Makes the names in a folder last, where the file system can."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)
