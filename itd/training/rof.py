@@ -32,8 +32,8 @@ ROF_KEY = "itd.rof"
 class RofRequest:
     """What `itd rof` takes. Texts are as typed; None is the default.
 
-    model, attributes, sites, options, conventions, stride_range, classes_file, num_classes, weights: as of `SweepRequest`.
-    data: the training images, a folder per class; default $ITD_DATA, else the digits. limit: images of each epoch.
+    model, attributes, sites, options, conventions, stride_range, classes_file, num_classes, weights: as of
+    `SweepRequest`. data: the training images, a folder per class; default $ITD_DATA, else the digits. limit: images of each epoch.
     schedule: how it is trained. per_sample: so many configurations in each batch, one for each part of it. distill: the
     default configuration learns from the labels and the drawn one from the default's outputs. out: the weights.
     """
@@ -58,15 +58,9 @@ class RofRequest:
 
     def sweep(self, **changed: Any) -> SweepRequest:
         """The sweep of the same space."""
-        names = ("model", "attributes", "sites", "options", "conventions", "stride_range")
-            "model",
-            "attributes",
-            "sites",
-            "options",
-            "conventions",
-            "stride_range",
-            "classes_file",
-            "num_classes",
+        names = (
+            *("model", "attributes", "sites", "options", "conventions", "stride_range"),
+            *("classes_file", "num_classes"),
         )
         return replace(SweepRequest(**{n: getattr(self, n) for n in names}, device=self.device), **changed)
 
