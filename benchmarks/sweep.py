@@ -22,15 +22,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from itd.data.images import open_images
 from itd.data.loader import batches
+from itd.data.open import open_images
 from itd.data.preprocess import Preprocess
+from itd.device import resolve_device
+from itd.engine.executor import Sink
+from itd.engine.graph import trace
 from itd.engine.plain import PlainExecutor
 from itd.engine.precision import Precision
-from itd.engine.tree import Sink, TreeExecutor, default_batch_size
+from itd.engine.program import compile_program
+from itd.engine.tree import TreeExecutor, default_batch_size
 from itd.errors import ItdError
 from itd.patcher import DynamicModel, build_model, patch
-from itd.runner.request import SweepRequest, request_space, walks
+from itd.runner.job import possible_space
+from itd.runner.request import SweepRequest
 from itd.weights.load import apply_weights, load_weights
 
 
@@ -95,16 +100,15 @@ class Bench:
     """One network, one space, the same pixels for both executors, and what each of them answered."""
 
     def __init__(self, request: SweepRequest, count: int, plain_configs: int) -> None:
-        self.request, self.count, self.device = request, count, request.checked_device()
+        self.request, self.count, self.device = request, count, resolve_device(request.device)
         model = self._model()
-        self.space = request_space(request, model, tuple("ABCD"), None)
-        self.walked, self.shared = walks(model, self.space, request.crop_px or 224)
-        if self.walked.impossible():
-            self.space = self.space.without(self.walked.impossible(), "a window exceeds its input")
-            self.walked, self.shared = walks(model, self.space, request.crop_px or 224)
+        traced, shape = trace(model), (3, request.crop_px or 224, request.crop_px or 224)
+        self.space, self.plain_costs = possible_space(traced, request.space_of(model, tuple("ABCD")), shape)
         precision = Precision(request.precision, str(self.device))
+        program = compile_program(traced, self.space, device=self.device, precision=precision)
+        self.tree_macs = program.prefix_costs(shape).macs
         self.plain = PlainExecutor(model, self.space, device=self.device, precision=precision)
-        self.tree = TreeExecutor(model, self.space, device=self.device, precision=precision)
+        self.tree = TreeExecutor(program)
         self.pixels = load_pixels(request.data, count, request.crop_px or 224)
         self.chosen = spread(len(self.space), plain_configs or len(self.space))
         self.logits = {
@@ -148,7 +152,7 @@ class Bench:
 
     def report(self) -> dict[str, Any]:
         """Run both and compare them."""
-        macs = [m for m in self.walked.per_config if m is not None]
+        macs = [m for m in self.plain_costs.per_config if m is not None]
         batch = self.best_batch()
         plain_s = self.timer(partial(self.run_plain, self.chosen[::2], batch))
         tree_s = self.timer(self.run_tree)
@@ -169,7 +173,7 @@ class Bench:
             "plain_s": plain_s,
             "tree_s": tree_s,
             "ratio": plain_s / tree_s,
-            "macs_ratio": sum(macs) / self.shared.macs,
+            "macs_ratio": sum(macs) / self.tree_macs,
             "top1_agreement": agreement,
             "max_logit_difference": difference,
         }

@@ -122,9 +122,10 @@ def rof(
 
 def _compared(request: Any, report: Any, val: str | None, limit: int | None) -> Any:
     """The sweeps of the validation images before and after, held against each other."""
-    from itd.data.images import DIGITS, asked_data
+    from itd.data.digits import DIGITS
+    from itd.data.open import data_source
 
-    data = val or (DIGITS if asked_data(request.data) == DIGITS else None)
+    data = val or (DIGITS if data_source(request.data) == DIGITS else None)
     if data is None:
         return None
     from itd.analysis import compare

@@ -167,13 +167,13 @@ def sweep(
     The paper's text leaves --size-scale, --align-corners, --shortcut, --pool-half and --stride-range open: they are
     reconstructions, ours the default, and part of what makes two results the same.
     """
-    from itd.api import prepare_sweep, varied
-    from itd.runner.request import SweepRequest
+    from itd import plan
+    from itd.runner.request import SweepRequest, varied
 
     conventions = Conventions(size_scale, align_corners, shortcut, pool_half)
     requests = varied(SweepRequest(conventions=conventions, **given), scales=scales, contexts_px=contexts_px)
     if only_plan:
-        click.echo("\n\n".join(plan_text(prepare_sweep(request, only_plan=True).plan()) for request in requests))
+        click.echo("\n\n".join(plan_text(plan(request)) for request in requests))
         return
     for request in requests:
         run_sweep(request)
@@ -181,7 +181,7 @@ def sweep(
 
 def run_sweep(request: Any) -> None:
     """One sweep, with its progress and a note of what it did."""
-    from itd.api import sweep as run
+    from itd import sweep as run
 
     bar = Bar()
     with resumable(bar, "what is in the result"):
@@ -197,15 +197,18 @@ class Bar:
     def __init__(self) -> None:
         self.bar: Any = None
 
-    def start(self, prepared: Any, already: int, todo: int) -> Callable[[int], Any]:
+    def start(self, begun: Any) -> Callable[[int], Any]:
         from tqdm import tqdm
 
-        images, configs = len(prepared.samples), len(prepared.space)
-        for reason, count in prepared.space.removed.items():
+        space, images, todo = begun.job.space, len(begun.job), begun.todo
+        configs = len(space)
+        for reason, count in space.removed.items():
             note(f"{count} configurations are left out: {reason}")
-        if prepared.space.default is None:
+        if space.default is None:
             note("the default configuration is not among them: there will be no static accuracy")
-        note(f"{configs} configurations, {images} images, {already} of them there already -> {prepared.out}")
+        if begun.job.costs.unknown:
+            note(f"multiply-accumulates do not count {', '.join(begun.job.costs.unknown)}")
+        note(f"{configs} configurations, {images} images, {begun.already} of them there already -> {begun.out}")
         self.bar = tqdm(total=todo * configs, unit="img·cfg", unit_scale=True, smoothing=0.05, disable=not todo)
         return self.bar.update
 
@@ -224,6 +227,7 @@ def plan_text(plan: Any) -> str:
         f"images           {plan.images:,}",
         f"MACs, plain      {_giga(plan.plain_macs)}: every configuration on its own",
         f"MACs, shared     {_giga(plan.tree_macs)}: {shared:.1f}x fewer in the prefix tree",
+        *(f"not counted      {name}" for name in plan.macs_unknown),
         f"scores           {plan.score_bytes / 1e6:,.1f} MB before compression",
         f"result           {plan.out}",
     ]

@@ -11,8 +11,10 @@ __version__ = "0.1.0"
 
 _VERBS = {
     "SweepRequest": "itd.runner.request",
-    "sweep": "itd.api",
-    "prepare_sweep": "itd.api",
+    "SweepJob": "itd.runner.job",
+    "sweep": "itd.runner.sweep",
+    "plan": "itd.runner.sweep",
+    "model_space": "itd.patcher",
     "patch": "itd.patcher",
     "open_result": "itd.store",
     "oracle": "itd.analysis",

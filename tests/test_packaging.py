@@ -8,7 +8,7 @@ from pathlib import Path
 
 import itd
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def listed_packages() -> set[str]:

@@ -12,6 +12,7 @@ from itd.data.cache import cache_folder
 from itd.data.images import ImageSet
 from itd.data.preprocess import Preprocess
 from itd.errors import DataError
+from itd.text import one_line
 
 CIFAR10 = "cifar10"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -92,8 +93,7 @@ def _read_pickles(folder: Path, train: bool) -> tuple[np.ndarray, np.ndarray]:
     try:
         found = Published(str(folder.parent), train=train, download=False)
     except (RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise DataError(f"{folder} is not whole ({reason}); unpack the published archive again") from error
+        raise DataError(f"{folder} is not whole ({one_line(error)}); unpack the published archive again") from error
     return found.data, np.array(found.targets)
 
 
@@ -105,7 +105,7 @@ def _fetched() -> Path:
         Published(str(root), train=True, download=not (root / _PICKLES).is_dir())
     except (OSError, RuntimeError) as error:
         raise DataError(
-            f"CIFAR-10 cannot be fetched into {root} ({' '.join(str(error).split())[:120]}); unpack it where there is "
+            f"CIFAR-10 cannot be fetched into {root} ({one_line(error)}); unpack it where there is "
             f"network and pass the folder that holds {_PICKLES}"
         ) from error
     return root / _PICKLES

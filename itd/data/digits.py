@@ -14,6 +14,9 @@ from PIL import Image
 from itd.data.images import ImageSet
 from itd.errors import DataError
 
+DIGITS = "digits"
+DIGITS_ONE_SCALE = "digits-one-scale"
+"""The evaluation digits, all at the scale of training."""
 CANVAS_PX = 64
 TRAIN_PX = 32
 SPLITS = ("train", "eval", "train-scale-eval")
@@ -57,7 +60,7 @@ def digits_images(split: str = "eval") -> ImageSet:
         labels=labels,
         class_names=tuple("0123456789"),
         sizes_bytes=np.full(len(rows), CANVAS_PX * CANVAS_PX, dtype=np.int64),
-        source="digits",
+        source=DIGITS,
         read=DigitsReader(canvases),
     )
 

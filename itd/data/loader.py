@@ -1,32 +1,116 @@
-"""Batches of preprocessed images in the order asked for, decoded in this process or by workers."""
+"""Images as the network gets them, and batches of them in the order asked for, decoded here or by worker processes."""
 
 from __future__ import annotations
 
-import itertools
+import hashlib
+import queue
+import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from itd.data.images import ImageSet
+from itd.data.dataset import ItemError
 from itd.data.preprocess import Preprocess
 from itd.errors import DataError
+from itd.text import one_line
+
+T = TypeVar("T")
+
+Shape = tuple[int, int, int]
+"""(C, H, W)."""
+
+
+class Images(Protocol):
+    """What holds images: an `ImageSet` or a `DatasetImages`. load(i): PIL, or a float tensor (C, H, W)."""
+
+    labels: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    def load(self, index: int) -> Image.Image | Tensor: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """Images as the network gets them: `pixels[i]` is (C, H, W) float32.
+
+    images: what holds them. preprocess: from a PIL image to a float tensor; None where the images are tensors of floats
+    already. shape: what each must have; None is not looked at. digests: sample -> `digest` of its pixels at an earlier
+    reading, which a later one must give again.
+    """
+
+    images: Images
+    preprocess: Callable[[Any], Any] | None
+    shape: Shape | None = None
+    digests: Mapping[int, str] = field(default_factory=dict)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Raises DataError naming the sample where it cannot be decoded, ItemError where it is not what it must be."""
+        pixels = self._preprocessed(self.images.load(index), index)
+        if self.shape is not None and tuple(pixels.shape) != self.shape:
+            raise ItemError(
+                f"sample {index} has the shape {tuple(pixels.shape)}, the first one {self.shape}; every image must "
+                "have the same: resize and crop them alike in preprocess="
+            )
+        if index in self.digests and digest(pixels) != self.digests[index]:
+            raise ItemError(
+                f"sample {index} is not what it was when it was first read; take random augmentation out of the data "
+                "set and of preprocess=, so that every reading gives the same pixels"
+            )
+        return pixels
+
+    def _preprocessed(self, image: Image.Image | Tensor, index: int) -> Tensor:
+        if isinstance(image, Tensor):
+            if self.preprocess is not None:
+                raise ItemError(
+                    f"sample {index} is a float tensor, which is taken as it stands, so preprocess= would do nothing; "
+                    "leave it out, or give PIL or uint8 images"
+                )
+            return image
+        if self.preprocess is None:
+            raise ItemError(
+                f"sample {index} is an image that is not a float tensor yet, and there is no preprocess=; give one, "
+                "such as torchvision's or timm's transform"
+            )
+        if isinstance(self.preprocess, Preprocess):
+            return self.preprocess(image)
+        try:
+            pixels = self.preprocess(image)
+        except Exception as error:  # a transform of a user's own raises anything
+            raise ItemError(
+                f"preprocess= does not take sample {index}: {type(error).__name__}, {one_line(error)}; give a callable "
+                "from a PIL image to a float tensor"
+            ) from error
+        if not isinstance(pixels, Tensor) or not pixels.is_floating_point() or pixels.ndim != 3:
+            kind = f"{tuple(pixels.shape)} of {pixels.dtype}" if isinstance(pixels, Tensor) else type(pixels).__name__
+            raise ItemError(f"preprocess= makes {kind} of sample {index}; it has to make a float tensor (C, H, W)")
+        return pixels.detach().to(torch.float32)
+
+
+def digest(pixels: Tensor) -> str:
+    """SHA-256 of the shape and the values of an image, (C, H, W) float32."""
+    values = pixels.contiguous().numpy()
+    values = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    return hashlib.sha256(repr(tuple(pixels.shape)).encode() + values.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
     """n images.
 
-    samples: (n,) int32, indices in the data set. pixels: (n, 3, H, W) float32 on the CPU. labels: (n,) int16.
+    samples: (n,) int32, indices in the data set. pixels: (n, C, H, W) float32 on the CPU. labels: (n,) int16.
     missing: (n,) bool; the pixels of a missing image are zeros.
     """
 
     samples: np.ndarray
-    pixels: torch.Tensor
+    pixels: Tensor
     labels: np.ndarray
     missing: np.ndarray
 
@@ -35,23 +119,18 @@ class Batch:
 
 
 def batches(
-    images: ImageSet,
+    images: Images,
     samples: np.ndarray,
     preprocess: Preprocess,
     *,
     batch_size: int,
-    cuts: Sequence[int] = (),
     workers: int = 0,
     allow_missing: bool = False,
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
-    """Batches of `samples`, in that order; the last may be smaller.
+    """Batches of `samples`, (n,) indices into `images`, in that order; the last may be smaller.
 
-    samples: (n,) int32 indices into `images`. cuts: positions in `samples` that no batch reaches over.
-    workers: processes that decode; 0 decodes in this one. allow_missing:
-    an image that cannot be decoded is marked instead of stopping. pin_memory: for copies to a GPU.
-
-    Raises DataError naming the first image (in the order of `samples`) that cannot be decoded.
+    Other arguments and errors as of `stream`.
 
     >>> from itd.data.digits import digits_images
     >>> from itd.data.preprocess import DIGITS_PREPROCESS
@@ -59,40 +138,73 @@ def batches(
     >>> batch.pixels.shape
     torch.Size([4, 3, 64, 64])
     """
+    pixels = Pixels(images, preprocess, preprocess.shape)
+    return stream(
+        pixels, [samples], batch_size=batch_size, workers=workers, allow_missing=allow_missing, pin_memory=pin_memory
+    )
+
+
+def stream(
+    pixels: Pixels,
+    ranges: Iterable[np.ndarray],
+    *,
+    batch_size: int,
+    workers: int = 0,
+    allow_missing: bool = False,
+    pin_memory: bool = False,
+) -> Iterator[Batch]:
+    """Batches of ranges of samples, one range after the other; no batch reaches over the end of a range.
+
+    Args:
+        pixels: the images; with `allow_missing` their shape has to be known.
+        ranges: (n,) int32 samples each. They are taken as they are needed, so that the list may still grow.
+        batch_size: images in a batch.
+        workers: processes that decode; 0 decodes in this one.
+        allow_missing: an image that cannot be decoded is marked instead of stopping.
+        pin_memory: for copies to a GPU.
+
+    Raises:
+        DataError: names the first image, in the order of the samples, that cannot be decoded.
+    """
     if batch_size < 1:
         raise DataError(f"--batch-size {batch_size} is not allowed; give a whole number of at least 1")
     if workers < 0:
         raise DataError(f"--workers {workers} is not allowed; give 0 to decode in this process, or more")
-    samples = np.asarray(samples, dtype=np.int32)
     with warnings.catch_warnings():
         # More workers than cores is the user's choice, and can pay on a slow disk.
         warnings.filterwarnings("ignore", message="This DataLoader will create")
         loader = DataLoader(
-            _Decoded(images, samples, preprocess),
-            batch_sampler=_ranges(len(samples), batch_size, cuts),
+            _Decoded(pixels),
+            batch_sampler=_Batches(ranges, batch_size),
             num_workers=workers,
             collate_fn=_collate,
             pin_memory=pin_memory,
         )
         items = iter(loader)
-    labels = images.labels[samples]
-    start = 0
-    for pixels, errors in _guarded(items, workers):
-        if not allow_missing and any(errors):
-            raise DataError(next(filter(None, errors)))
-        part = slice(start, start + len(errors))
-        start = part.stop
-        yield Batch(samples[part], pixels, labels[part], np.array([error is not None for error in errors]))
+    return _batches(pixels, _guarded(items, workers), allow_missing)
 
 
-def _ranges(count: int, batch_size: int, cuts: Sequence[int]) -> list[list[int]]:
-    """Positions 0 to count - 1 as batches, each cut starting a new one."""
-    edges = sorted({0, count, *cuts})
-    return [
-        list(range(first, min(first + batch_size, end)))
-        for start, end in itertools.pairwise(edges)
-        for first in range(start, end, batch_size)
-    ]
+def _batches(pixels: Pixels, items: Iterator[Any], allow_missing: bool) -> Iterator[Batch]:
+    for samples, values, errors in items:
+        for error in filter(None, errors):
+            if error.startswith(_REFUSED):
+                raise ItemError(error.removeprefix(_REFUSED))
+            if not allow_missing:
+                raise DataError(error)
+        missing = np.array([error is not None for error in errors])
+        yield Batch(samples, values, pixels.images.labels[samples], missing)
+
+
+class _Batches:
+    """Lists of samples of at most one batch each: a `batch_sampler` that asks for the next range when it needs it."""
+
+    def __init__(self, ranges: Iterable[np.ndarray], batch_size: int) -> None:
+        self.ranges, self.batch_size = ranges, batch_size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for samples in self.ranges:
+            for first in range(0, len(samples), self.batch_size):
+                yield np.asarray(samples[first : first + self.batch_size]).tolist()
 
 
 def _guarded(items: Iterator[Any], workers: int) -> Iterator[Any]:
@@ -107,22 +219,68 @@ def _guarded(items: Iterator[Any], workers: int) -> Iterator[Any]:
         ) from error
 
 
-class _Decoded(Dataset[tuple[torch.Tensor, "str | None"]]):
-    """(pixels, error): an exception that crosses from a worker loses its type and gains a traceback; text does not."""
+_REFUSED = "\0"
+"""Begins the text of an `ItemError`: an exception that crosses from a worker loses its type and gains a traceback."""
 
-    def __init__(self, images: ImageSet, samples: np.ndarray, preprocess: Preprocess) -> None:
-        self.images, self.samples, self.preprocess = images, samples, preprocess
+
+class _Decoded(Dataset[tuple[int, Tensor, "str | None"]]):
+    """(sample, pixels, error)."""
+
+    def __init__(self, pixels: Pixels) -> None:
+        self.pixels = pixels
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.pixels.images)
 
-    def __getitem__(self, place: int) -> tuple[torch.Tensor, str | None]:
+    def __getitem__(self, sample: int) -> tuple[int, Tensor, str | None]:
         try:
-            return self.preprocess(self.images.load(int(self.samples[place]))), None
+            return sample, self.pixels[sample], None
         except DataError as error:
-            side = self.preprocess.side_px
-            return torch.zeros(3, side, side), str(error)
+            text = f"{_REFUSED}{error}" if isinstance(error, ItemError) else str(error)
+            return sample, torch.zeros(self.pixels.shape or (1, 1, 1)), text
 
 
-def _collate(items: list[tuple[torch.Tensor, str | None]]) -> tuple[torch.Tensor, list[str | None]]:
-    return torch.stack([pixels for pixels, _ in items]), [error for _, error in items]
+def _collate(items: list[tuple[int, Tensor, str | None]]) -> tuple[np.ndarray, Tensor, list[str | None]]:
+    samples = np.array([sample for sample, _, _ in items], np.int32)
+    errors = [error for _, _, error in items]
+    if any(errors) and len({tuple(values.shape) for _, values, _ in items}) > 1:
+        return samples, torch.zeros(len(items), 1, 1, 1), errors  # which stops: the shape was never known
+    return samples, torch.stack([values for _, values, _ in items]), errors
+
+
+def ahead(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
+    """The items, made by a thread while those before them are used; its errors are raised here."""
+    ready: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def put(kind: str, value: Any) -> None:
+        while not stop.is_set():
+            try:
+                return ready.put((kind, value), timeout=0.2)
+            except queue.Full:
+                continue
+
+    def fill() -> None:
+        try:
+            for item in items:
+                put("item", item)
+                if stop.is_set():
+                    return
+            put("end", None)
+        except BaseException as error:  # raised again where the items are used
+            put("error", error)
+
+    thread = threading.Thread(target=fill, daemon=True, name="itd-decode")
+    thread.start()
+    try:
+        while True:
+            kind, value = ready.get()
+            if kind == "error":
+                raise value
+            if kind == "end":
+                return
+            yield value
+    finally:
+        stop.set()
+        # A thread that is still inside torch when the interpreter ends would abort it (seen once after a Ctrl-C).
+        thread.join(timeout=10)

@@ -81,6 +81,11 @@ class Preprocess:
         return self.context_px or max(1, round(self.crop_px * (self.scale or 1)))
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of what the network sees."""
+        return 3, self.side_px, self.side_px
+
+    @property
     def variation(self) -> dict[str, float] | None:
         """What is varied, as JSON values for a result's identity: `{"scale": 0.5}`, `{"context_px": 50}` or None."""
         if self.scale is not None:
@@ -88,7 +93,8 @@ class Preprocess:
         return None if self.context_px is None else {"context_px": self.context_px}
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
-        """image: RGB -> pixels: (3, side_px, side_px) float32."""
+        """image: a PIL image -> pixels: (3, side_px, side_px) float32."""
+        image = image if image.mode == "RGB" else image.convert("RGB")
         image = _centre_crop(self._resize(image), self.context_px or self.crop_px)
         if image.width != self.side_px:
             image = image.resize((self.side_px, self.side_px), _INTERPOLATIONS[self.interpolation])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from itd.engine.graph import Node, Ref
 from itd.engine.ops import Op, ShapeError, WindowError
-from itd.engine.prefixes import Choice, Fork, Trie
+from itd.engine.prefixes import BranchSetting, Fork, Prefixes
 from itd.engine.site_ops import SiteOp
 from itd.engine.stages import Branch, Stage
 from itd.errors import ModelError, SpaceError
@@ -27,11 +27,15 @@ Values = Mapping[int, Any]
 
 @dataclass(frozen=True)
 class Cost:
-    """One stage or branch for one image of given shapes: multiply-accumulates, most bytes in use, what leaves."""
+    """One stage or branch for one image of some shapes: multiply-accumulates, most bytes in use, what leaves.
+
+    unknown: names of operators whose multiply-accumulates are not counted.
+    """
 
     macs: int
     peak_bytes: int
     out: Shapes
+    unknown: frozenset[str] = frozenset()
 
 
 def resolve(value: Any, values: Values) -> Any:
@@ -70,7 +74,7 @@ class Costs:
     def __init__(self, stages: Sequence[Stage], attributes: Mapping[str, frozenset[str]], dtype: torch.dtype) -> None:
         self.stages, self.attributes, self.dtype = stages, attributes, dtype
         self._stage: dict[tuple[int, Shapes], Cost | ValueError] = {}
-        self._branch: dict[tuple[int, Choice, Shapes], Cost | ValueError] = {}
+        self._branch: dict[tuple[int, BranchSetting, Shapes], Cost | ValueError] = {}
 
     def stage(self, number: int, shapes: Shapes) -> Cost:
         """The nodes of a stage, from what enters it to what leaves it."""
@@ -79,11 +83,11 @@ class Costs:
             self._stage[key] = self._tried(lambda: self._run_stage(self.stages[number], shapes))
         return _known(self._stage[key])
 
-    def branch(self, number: int, choice: Choice, shapes: Shapes) -> Cost:
+    def branch(self, number: int, setting: BranchSetting, shapes: Shapes) -> Cost:
         """The branch into stage `number`, from what left the stage before to what enters."""
-        key = (number, choice, shapes)
+        key = (number, setting, shapes)
         if key not in self._branch:
-            self._branch[key] = self._tried(lambda: self._run_branch(number, choice, shapes))
+            self._branch[key] = self._tried(lambda: self._run_branch(number, setting, shapes))
         return _known(self._branch[key])
 
     def work_bytes(self, number: int, shapes: Shapes, fork: Fork | None) -> int:
@@ -92,9 +96,9 @@ class Costs:
         peak = stage.peak_bytes
         if fork is not None:
             held = self._bytes(stage.out)
-            for choice in fork.choices:
+            for setting in fork.settings:
                 try:
-                    cost = self.branch(number + 1, choice, stage.out)
+                    cost = self.branch(number + 1, setting, stage.out)
                 except WindowError:
                     continue
                 peak = max(peak, held + cost.peak_bytes)
@@ -114,23 +118,24 @@ class Costs:
 
     def _run_stage(self, stage: Stage, shapes: Shapes) -> Cost:
         values: dict[int, Any] = self._metas(stage.entering, shapes)
-        macs, peak = 0, _live(values)
+        macs, peak, unknown = 0, _live(values), set[str]()
         for node, frees in zip(stage.nodes, stage.frees, strict=True):
             op = fixed_op(node)
-            args = resolve(node.args, values)
-            out = op.meta(*args, **resolve(node.kwargs, values))
+            args, kwargs = resolve(node.args, values), resolve(node.kwargs, values)
+            out = op.meta(*args, **kwargs)
             values[node.id] = out
-            macs += op.macs(out, *args)
+            macs += op.macs(out, *args)  # TEMP
+            unknown |= set(op.uncounted(out, *args, **kwargs) if hasattr(op, "uncounted") else ())  # TEMP
             peak = max(peak, _live(values) + op.scratch(out, *args))
             for i in frees:
                 del values[i]
-        return Cost(macs // _ROWS, peak // _ROWS, self._shapes(stage.leaving, values))
+        return Cost(macs // _ROWS, peak // _ROWS, self._shapes(stage.leaving, values), frozenset(unknown))
 
-    def _run_branch(self, number: int, choice: Choice, shapes: Shapes) -> Cost:
+    def _run_branch(self, number: int, setting: BranchSetting, shapes: Shapes) -> Cost:
         stage, before = self.stages[number], self.stages[number - 1]
         assert stage.branch is not None
         values = self._metas(before.leaving, shapes)
-        macs, scratch = apply_meta(stage.branch, choice, values, self.attributes)
+        macs, scratch = apply_meta(stage.branch, setting, values, self.attributes)
         out = self._shapes(stage.entering, values)
         return Cost(macs // _ROWS, scratch // _ROWS + self._bytes(out), out)
 
@@ -150,16 +155,16 @@ class Costs:
 
 
 def apply_meta(
-    branch: Branch, choice: Choice, values: dict[int, Any], attributes: Mapping[str, frozenset[str]]
+    branch: Branch, setting: BranchSetting, values: dict[int, Any], attributes: Mapping[str, frozenset[str]]
 ) -> tuple[int, int]:
     """Take a branch on meta tensors, in place: (multiply-accumulates, scratch bytes)."""
     macs = scratch = 0
-    if isinstance(choice, int):
+    if isinstance(setting, int):
         for i in branch.values & values.keys():
-            values[i] = values[i][:, :, ::choice, ::choice]
+            values[i] = values[i][:, :, ::setting, ::setting]
         return 0, 0
     for node in branch.nodes:
-        op = site_op(node, choice, attributes)
+        op = site_op(node, setting, attributes)
         args = resolve(node.args, values)
         out = op.meta(*args)
         macs += op.macs(out, *args)
@@ -179,68 +184,81 @@ def _known(cost: Cost | ValueError) -> Cost:
 
 
 @dataclass(frozen=True)
-class Walk:
-    """A trie walked for one image. macs: of everything the tree runs. per_config: of each configuration's own path,
-    None where its windows exceed their inputs."""
+class PrefixCosts:
+    """What all prefixes of a space cost for one image.
+
+    macs: multiply-accumulates of everything the tree runs. per_config: of each configuration's own path, None where its
+    windows exceed their inputs. unknown: names of operators that are not counted in either. output: the shape of the
+    logits of one image, (1, K) as a rule; None where no configuration can run.
+    """
 
     macs: int
     per_config: tuple[int | None, ...]
+    unknown: tuple[str, ...] = ()
+    output: tuple[int, ...] | None = None
 
     def impossible(self) -> list[int]:
         """Numbers of the configurations that cannot run."""
         return [i for i, macs in enumerate(self.per_config) if macs is None]
 
 
-def walk(space: Space, trie: Trie, costs: Costs, side_px: int) -> Walk:
-    """Follow one side_px x side_px image through every prefix of a trie.
+def prefix_costs(
+    space: Space, prefixes: Prefixes, costs: Costs, input_shape: tuple[int, int, int], output: int
+) -> PrefixCosts:
+    """Follow one image through every prefix of a space.
 
-    Raises SpaceError naming a configuration where a setting does not fit the network.
+    input_shape: (C, H, W). output: the number of the value that holds the logits. Raises SpaceError naming a
+    configuration where a setting does not fit the network.
     """
-    total = 0
-    state: dict[int, tuple[Shapes, int]] = {0: (((1, 3, side_px, side_px),), 0)}
+    total, unknown = 0, set[str]()
+    state: dict[int, tuple[Shapes, int]] = {0: (((1, *input_shape),), 0)}
+    leaving: dict[int, tuple[Shapes, int]] = {}
     for number in range(len(costs.stages)):
-        leaving: dict[int, tuple[Shapes, int]] = {}
+        leaving = {}
         for prefix, (shapes, path) in state.items():
-            cost = _possible(partial(costs.stage, number, shapes), space, trie, number, prefix)
+            cost = _possible(partial(costs.stage, number, shapes), space, prefixes, number, prefix)
             if cost is not None:
                 total += cost.macs
+                unknown |= cost.unknown
                 leaving[prefix] = (cost.out, path + cost.macs)
-        if number == len(trie.forks):
+        if number == len(prefixes.forks):
             break
         state = {}
-        for prefix, child, choice in _edges(trie.forks[number], leaving):
+        for prefix, child, setting in _edges(prefixes.forks[number], leaving):
             shapes, path = leaving[prefix]
-            branch = partial(costs.branch, number + 1, choice, shapes)
-            cost = _possible(branch, space, trie, number + 1, child)
+            branch = partial(costs.branch, number + 1, setting, shapes)
+            cost = _possible(branch, space, prefixes, number + 1, child)
             if cost is not None:
                 total += cost.macs
                 state[child] = (cost.out, path + cost.macs)
     per_config: list[int | None] = [None] * len(space)
-    for prefix, (_, path) in leaving.items():
-        per_config[int(trie.configs[prefix])] = path
-    return Walk(total, tuple(per_config))
+    logits = None
+    for prefix, (shapes, path) in leaving.items():
+        per_config[int(prefixes.configs[prefix])] = path
+        logits = shapes[costs.stages[-1].leaving.index(output)]
+    return PrefixCosts(total, tuple(per_config), tuple(sorted(unknown)), logits)
 
 
-def _edges(fork: Fork, prefixes: Iterable[int]) -> Iterator[tuple[int, int, Choice]]:
-    """(prefix, longer prefix, choice) of every allowed choice."""
+def _edges(fork: Fork, prefixes: Iterable[int]) -> Iterator[tuple[int, int, BranchSetting]]:
+    """(prefix, longer prefix, setting) of every setting that is allowed."""
     for prefix in prefixes:
-        for column, choice in enumerate(fork.choices):
+        for column, setting in enumerate(fork.settings):
             child = int(fork.children[prefix, column])
             if child >= 0:
-                yield prefix, child, choice
+                yield prefix, child, setting
 
 
-def _possible(work: Callable[[], Cost], space: Space, trie: Trie, number: int, prefix: int) -> Cost | None:
+def _possible(work: Callable[[], Cost], space: Space, prefixes: Prefixes, number: int, prefix: int) -> Cost | None:
     """The cost, or None where a window exceeds its input."""
     try:
         return work()
     except WindowError:
         return None
     except ShapeError as error:
-        while number < len(trie.forks):  # any configuration that begins so
-            _, prefix, _ = next(_edges(trie.forks[number], [prefix]))
+        while number < len(prefixes.forks):  # any configuration that begins so
+            _, prefix, _ = next(_edges(prefixes.forks[number], [prefix]))
             number += 1
-        config = space.configs[int(trie.configs[prefix])]
+        config = space.configs[int(prefixes.configs[prefix])]
         advice = "leave that option out, or give images of another size"
         if "stride" in space.attributes:
             advice = "let the shortcut's projection take the same stride (--sites A=conv+projection), or " + advice

@@ -5,6 +5,7 @@ Not here: the cutting into levels (`stages`) and the operators themselves (`ops`
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from itd.errors import ModelError
 from itd.layers import LAYERS
 from itd.layers.conv import PerSampleConv2d
 from itd.patcher import DynamicConv2d, DynamicModel
+from itd.text import first_line
 
 
 @dataclass(frozen=True)
@@ -90,22 +92,40 @@ _ACTIVATION_FUNCTIONS: dict[Any, str] = {F.relu: "relu", torch.relu: "relu", F.r
 _ADDITIONS: tuple[Any, ...] = (operator.add, torch.add, operator.iadd)
 
 
-def build_graph(model: DynamicModel, dtype: torch.dtype, device: torch.device | str, *, optimise: bool = True) -> Graph:
-    """The operators of a patched network in evaluation mode.
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A patched network and what torch.fx traced of it, once: every graph of the network is built from it."""
 
-    dtype, device: of weights and activations; folding is done in float64. optimise: fold, fuse and factor; False keeps
-    the plain operators, for counting. Raises ModelError for a network that torch.fx cannot trace.
-    """
+    model: DynamicModel
+    graph: fx.Graph
+
+
+def trace(model: DynamicModel) -> Trace:
+    """Traces a patched network in evaluation mode; ModelError for one that torch.fx cannot trace."""
+    if not isinstance(model, DynamicModel):
+        raise ModelError(
+            f"only what itd.patch returned can be run, given {type(model).__name__}; patch the model first"
+        )
     if model.training:
         raise ModelError("the network is in training mode; call model.eval() first")
     tracer = _Tracer({m.path for modules in model.sites.values() for m in modules})
     try:
-        traced = tracer.trace(model)
+        graph = tracer.trace(model)
     except Exception as error:  # torch.fx raises many kinds; each means the same here
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"torch.fx cannot trace {type(model).__name__}: {reason}; pass a traceable network") from error
-    builder = _Builder(model, traced, dtype, torch.device(device), optimise)
-    return builder.build()
+        raise ModelError(
+            f"torch.fx cannot trace {type(model).__name__}: {first_line(error)}; pass a traceable network"
+        ) from error
+    in_place_reads(graph, dict(model.named_modules()))
+    return Trace(model, graph)
+
+
+def build_graph(traced: Trace, dtype: torch.dtype, device: torch.device | str, *, optimise: bool = True) -> Graph:
+    """The operators of a traced network.
+
+    dtype, device: of weights and activations; folding is done in float64. optimise: fold, fuse and factor; False keeps
+    the plain operators, for counting.
+    """
+    return _Builder(traced.model, traced.graph, dtype, torch.device(device), optimise).build()
 
 
 class _Builder:
@@ -119,7 +139,6 @@ class _Builder:
         self.output = 0
 
     def build(self) -> Graph:
-        in_place_reads(self.fx, self.modules)
         self.sites_before = self._sites_before()
         inputs = 0
         for node in list(self.fx.nodes):
@@ -144,9 +163,16 @@ class _Builder:
         return Graph(tuple(nodes), self.output)
 
     def _finish(self, node: fx.Node) -> None:
-        out = self._resolve(node.args[0])
+        """The logits among what the network returns, as `itd.patcher.logits_of` finds them."""
+        value: Any = node.args[0]
+        if isinstance(value, fx.Node) and isinstance(value.target, type) and "logits" in value.kwargs:
+            value = value.kwargs["logits"]  # a dataclass, which torch.fx records as a call of its class
+        value = getattr(value, "logits", value) if not isinstance(value, fx.Node) else value
+        if isinstance(value, (tuple, list)) and value:
+            value = value[0]
+        out = self._resolve(value)
         if not isinstance(out, Ref):
-            raise ModelError("the network must return one tensor of logits; this one returns something else")
+            raise ModelError("the network must return logits: a tensor, the first of a tuple, or .logits")
         self.output = out.id
 
     def _sites_before(self) -> dict[fx.Node, frozenset[fx.Node]]:
@@ -332,8 +358,6 @@ class _Builder:
         return tensor.detach().to(self.device, dtype)
 
     def _moved(self, module: nn.Module) -> nn.Module:
-        import copy
-
         return copy.deepcopy(module).to(device=self.device, dtype=self.dtype)
 
     def _resolve(self, value: Any) -> Any:

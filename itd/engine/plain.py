@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from itd.engine.executor import Sink
 from itd.engine.precision import Precision
-from itd.engine.tree import Sink
-from itd.patcher import DynamicModel
+from itd.patcher import DynamicModel, logits_of
 from itd.space import Space
 
 
 class PlainExecutor:
-    """Runs a space on batches of images, nothing shared, folded or fused. Arguments as the tree executor's."""
+    """Runs a space on batches of images, nothing shared, folded or fused. model: what `itd.patch` returned."""
 
     def __init__(
         self,
@@ -31,11 +31,11 @@ class PlainExecutor:
         self.model = model.to(memory_format=torch.channels_last)
 
     def run(self, pixels: Tensor, sink: Sink, configs: Iterable[int] | None = None) -> None:
-        """Every configuration, or those given, on every image. pixels: (N, 3, H, W) float32."""
+        """Every configuration, or those given, on every image. pixels: (N, C, H, W) float32."""
         pixels = pixels.to(self.device, self.precision.dtype, memory_format=torch.channels_last)
         images = np.arange(pixels.shape[0])
         with torch.inference_mode(), self.precision.flags():
             for number in range(len(self.space)) if configs is None else configs:
                 with self.model.configured(self.space.configs[number]):
-                    logits = self.model(pixels)
+                    logits = logits_of(self.model(pixels))
                 sink(np.full(len(images), number), images, logits)

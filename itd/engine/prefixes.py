@@ -1,4 +1,4 @@
-"""The trie of a space's configurations along the stages of a tree: which choices a prefix still has."""
+"""The prefixes of a space's configurations along the stages of a tree: which settings a prefix can still take."""
 
 from __future__ import annotations
 
@@ -10,29 +10,48 @@ import numpy as np
 from itd.engine.stages import Stage
 from itd.space import Setting, Space
 
-Choice = Setting | int
+BranchSetting = Setting | int
 """A setting of the branch's layers, or how many-fold a subsampling branch subsamples."""
 
 
 @dataclass(frozen=True)
 class Fork:
-    """One branch of the tree. choices: everything any prefix may choose there. children: (prefixes, choices) int32,
-    the number of the longer prefix, -1 where the choice is not allowed."""
+    """One branch of the tree.
 
-    choices: tuple[Choice, ...]
+    settings: every one that any prefix may take there. children: (prefixes, settings) int32, the number of the longer
+    prefix, -1 where the setting is not allowed.
+    """
+
+    settings: tuple[BranchSetting, ...]
     children: np.ndarray
 
 
 @dataclass(frozen=True)
-class Trie:
-    """forks[i] leads from stage i to i + 1; configs[p] is the configuration that prefix p of the last stage is."""
+class Prefixes:
+    """All prefixes of the configurations of a space.
+
+    forks[i] leads from stage i to i + 1; configs[p] is the configuration that prefix p of the last stage is.
+    """
 
     forks: tuple[Fork, ...]
     configs: np.ndarray
 
+    def paths(self) -> list[np.ndarray]:
+        """For each fork (C,): the longer prefix that each configuration goes on with."""
+        prefix = np.empty(len(self.configs), np.int64)
+        prefix[self.configs] = np.arange(len(self.configs))
+        paths = []
+        for fork in reversed(self.forks):
+            paths.append(prefix)
+            parent = np.full(int(fork.children.max()) + 1, -1)
+            rows, columns = np.nonzero(fork.children >= 0)
+            parent[fork.children[rows, columns]] = rows
+            prefix = parent[prefix]
+        return paths[::-1]
 
-def build_trie(space: Space, stages: Sequence[Stage]) -> Trie:
-    """The trie of a space. stages: as `cut` made them."""
+
+def build_prefixes(space: Space, stages: Sequence[Stage]) -> Prefixes:
+    """The prefixes of a space. stages: as `cut` made them."""
     prefix = [0] * len(space)
     forks: list[Fork] = []
     branches = [stage.branch for stage in stages[1:]]
@@ -43,7 +62,7 @@ def build_trie(space: Space, stages: Sequence[Stage]) -> Trie:
         settings = [config[branch.site].only(branch.attributes) for config in space.configs]
         if branch.base:
             bases = _bases(prefix, settings)
-            factors: list[Choice] = [
+            factors: list[BranchSetting] = [
                 int(s.stride / b.stride) if s.stride != b.stride else 1  # type: ignore[operator]
                 for s, b in zip(settings, bases, strict=True)
             ]
@@ -58,7 +77,7 @@ def build_trie(space: Space, stages: Sequence[Stage]) -> Trie:
         if configs[last] >= 0:
             raise ValueError(f"configurations {configs[last]} and {number} are the same network")
         configs[last] = number
-    return Trie(tuple(forks), configs)
+    return Prefixes(tuple(forks), configs)
 
 
 def _bases(prefix: list[int], settings: list[Setting]) -> list[Setting]:
@@ -73,22 +92,22 @@ def _bases(prefix: list[int], settings: list[Setting]) -> list[Setting]:
     return bases
 
 
-def _fork(prefix: list[int], picked: Sequence[Choice], forks: list[Fork]) -> list[int]:
-    choices = tuple(dict.fromkeys(sorted(set(picked), key=_order)))
-    column = {choice: i for i, choice in enumerate(choices)}
-    children = np.full((max(prefix) + 1, len(choices)), -1, np.int32)
+def _fork(prefix: list[int], taken: Sequence[BranchSetting], forks: list[Fork]) -> list[int]:
+    settings = tuple(dict.fromkeys(sorted(set(taken), key=_order)))
+    column = {setting: i for i, setting in enumerate(settings)}
+    children = np.full((max(prefix) + 1, len(settings)), -1, np.int32)
     longer = []
     count = 0
-    for p, choice in zip(prefix, picked, strict=True):
-        if children[p, column[choice]] < 0:
-            children[p, column[choice]] = count
+    for p, setting in zip(prefix, taken, strict=True):
+        if children[p, column[setting]] < 0:
+            children[p, column[setting]] = count
             count += 1
-        longer.append(int(children[p, column[choice]]))
-    forks.append(Fork(choices, children))
+        longer.append(int(children[p, column[setting]]))
+    forks.append(Fork(settings, children))
     return longer
 
 
-def _order(choice: Choice) -> tuple[float, ...]:
-    if isinstance(choice, int):
-        return (choice,)
-    return tuple(value or 0 for value in (choice.stride, choice.dilation, choice.size))
+def _order(setting: BranchSetting) -> tuple[float, ...]:
+    if isinstance(setting, int):
+        return (setting,)
+    return tuple(value or 0 for value in (setting.stride, setting.dilation, setting.size))

@@ -1,7 +1,7 @@
 """A really dynamic network: each image runs only the configuration chosen for it, images of one path in one batch.
 
-The choice can look at the values at the frontier of level 0, which every configuration shares. Same stages, trie and
-scheduling as the sweep's tree; rows that nobody chose are never made.
+The choice can look at the values at the frontier of level 0, which every configuration shares. Stages, prefixes and
+scheduling are those of the sweep's tree; rows that nobody chose are never made.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from itd.engine.graph import Trace
 from itd.engine.precision import Precision
+from itd.engine.program import Program, compile_program
 from itd.engine.tree import Segment, TreeExecutor, run_nodes
 from itd.errors import SpaceError
 from itd.patcher import DynamicModel
@@ -22,53 +24,59 @@ from itd.space import Space
 Frontier = dict[int, Tensor]
 """Value number -> (rows, ...) tensor: what leaves level 0, in the order of the numbers."""
 
-Choose = Callable[[Frontier, np.ndarray], np.ndarray]
+Router = Callable[[Frontier, np.ndarray], np.ndarray]
 """(the frontier of some rows, their images (rows,)) -> the configuration of each (rows,)."""
+
+
+def routed_program(
+    network: DynamicModel | Trace,
+    space: Space,
+    *,
+    swept: tuple[str, ...] | None = None,
+    device: torch.device | str = "cpu",
+    precision: Precision | None = None,
+) -> Program:
+    """A program for `RoutedExecutor`: strides share nothing, as each image takes one.
+
+    swept: the sites before the first of which level 0 ends, also where no listed configuration moves it; None is the
+    space's own. Other arguments as of `compile_program`.
+    """
+    opened = _opened(space, swept or space.swept)
+    return compile_program(network, opened, device=device, precision=precision, subsample=False)
 
 
 class RoutedExecutor(TreeExecutor):
     """Runs, on each image, the one configuration of a space that is chosen for it.
 
-    swept: the sites before the first of which level 0 ends, also where no listed configuration moves it; None is the
-    space's own. Other arguments as of `TreeExecutor`.
+    program: of `routed_program`. budget_bytes: as of `TreeExecutor`.
 
     >>> from itd.patcher import build_model, model_space, patch
     >>> model = patch(build_model("resnet18", 10), "resnet18")
-    >>> network = RoutedExecutor(model, model_space(model, ["dilation"], swept=["D"]))
+    >>> network = RoutedExecutor(routed_program(model, model_space(model, ["dilation"], swept=["D"])))
     >>> network.logits(torch.zeros(2, 3, 64, 64), np.array([0, 3])).shape
     torch.Size([2, 10])
     """
 
-    def __init__(
-        self,
-        model: DynamicModel,
-        space: Space,
-        *,
-        swept: tuple[str, ...] | None = None,
-        device: torch.device | str = "cpu",
-        precision: Precision | None = None,
-        budget_bytes: int | None = None,
-    ) -> None:
-        space = _opened(space, swept or space.swept)
-        super().__init__(model, space, device=device, precision=precision, budget_bytes=budget_bytes, subsample=False)
-        self._paths = _paths(self)
+    def __init__(self, program: Program, *, budget_bytes: int | None = None) -> None:
+        super().__init__(program, budget_bytes=budget_bytes)
+        self._paths = program.prefixes.paths()
         self._chosen: np.ndarray | None = None
-        self._choose: Choose | None = None
+        self._router: Router | None = None
 
     def frontier(self, pixels: Tensor) -> Frontier:
-        """What leaves level 0. pixels: (N, 3, H, W) float32."""
+        """What leaves level 0. pixels: (N, C, H, W) float32."""
         pixels = pixels.to(self.device, self.precision.dtype, memory_format=torch.channels_last)
         with torch.inference_mode(), self.precision.flags():
             return run_nodes(self.stages[0], {0: pixels})
 
-    def logits(self, pixels: Tensor, choose: np.ndarray | Choose) -> Tensor:
+    def logits(self, pixels: Tensor, choose: np.ndarray | Router) -> Tensor:
         """(N, K) float32 on the CPU.
 
-        pixels: (N, 3, H, W) float32. choose: (N,) the configuration of each image, or what tells it from the frontier;
+        pixels: (N, C, H, W) float32. choose: (N,) the configuration of each image, or what tells it from the frontier;
         after the call `chosen` has them.
         """
         count = pixels.shape[0]
-        self._choose = choose if callable(choose) else None
+        self._router = choose if callable(choose) else None
         self._chosen = np.full(count, -1) if callable(choose) else np.asarray(choose, np.int64)
         self._check(self._chosen[self._chosen != -1])
         found: dict[int, Tensor] = {}
@@ -91,8 +99,8 @@ class RoutedExecutor(TreeExecutor):
 
     def _children(self, number: int, column: int, segment: Segment, values: dict[int, Tensor]) -> np.ndarray:
         assert self._chosen is not None
-        if number == 0 and self._choose is not None and (self._chosen[segment.images] < 0).any():
-            chosen = np.asarray(self._choose(values, segment.images), np.int64)
+        if number == 0 and self._router is not None and (self._chosen[segment.images] < 0).any():
+            chosen = np.asarray(self._router(values, segment.images), np.int64)
             self._check(chosen)
             self._chosen[segment.images] = chosen
         children = super()._children(number, column, segment, values)
@@ -131,18 +139,3 @@ def _opened(space: Space, swept: tuple[str, ...]) -> Space:
         for name in swept
     }
     return replace(space, swept=swept, options=options)
-
-
-def _paths(executor: TreeExecutor) -> list[np.ndarray]:
-    """For each fork (C,): the longer prefix that each configuration goes on with."""
-    forks = executor.trie.forks
-    prefix = np.empty(len(executor.space), np.int64)
-    prefix[executor.trie.configs] = np.arange(len(executor.trie.configs))
-    found = []
-    for fork in reversed(forks):
-        found.append(prefix)
-        parent = np.full(int(fork.children.max()) + 1, -1)
-        rows, columns = np.nonzero(fork.children >= 0)
-        parent[fork.children[rows, columns]] = rows
-        prefix = parent[prefix]
-    return found[::-1]

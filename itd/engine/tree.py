@@ -7,25 +7,20 @@ prefix they came by, and run as one batch. The deepest batch that is full runs f
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from itd.engine.costs import Costs, Shapes, fixed_op, resolve, site_op
-from itd.engine.graph import build_graph
+from itd.engine.costs import Shapes, fixed_op, resolve, site_op
+from itd.engine.executor import Sink
 from itd.engine.ops import CHANNELS_LAST, ShapeError, WindowError
-from itd.engine.precision import Precision
-from itd.engine.prefixes import Choice, build_trie
-from itd.engine.stages import Branch, Stage, cut
+from itd.engine.prefixes import BranchSetting
+from itd.engine.program import Program
+from itd.engine.stages import Branch, Stage
 from itd.errors import ItdError, SpaceError
-from itd.patcher import DynamicModel, layer_attributes
-from itd.space import Space
-
-Sink = Callable[[np.ndarray, np.ndarray, Tensor], None]
-"""Takes configurations (rows,), images (rows,) and logits (rows, K)."""
 
 
 @dataclass
@@ -93,40 +88,36 @@ def default_batch_size(device: torch.device) -> int:
 class TreeExecutor:
     """Runs a space on batches of images.
 
-    model: patched, in evaluation mode. precision: of weights and activations. budget_bytes: for one chunk; None is
-    the device's default. subsample: whether strides share one convolution, which is cheaper where all are run.
+    program: the compiled network. budget_bytes: for one chunk; None is the device's default.
     """
 
-    def __init__(
-        self,
-        model: DynamicModel,
-        space: Space,
-        *,
-        device: torch.device | str = "cpu",
-        precision: Precision | None = None,
-        budget_bytes: int | None = None,
-        subsample: bool = True,
-    ) -> None:
-        self.device, self.precision = torch.device(device), precision or Precision()
-        self.space = space
-        graph = build_graph(model, self.precision.dtype, self.device)
-        self.output = graph.output
-        self.stages = cut(model, graph, space, subsample=subsample)
-        self.trie = build_trie(space, self.stages)
-        self.attributes = layer_attributes(model.sites)
-        self.costs = Costs(self.stages, self.attributes, self.precision.dtype)
+    def __init__(self, program: Program, *, budget_bytes: int | None = None) -> None:
+        self.program = program
+        self.device, self.precision, self.space = program.device, program.precision, program.space
+        self.stages, self.prefixes = program.stages, program.prefixes
         self.budget_bytes = budget_bytes or default_budget_bytes(self.device)
         self._limits: dict[tuple[int, Shapes], int] = {}
+        self._wanted: list[np.ndarray] | None = None
 
-    def run(self, pixels: Tensor, sink: Sink) -> None:
-        """Every configuration on every image. pixels: (N, 3, H, W) float32, on any device."""
+    def run(self, pixels: Tensor, sink: Sink, configs: Iterable[int] | None = None) -> None:
+        """Every configuration, or some, on every image. pixels: (N, C, H, W) float32, on any device."""
         pixels = pixels.to(self.device, self.precision.dtype, memory_format=CHANNELS_LAST, non_blocking=True)
         count = pixels.shape[0]
+        self._wanted = None if configs is None else self._prefixes_of(list(configs))
         queues: list[dict[Shapes, Queue]] = [{} for _ in self.stages]
         self._push(queues, 0, Segment({0: pixels}, np.zeros(count, np.int64), np.arange(count)))
         with torch.inference_mode(), self.precision.flags():
             for number, shapes, segment in self._schedule(queues):
                 self._run_chunk(queues, number, shapes, segment, sink)
+
+    def _prefixes_of(self, configs: list[int]) -> list[np.ndarray]:
+        """For each fork (longer prefixes,) bool: those that some configurations go on with."""
+        wanted = []
+        for fork, path in zip(self.prefixes.forks, self.prefixes.paths(), strict=True):
+            taken = np.zeros(int(fork.children.max()) + 1, bool)
+            taken[path[configs]] = True
+            wanted.append(taken)
+        return wanted
 
     # -- scheduling ---------------------------------------------------------------------------------------------------
 
@@ -163,13 +154,13 @@ class TreeExecutor:
     def _limit(self, number: int, shapes: Shapes) -> int:
         key = (number, shapes)
         if key not in self._limits:
-            fork = self.trie.forks[number] if number < len(self.trie.forks) else None
+            fork = self.prefixes.forks[number] if number < len(self.prefixes.forks) else None
             try:
-                row_bytes = self.costs.work_bytes(number, shapes, fork)
+                row_bytes = self.program.costs.work_bytes(number, shapes, fork)
             except (WindowError, ShapeError) as error:
                 raise SpaceError(
-                    f"a configuration of this space cannot run at this image size ({error}); leave it out, as "
-                    "itd.runner.request.prepare does, or give larger images"
+                    f"a configuration of this space cannot run at this image size ({error}); leave it out, as a sweep "
+                    "does, or give larger images"
                 ) from error
             self._limits[key] = max(1, self.budget_bytes // max(1, row_bytes))
         return self._limits[key]
@@ -203,12 +194,12 @@ class TreeExecutor:
 
     def _run_rows(self, number: int, segment: Segment, sink: Sink) -> list[tuple[int, Segment]]:
         values = run_nodes(self.stages[number], segment.values)
-        if number == len(self.trie.forks):
-            sink(self.trie.configs[segment.prefixes], segment.images, values[self.output])
+        if number == len(self.prefixes.forks):
+            sink(self.prefixes.configs[segment.prefixes], segment.images, values[self.program.graph.output])
             return []
-        fork, stage = self.trie.forks[number], self.stages[number + 1]
+        fork, stage = self.prefixes.forks[number], self.stages[number + 1]
         pushes = []
-        for column, choice in enumerate(fork.choices):
+        for column, setting in enumerate(fork.settings):
             children = self._children(number, column, segment, values)
             rows = np.flatnonzero(children >= 0)
             if not len(rows):
@@ -218,16 +209,19 @@ class TreeExecutor:
                 index = torch.from_numpy(rows).to(self.device, non_blocking=True)
                 part = {i: _rows_of(v, index) for i, v in values.items()}
                 children, images = children[rows], images[rows]
-            pushes.append((number + 1, Segment(self._branch(stage, choice, part), children, images)))
+            pushes.append((number + 1, Segment(self._branch(stage, setting, part), children, images)))
         return pushes
 
     def _children(self, number: int, column: int, segment: Segment, values: dict[int, Tensor]) -> np.ndarray:
-        """(rows,) the longer prefix that each row goes on with by a choice, -1 where it does not take it."""
-        return self.trie.forks[number].children[segment.prefixes, column]
+        """(rows,) the longer prefix that each row goes on with by a setting, -1 where it does not take it."""
+        children = self.prefixes.forks[number].children[segment.prefixes, column]
+        if self._wanted is None:
+            return children
+        return np.where((children >= 0) & self._wanted[number][children], children, -1)
 
-    def _branch(self, stage: Stage, choice: Choice, values: dict[int, Tensor]) -> dict[int, Tensor]:
+    def _branch(self, stage: Stage, setting: BranchSetting, values: dict[int, Tensor]) -> dict[int, Tensor]:
         assert stage.branch is not None
-        return take_branch(stage.branch, choice, values, stage.entering, self.attributes)
+        return take_branch(stage.branch, setting, values, stage.entering, self.program.attributes)
 
 
 def _rows_of(value: Tensor, index: Tensor) -> Tensor:
@@ -237,19 +231,19 @@ def _rows_of(value: Tensor, index: Tensor) -> Tensor:
 
 def take_branch(
     branch: Branch,
-    choice: Choice,
+    setting: BranchSetting,
     values: dict[int, Tensor],
     entering: tuple[int, ...],
     attributes: dict[str, frozenset[str]],
 ) -> dict[int, Tensor]:
-    """What enters a stage by a choice, from what left the stage before. The tensors given are not changed."""
+    """What enters a stage by a setting, from what left the stage before. The tensors given are not changed."""
     values = dict(values)
-    if isinstance(choice, int):
-        for i in branch.values & values.keys() if choice > 1 else ():
-            values[i] = values[i][:, :, ::choice, ::choice].contiguous(memory_format=CHANNELS_LAST)
+    if isinstance(setting, int):
+        for i in branch.values & values.keys() if setting > 1 else ():
+            values[i] = values[i][:, :, ::setting, ::setting].contiguous(memory_format=CHANNELS_LAST)
     else:
         for node in branch.nodes:
-            values[node.id] = site_op(node, choice, attributes)(*resolve(node.args, values))
+            values[node.id] = site_op(node, setting, attributes)(*resolve(node.args, values))
     return {i: values[i] for i in entering}
 
 

@@ -10,7 +10,7 @@ from itd.patcher.dynamic import (
     pool_at,
 )
 from itd.patcher.geometry import Geometry, half_stride_weight, resize_kernel, resize_matrix
-from itd.patcher.model import DynamicModel, entry_of, model_space, patch, site_specs
+from itd.patcher.model import DynamicModel, check_space, entry_of, logits_of, model_space, patch, site_specs
 from itd.patcher.registry import (
     MODELS,
     ModelEntry,
@@ -19,6 +19,7 @@ from itd.patcher.registry import (
     build_model,
     layer_attributes,
     parse_sites,
+    register_model,
     resolve_sites,
 )
 from itd.space import Choices, Conventions
@@ -37,15 +38,18 @@ __all__ = [
     "SiteModule",
     "Sites",
     "build_model",
+    "check_space",
     "conv_at",
     "entry_of",
     "half_stride_weight",
     "layer_attributes",
+    "logits_of",
     "model_space",
     "parse_sites",
     "patch",
     "per_sample_conv_at",
     "pool_at",
+    "register_model",
     "resize_kernel",
     "resize_matrix",
     "resolve_sites",

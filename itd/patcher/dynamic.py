@@ -180,6 +180,40 @@ DynamicLayer = DynamicConv2d | DynamicPerSampleConv2d | DynamicMaxPool2d | Dynam
 
 def wrap_layer(path: str, module: nn.Module, conventions: Conventions) -> DynamicLayer:
     """The layer at `path` as one that takes a setting; ModelError for a layer that cannot."""
+    _check_own_forward(path, module)
+    new = _wrapped(path, module, conventions)
+    new.__dict__["_plain_class"] = type(module)
+    return new
+
+
+def unwrap_layer(layer: Any) -> nn.Module:
+    """What `wrap_layer` was given, with the same parameters."""
+    cls = layer.__dict__["_plain_class"]
+    new = cls.__new__(cls)
+    own = ("setting", "conventions", "geometry", "_resized", "_plain_class")
+    new.__dict__ = {name: value for name, value in layer.__dict__.items() if name not in own}
+    return new
+
+
+def _check_own_forward(path: str, module: nn.Module) -> None:
+    """ModelError for a convolution or pool of a class of its own, whose forward a setting would take the place of."""
+    for kind in (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d):
+        if not isinstance(module, kind):
+            continue
+        own = [m for m in ("forward", "_conv_forward") if getattr(type(module), m, None) is not getattr(kind, m, None)]
+        if own:
+            raise ModelError(
+                f"{path} is a {type(module).__name__}, which computes in its own way ({own[0]}); a site takes a plain "
+                f"{kind.__name__}"
+            )
+        if kind is nn.Conv2d and not isinstance(module._parameters.get("weight"), torch.Tensor):
+            raise ModelError(
+                f"{path} has a weight that is made anew from others (weight or spectral normalisation, pruning); "
+                "remove the parametrisation first, which keeps the value"
+            )
+
+
+def _wrapped(path: str, module: nn.Module, conventions: Conventions) -> DynamicLayer:
     if isinstance(module, nn.Conv2d):
         return DynamicConv2d.wrap(path, module, conventions)
     if isinstance(module, PerSampleConv2d):

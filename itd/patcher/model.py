@@ -5,23 +5,38 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from itd.errors import ModelError, SpaceError
-from itd.patcher.dynamic import DEFAULT, DynamicConv2d, DynamicPerSampleConv2d, check_pool_half, wrap_layer
-from itd.patcher.registry import MODELS, ModelEntry, Sites, resolve_sites
+from itd.patcher.dynamic import (
+    DEFAULT,
+    DynamicConv2d,
+    DynamicPerSampleConv2d,
+    check_pool_half,
+    unwrap_layer,
+    wrap_layer,
+)
+from itd.patcher.output_stride import output_stride
+from itd.patcher.registry import MODELS, ModelEntry, SiteModule, Sites, as_sites, resolve_sites
 from itd.space import ATTRIBUTES, Conventions, Setting, SiteSpec, Space, build_space
 from itd.space.setting import OPTIONS
+from itd.text import listed, one_line
 
 
 class DynamicModel(nn.Module):
-    """What `patch` adds to a network's class: `sites` and `configured`. `forward` and `state_dict` stay its own."""
+    """What `patch` adds to a network's class: `sites` and `configured`. `forward` and `state_dict` stay its own.
+
+    entry: the registry's, where the network was patched by a registered name.
+    """
 
     sites: Sites
     conventions: Conventions
+    entry: ModelEntry | None
 
     @contextlib.contextmanager
     def configured(self, config: Mapping[str, Setting] | Sequence[Setting]) -> Iterator[DynamicModel]:
@@ -58,27 +73,103 @@ class DynamicModel(nn.Module):
                 layer.setting = setting
 
 
-def patch(model: nn.Module, sites: str | Sites, conventions: Conventions | None = None) -> DynamicModel:
+SitePaths = str | SiteModule | Sequence[str | SiteModule]
+"""A site's modules as a user gives them: a path, a module, or several."""
+
+
+def patch(
+    model: nn.Module, sites: str | Mapping[str, SitePaths], conventions: Conventions | None = None
+) -> DynamicModel:
     """The same network, its site layers replaced by ones that take a setting.
 
-    model: any network; it is left as it was, and the returned one shares its tensors. sites: a registered model's name
-    or site name -> modules. Returns a network of the same class (a subclass), with the same `state_dict` keys and
-    tensors. Raises ModelError for a path that is not there or a layer that cannot vary.
+    Args:
+        model: any network, in any mode, on any device, patched already or not; it is left as it was.
+        sites: a registered model's name, or site name (A to D) -> a path, a list of paths, or `SiteModule`s. A 1x1
+            convolution and a pool among them take the stride only.
+        conventions: readings of what the paper leaves open.
+
+    Returns:
+        A network of the same class (a subclass) in evaluation mode, which shares the model's tensors: the same
+        `state_dict` keys and tensors.
+
+    Raises:
+        ModelError: for a path that is not there, a layer that cannot vary, or a model that cannot be copied.
+
+    Example:
+        >>> from torchvision.models import vgg11
+        >>> list(patch(vgg11(), {"A": "features.3", "B": ["features.6", "features.8"]}).sites)
+        ['A', 'B']
     """
+    _check_model(model)
     conventions = conventions or Conventions()
-    if isinstance(sites, str):
-        sites = entry_of(sites).sites
-    resolved = resolve_sites(model, sites)
-    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
-    new = copy.deepcopy(model, memo=dict(shared))
+    entry = entry_of(sites) if isinstance(sites, str) else None
+    new = _unpatched_copy(model)
+    resolved = resolve_sites(new, entry.sites if entry else as_sites(sites))
     for modules in resolved.values():
         for module in modules:
             parent, _, child = module.path.rpartition(".")
             layer = wrap_layer(module.path, new.get_submodule(module.path), conventions)
             new.get_submodule(parent)._modules[child] = layer
     new.__class__ = _dynamic_class(type(new))  # type: ignore[arg-type]
-    new.sites, new.conventions = resolved, conventions  # type: ignore[assignment]
-    return new  # type: ignore[return-value]
+    new.sites, new.conventions, new.entry = resolved, conventions, entry  # type: ignore[assignment]
+    return new.eval()  # type: ignore[return-value]
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"patch takes an nn.Module, given {type(model).__name__}; build the network first")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError("patch cannot rewrite a TorchScript module; give the nn.Module that it was made of")
+    for name, what in (("_orig_mod", "torch.compile made"), ("module", "is wrapped for several devices")):
+        inner = model._modules.get(name)
+        if inner is not None and (name == "_orig_mod" or isinstance(model, _WRAPPERS)):
+            raise ModelError(f"the network {what if name == 'module' else 'is what ' + what}; give its .{name}")
+    if any(isinstance(p, nn.parameter.UninitializedTensorMixin) for p in model.parameters()):
+        raise ModelError(
+            f"{type(model).__name__} has lazy layers that know no shape yet; run it once on an image first"
+        )
+
+
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+def _unpatched_copy(model: nn.Module) -> nn.Module:
+    """A copy that shares the model's tensors, its site layers what they were before it was patched, if it was."""
+    shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    try:
+        new = copy.deepcopy(model, memo=dict(shared))
+    except Exception as error:  # a module may hold anything
+        raise ModelError(
+            f"{type(model).__name__} cannot be copied ({one_line(error)}); take what is no parameter, buffer or plain "
+            "value out of it"
+        ) from error
+    if not isinstance(new, DynamicModel):
+        return new
+    for modules in new.sites.values():
+        for module in modules:
+            parent, _, child = module.path.rpartition(".")
+            new.get_submodule(parent)._modules[child] = unwrap_layer(new.get_submodule(module.path))
+    new.__class__ = type(new).__bases__[1]  # type: ignore[assignment]
+    for name in ("sites", "conventions", "entry"):
+        del new.__dict__[name]
+    return new
+
+
+def logits_of(output: Any) -> Any:
+    """The logits among what a network returns: a tensor, the first of a tuple or list, or what is called `.logits`.
+
+    >>> logits_of((torch.zeros(2, 10), "something else")).shape
+    torch.Size([2, 10])
+    """
+    if isinstance(output, torch.Tensor):
+        return output
+    if hasattr(output, "logits"):
+        return output.logits
+    if isinstance(output, (tuple, list)) and output and isinstance(output[0], torch.Tensor):
+        return output[0]
+    raise ModelError(
+        f"the network returns a {type(output).__name__}; logits are a tensor, the first of a tuple, or .logits"
+    )
 
 
 @functools.cache
@@ -162,25 +253,57 @@ def model_space(
     swept: Sequence[str] | None = None,
     options: Mapping[tuple[str, str], Sequence[float]] | None = None,
     stride_range: tuple[int, int] = (4, 288),
+    input_shape: tuple[int, int, int] = (3, 224, 224),
 ) -> Space:
     """The allowed configurations of a patched model by the rules of `build_space`; every option is tried on its layers.
 
-    stem_stride: the output stride with every site at stride 1; the registry's where `entry` is given.
+    Args:
+        model: what `patch` returned.
+        attributes: stride, dilation or size, one or several.
+        entry: a registered model's restrictions; the model's own where it was patched by name.
+        stem_stride: the output stride with every site at stride 1; the registry's, else measured by one forward.
+        swept: the sites that vary; None is all.
+        options: (site, attribute) -> values that replace the site's own list exactly.
+        stride_range: the allowed total output stride; it applies where stride is swept.
+        input_shape: (C, H, W) of an image.
 
-    >>> from itd.patcher import MODELS, build_model, patch
-    >>> model = patch(build_model("resnet50"), "resnet50")
-    >>> len(model_space(model, ["stride"], entry=MODELS["resnet50"]))
-    361
+    Raises:
+        SpaceError: for a site or option that cannot be, more than 32,767 configurations, or none.
+
+    Example:
+        >>> from itd.patcher import build_model, patch
+        >>> len(model_space(patch(build_model("resnet50"), "resnet50"), ["stride"]))
+        361
     """
+    if not isinstance(model, DynamicModel):
+        raise ModelError(
+            f"model_space takes what itd.patch returned, given {type(model).__name__}; patch the model first"
+        )
+    if isinstance(attributes, str):
+        attributes = [attributes]
+    unknown = [a for a in attributes if a not in ATTRIBUTES]
+    if unknown or not attributes:
+        raise SpaceError(f"no such attribute: {listed(unknown) or '(none)'}; allowed are {', '.join(ATTRIBUTES)}")
+    entry = entry or model.entry
+    if stem_stride is None and entry is not None:
+        stem_stride = entry.stem_stride
+    if stem_stride is None and "stride" in attributes:
+        stem_stride = measured_stem_stride(model, input_shape)
     space = build_space(
         attributes,
         site_specs(model, entry),
         swept=swept,
         options=options,
-        stem_stride=stem_stride if stem_stride is not None else (entry.stem_stride if entry else 1),
+        stem_stride=1 if stem_stride is None else stem_stride,
         stride_range=stride_range,
     )
     return check_space(model, space)
+
+
+def measured_stem_stride(model: DynamicModel, input_shape: tuple[int, int, int] = (3, 224, 224)) -> float:
+    """The output stride with every site at stride 1, read off one forward of the default configuration."""
+    sites = math.prod(spec.default.stride or 1 for spec in site_specs(model))
+    return max(1.0, output_stride(model, input_shape) / sites)
 
 
 def check_space(model: DynamicModel, space: Space) -> Space:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -109,24 +111,71 @@ MODELS: dict[str, ModelEntry] = {
 def build_model(name: str, num_classes: int = 1000) -> nn.Module:
     """A network with random weights, in evaluation mode; ModelError for a name that nobody knows.
 
-    name: torchvision's, or that of a network with learned dynamic convolutions (`itd models --learned`).
+    name: torchvision's, that of a network with learned dynamic convolutions (`itd models --learned`), or one that
+    `register_model` was given.
     """
+    check_model_name(name)
+    if name in _BUILDERS:
+        return _BUILDERS[name](num_classes).eval()
     if is_learned(name):
         return build_learned(name, num_classes)
+    from torchvision import models
+
+    extra = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    return models.get_model(name, weights=None, num_classes=num_classes, **extra).eval()
+
+
+def check_model_name(name: str) -> None:
+    """ModelError, with the nearest name, for a model that nobody knows; nothing is built."""
+    if not isinstance(name, str):
+        raise ModelError(f"a model's name is a text, given {type(name).__name__}; registered are {', '.join(MODELS)}")
+    if name in _BUILDERS or is_learned(name):
+        return
     from torchvision import models
 
     known = models.list_models(module=models)
     if name not in known:
         import difflib
 
-        near = difflib.get_close_matches(name, known, n=1)
+        near = difflib.get_close_matches(name, [*known, *_BUILDERS], n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise ModelError(
             f"no such model: {name!r}; {hint}registered are {', '.join(MODELS)}; "
             "any other torchvision classifier works with --sites A=path,B=path (see: itd models)"
         )
-    extra = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    return models.get_model(name, weights=None, num_classes=num_classes, **extra).eval()
+
+
+_BUILDERS: dict[str, Callable[[int], nn.Module]] = {}
+
+
+def register_model(entry: ModelEntry, build: Callable[[int], nn.Module] | None = None) -> None:
+    """Makes a network known by name, with its sites, to every verb and command of this process.
+
+    Args:
+        entry: its name, sites and restrictions.
+        build: makes the network for a number of classes, with random weights; None where torchvision knows the name.
+
+    Raises:
+        ModelError: for a name that is registered already, sites that are none of A to D, or, without `build`, a name
+            that torchvision lacks.
+
+    Example:
+        >>> register_model(ModelEntry("vgg11_bn", {"A": (SiteModule("features.4", ALL),)}, 16, 70.37))
+        >>> del MODELS["vgg11_bn"]
+    """
+    if not isinstance(entry, ModelEntry):
+        raise ModelError(f"register_model takes a ModelEntry, given {type(entry).__name__}")
+    if entry.name in MODELS or entry.name in _BUILDERS or is_learned(entry.name):
+        raise ModelError(f"{entry.name} is registered already; give another name")
+    if not entry.sites or not set(entry.sites) <= set(SITES):
+        raise ModelError(
+            f"{entry.name} has the sites {', '.join(entry.sites) or '(none)'}; allowed are {', '.join(SITES)}"
+        )
+    if build is None:
+        check_model_name(entry.name)
+    else:
+        _BUILDERS[entry.name] = build
+    MODELS[entry.name] = entry
 
 
 def parse_sites(name: str, text: str | None) -> tuple[Sites | None, tuple[str, ...]]:
@@ -160,6 +209,38 @@ def _parse_paths(text: str) -> tuple[Sites, tuple[str, ...]]:
     return sites, tuple(sites)
 
 
+def as_sites(sites: Any) -> Sites:
+    """Sites as a user gives them, in the order A to D: site name -> a path, a list of paths, or `SiteModule`s.
+
+    >>> as_sites({"B": "conv2", "A": ["conv1", "shortcut"]})["A"][1].path
+    'shortcut'
+    """
+    if not isinstance(sites, Mapping) or not sites:
+        raise ModelError(
+            f"sites is {type(sites).__name__}; give a registered model's name, or a dict such as "
+            "{'A': 'layer1.0.conv1'}"
+        )
+    strange = [name for name in sites if name not in SITES]
+    if strange:
+        raise ModelError(
+            f"no such site: {strange[0]!r}; allowed are {', '.join(SITES)}, each with the paths of its layers"
+        )
+    made: Sites = {}
+    for name in SITES:
+        if name not in sites:
+            continue
+        value = sites[name]
+        modules = [value] if isinstance(value, (str, SiteModule)) else value
+        if (
+            not isinstance(modules, Sequence)
+            or not modules
+            or not all(isinstance(m, (str, SiteModule)) for m in modules)
+        ):
+            raise ModelError(f"site {name} is {value!r}; give a path, a list of paths, or SiteModules")
+        made[name] = tuple(m if isinstance(m, SiteModule) else SiteModule(m, frozenset()) for m in modules)
+    return made
+
+
 def layer_attributes(sites: Sites) -> dict[str, frozenset[str]]:
     """Module path -> the attributes that the layer takes."""
     return {module.path: module.attributes for modules in sites.values() for module in modules}
@@ -171,10 +252,12 @@ def resolve_sites(model: nn.Module, sites: Sites) -> Sites:
     resolved: Sites = {}
     seen: dict[str, str] = {}
     for name, modules in sites.items():
-        found = []
+        found: list[SiteModule] = []
         for module in modules:
             if module.path not in by_path:
                 raise ModelError(f"site {name}: the model has no module {module.path!r}; see model.named_modules()")
+            if module.path in (other.path for other in found):
+                raise ModelError(f"{module.path} is twice in site {name}; name it once")
             if seen.setdefault(module.path, name) != name:
                 raise ModelError(f"{module.path} is in sites {seen[module.path]} and {name}; a module has one site")
             layer = by_path[module.path]

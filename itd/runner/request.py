@@ -1,56 +1,35 @@
-"""What a sweep was asked to do, checked and resolved before anything is computed: model, space, images, identity."""
+"""A sweep as it is typed, and the job made of it: from here on there are objects only."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-import numpy as np
-import torch
+from pathlib import Path
 
 from itd.data.images import ImageSet, select
+from itd.data.loader import Pixels
+from itd.data.open import data_source, is_digits, open_images
 from itd.data.preprocess import Preprocess
-from itd.engine.costs import Costs, Walk, fixed_op, resolve, walk
-from itd.engine.graph import build_graph
-from itd.engine.precision import Precision
-from itd.engine.prefixes import build_trie
-from itd.engine.stages import cut
-from itd.errors import ItdError, SpaceError
+from itd.errors import DataError, ResultError, SpaceError
 from itd.patcher import (
-    MODELS,
     Conventions,
     DynamicModel,
     Sites,
-    build_model,
-    layer_attributes,
+    check_space,
     model_space,
     parse_sites,
     patch,
+    site_specs,
 )
-from itd.patcher.model import check_space, site_specs
-from itd.space import (
-    ATTRIBUTES,
-    SITES,
-    Space,
-    SpaceList,
-    listed_space,
-    parse_attributes,
-    parse_value,
-    read_space,
-)
-from itd.weights.load import Weights, apply_weights
-
-_PROBE_PX = 512
-WINDOW_RULE = "a window exceeds its input"
-_ROW_BYTES = 16
-"""pred, quality, nll, rank and confidence of one row, before compression."""
+from itd.runner.job import JobImages, SweepJob
+from itd.space import Space, SpaceList, listed_space, parse_attributes, parse_options, read_space
+from itd.weights.load import Weights, skeleton_of
+from itd.weights.resolve import resolve
 
 
 @dataclass(frozen=True)
 class SweepRequest:
-    """What `itd sweep` takes. Texts are as typed; None is the default.
+    """A sweep as it is typed. Texts are those of the command line; None is the default.
 
     model: torchvision's name. attributes: `stride` or `stride,size`. sites: `ABCD`, a part of it, or `A=path,B=path`.
     options: each `1,2,3`, `A=1,2` or `stride:A=1,2`. stride_range: allowed total output stride. space_file: lists the
@@ -116,246 +95,134 @@ class SweepRequest:
         stem = base.removesuffix(".parquet")
         return f"{stem}{tag}{base[len(stem) :]}"
 
-    def checked_device(self) -> torch.device:
-        """The device; ItdError where it is not there."""
-        name = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(name)
-        except RuntimeError as error:
-            raise ItdError(f"no such device: {name!r}; allowed are cpu, cuda, cuda:0 and so on") from error
-        if device.type not in ("cpu", "cuda"):
-            raise ItdError(f"device {name} is not supported; allowed are cpu and cuda")
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise ItdError(
-                f"--device {name}: torch sees no GPU here; give --device cpu, or install a GPU build of torch"
-            )
-        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-            raise ItdError(f"--device {name}: there are {torch.cuda.device_count()} GPUs, numbered from 0")
-        return device
+    def job(self, *, only_plan: bool = False, quiet: bool = False) -> SweepJob:
+        """The job that the texts stand for.
 
+        What can be told without weights is told before any are made or fetched. Where the data are the embedded digits
+        and no weights are named, the network is trained on them once.
 
-@dataclass(frozen=True)
-class Prepared:
-    """A sweep ready to run. samples: (N,) int32 of the selected images. macs: (C,) of each plain forward of one image;
-    tree_macs: of one image's tree. identity: what makes two results the same."""
+        Args:
+            only_plan: nothing is trained or fetched; the weights stay random.
+            quiet: no progress bar while a network is trained on the digits.
 
-    request: SweepRequest
-    model: DynamicModel
-    space: Space
-    images: ImageSet
-    samples: np.ndarray
-    preprocess: Preprocess
-    precision: Precision
-    device: torch.device
-    identity: Mapping[str, Any]
-    weights_label: str
-    num_classes: int
-    macs: tuple[int, ...]
-    tree_macs: int
-    out: str
+        Raises:
+            ItdError: for anything that cannot be.
 
-    def plan(self) -> SweepPlan:
-        """What `--plan` prints."""
-        n = len(self.samples)
-        return SweepPlan(
-            model=self.request.model,
-            attributes=self.space.attributes,
-            configs=len(self.space),
-            default=self.space.default,
-            removed=dict(self.space.removed),
-            images=n,
-            plain_macs=sum(self.macs) * n,
-            tree_macs=self.tree_macs * n,
-            score_bytes=len(self.space) * n * _ROW_BYTES,
-            out=self.out,
+        Example:
+            >>> SweepRequest("resnet18", "dilation", sites="D", data="digits", weights="none", limit=4).job()
+            SweepJob('resnet18', dilation, 5 configurations, 4 images)
+        """
+        data = data_source(self.data)
+        self._check_images(data)
+        skeleton = skeleton_of(self.model)
+        sites, swept = self.sites_asked()
+        space = self.space_of(patch(skeleton, sites, self.conventions), swept)
+        weights = resolve(
+            self.model,
+            self.weights,
+            data=data,
+            num_classes=self.num_classes,
+            device=self.device,
+            only_plan=only_plan,
+            quiet=quiet,
+            skeleton=skeleton,
+        )
+        images = open_images(
+            data,
+            num_classes=self.num_classes,
+            weights_classes=weights.num_classes,
+            classes_file=self.classes_file,
+        )
+        return SweepJob.assembled(
+            self.patched(weights),
+            space,
+            self.job_images(images, weights.preprocess),
+            name=self.model,
+            weights_sha256=weights.sha256,
+            weights_label=weights.label,
+            out=self.out_path(),
         )
 
+    def job_images(self, images: ImageSet, own: Preprocess) -> JobImages:
+        """The selected images, preprocessed. own: what the weights expect."""
+        preprocess = self.preprocess_from(own)
+        identity = {
+            "data": images.fingerprint(),
+            "every": self.every,
+            "preprocess": preprocess.identity(),
+            "variation": preprocess.variation,
+        }
+        samples = select(len(images), self.every, self.limit)
+        pixels = Pixels(images, preprocess, preprocess.shape)
+        return JobImages(pixels, samples, identity, Path(images.source).name, images.class_names)
 
-@dataclass(frozen=True)
-class SweepPlan:
-    """What a sweep will do. removed: reason -> configurations left out. plain_macs, tree_macs: multiply-accumulates of
-    all images, each configuration on its own and as the tree runs them. score_bytes: before compression."""
+    def sites_asked(self) -> tuple[str | Sites, tuple[str, ...]]:
+        """(what `itd.patch` takes, the sites that are swept)."""
+        own, swept = parse_sites(self.model, self.sites)
+        return own or self.model, swept
 
-    model: str
-    attributes: tuple[str, ...]
-    configs: int
-    default: int | None
-    removed: Mapping[str, int]
-    images: int
-    plain_macs: int
-    tree_macs: int
-    score_bytes: int
-    out: str
+    def patched(self, weights: Weights) -> DynamicModel:
+        """The network with these weights, patched."""
+        return patch(weights.network(), self.sites_asked()[0], self.conventions)
+
+    def space_of(self, model: DynamicModel, swept: Sequence[str]) -> Space:
+        """The space that is asked for, of the patched network, before images are looked at."""
+        attributes = self.swept_attributes()
+        listed = self.space_list()
+        if listed is not None:
+            return check_space(model, listed_space(listed, site_specs(model, model.entry)))
+        fixed = {(spec.name, a) for spec in site_specs(model, model.entry) for a in spec.fixed}
+        return model_space(
+            model,
+            attributes,
+            swept=swept,
+            options=parse_options(self.options, attributes, swept, fixed),
+            stride_range=self.stride_range,
+        )
+
+    def preprocess_from(self, own: Preprocess) -> Preprocess:
+        """The weights' own preprocessing with what is asked for; DataError for a crop larger than the image."""
+        return replace(
+            own,
+            resize_px=own.resize_px if self.resize_px is None else self.resize_px,
+            crop_px=own.crop_px if self.crop_px is None else self.crop_px,
+            scale=self.scale,
+            context_px=self.context_px,
+        )
+
+    def _check_images(self, data: str) -> None:
+        """What can be told of the images before there are weights."""
+        select(1, self.every, self.limit)
+        Preprocess(scale=self.scale, context_px=self.context_px and 1)
+        if is_digits(data):
+            open_images(data, num_classes=self.num_classes, classes_file=self.classes_file)
+            return
+        if self.crop_px and self.resize_px:
+            self.preprocess_from(Preprocess())
+        if not Path(data).is_dir():
+            open_images(data)  # which says what is wrong with it
+        out = self.out_path()
+        if Path(out).absolute().is_relative_to(Path(data).absolute()):
+            raise ResultError(f"--out {out} is inside --data {data}; give --out a folder elsewhere")
+        if self.classes_file and not Path(self.classes_file).is_file():
+            raise DataError(f"no such file: --classes {self.classes_file}; expected one folder name per line")
 
 
-def patched_model(request: SweepRequest, num_classes: int) -> tuple[DynamicModel, tuple[str, ...], Sites | None]:
-    """The network with random weights, patched; the swept sites; the user's own sites, if any."""
-    network = build_model(request.model, num_classes)
-    own, swept = parse_sites(request.model, request.sites)
-    return patch(network, own or request.model, request.conventions), swept, own
+def varied(
+    request: SweepRequest, *, scales: Sequence[float] = (), contexts_px: Sequence[int] = ()
+) -> list[SweepRequest]:
+    """One request for each variation of the images, or the request itself where none is asked for (ITD paper, 4.5).
 
+    Where there are several, a job is made of each here, so that what cannot be is refused before the first one is run.
 
-def request_space(request: SweepRequest, model: DynamicModel, swept: Sequence[str], own: Sites | None) -> Space:
-    """The space a request asks for, before images are looked at."""
-    attributes = request.swept_attributes()
-    entry = None if own else MODELS[request.model]
-    listed = request.space_list()
-    if listed is not None:
-        return check_space(model, listed_space(listed, site_specs(model, entry)))
-    fixed = {(spec.name, a) for spec in site_specs(model, entry) for a in spec.fixed}
-    return model_space(
-        model,
-        attributes,
-        entry=entry,
-        stem_stride=stem_stride(model) if entry is None and "stride" in attributes else None,
-        swept=swept,
-        options=parse_options(request.options, attributes, swept, fixed),
-        stride_range=request.stride_range,
-    )
-
-
-def parse_options(
-    texts: Sequence[str],
-    attributes: Sequence[str],
-    swept: Sequence[str],
-    fixed: Collection[tuple[str, str]] = (),
-) -> dict[tuple[str, str], tuple[float, ...]]:
-    """What `--options` says: (site, attribute) -> values.
-
-    fixed: (site, attribute) that cannot vary; a list for every site passes them over.
-
-    >>> parse_options(["1,2", "C=1/2"], ["stride"], ["B", "C"])
-    {('B', 'stride'): (1, 2), ('C', 'stride'): (0.5,)}
+    >>> [r.out_path() for r in varied(SweepRequest("resnet18", "dilation", sites="D", data="digits"), scales=[2])]
+    ['results/resnet18-dilation-scale2.parquet']
     """
-    everywhere: dict[tuple[str, str], tuple[float, ...]] = {}
-    alone: dict[tuple[str, str], tuple[float, ...]] = {}
-    for text in texts:
-        attribute, site, listed = _split_option(text, attributes, swept)
-        values = tuple(parse_value(attribute, part) for part in listed.split(","))
-        found = alone if site else everywhere
-        keys = [(name, attribute) for name in ([site] if site else swept) if site or (name, attribute) not in fixed]
-        if any(key in found for key in keys):
-            where = f"site {site}" if site else "every site"
-            raise SpaceError(f"--options gives {attribute} for {where} twice; give one list with all its values")
-        found.update(dict.fromkeys(keys, values))
-    return everywhere | alone
-
-
-def _split_option(text: str, attributes: Sequence[str], swept: Sequence[str]) -> tuple[str, str, str]:
-    """(attribute, site or "", values) of `1,2`, `A=1,2`, `stride:1,2` or `stride:A=1,2`."""
-    head, colon, rest = text.rpartition(":")
-    site, equals, values = rest.rpartition("=")
-    attribute, site = head.strip(), site.strip()
-    if not colon and len(attributes) > 1:
-        raise SpaceError(
-            f"--options {text} does not say of which attribute; with --attr {','.join(attributes)} "
-            f"write {attributes[0]}:{text}"
-        )
-    if colon and attribute not in ATTRIBUTES:
-        raise SpaceError(f"--options {text}: no such attribute: {attribute!r}; allowed are {', '.join(ATTRIBUTES)}")
-    if equals and site not in SITES:
-        raise SpaceError(
-            f"--options {text}: no such site: {site!r}; allowed are {', '.join(swept)}, each with an option of its "
-            "own: --options A=1,2 --options C=2"
-        )
-    return attribute or attributes[0], site, values
-
-
-def stem_stride(model: DynamicModel) -> float:
-    """The output stride with every site at stride 1: what the range rule needs for a network that is not registered.
-
-    It is read off the shapes of one forward of a large image: the smallest map that a convolution or a pooling window
-    leaves, before anything is pooled to a single position.
-    """
-    graph = build_graph(model, torch.float32, "cpu", optimise=False)
-    values: dict[int, Any] = {0: torch.empty((1, 3, _PROBE_PX, _PROBE_PX), device="meta")}
-    smallest = _PROBE_PX
-    for node in graph.nodes:
-        op = fixed_op(node)
-        try:
-            out = op.meta(*resolve(node.args, values), **resolve(node.kwargs, values))
-        except ValueError:  # a classifier of a fixed size: what comes before it is all that is wanted
-            break
-        values[node.id] = out
-        if op.windowed and out.shape[2] > 1:
-            smallest = min(smallest, out.shape[2])
-    sites = math.prod(spec.default.stride or 1 for spec in site_specs(model))
-    return max(1.0, round(_PROBE_PX / smallest) / sites)
-
-
-def prepare(request: SweepRequest, images: ImageSet, weights: Weights) -> Prepared:
-    """Everything that can be refused is refused here, before the first image is decoded."""
-    device = request.checked_device()
-    precision = Precision(request.precision, str(device))
-    model, swept, own = patched_model(request, weights.num_classes)
-    apply_weights(model, weights)
-    model.eval()
-    space = request_space(request, model, swept, own)
-    preprocess = asked_preprocess(request, weights.preprocess)
-    plain, tree = walks(model, space, preprocess.side_px)
-    impossible = plain.impossible()
-    if impossible:
-        space = space.without(impossible, f"{WINDOW_RULE} at {preprocess.side_px} px")
-        plain, tree = walks(model, space, preprocess.side_px)
-    return Prepared(
-        request=request,
-        model=model,
-        space=space,
-        images=images,
-        samples=select(len(images), request.every, request.limit),
-        preprocess=preprocess,
-        precision=precision,
-        device=device,
-        identity=_identity(request, model, space, images, weights, preprocess),
-        weights_label=weights.label,
-        num_classes=weights.num_classes,
-        macs=tuple(m for m in plain.per_config if m is not None),
-        tree_macs=tree.macs,
-        out=request.out_path(),
-    )
-
-
-def walks(model: DynamicModel, space: Space, side_px: int) -> tuple[Walk, Walk]:
-    """The costs of a space for one image: with nothing optimised, and as the tree runs it."""
-    return costs_of(model, space, side_px, optimise=False), costs_of(model, space, side_px, optimise=True)
-
-
-def costs_of(model: DynamicModel, space: Space, side_px: int, *, optimise: bool) -> Walk:
-    """The costs of a space for one image: as the tree runs it, or with nothing optimised."""
-    graph = build_graph(model, torch.float32, "cpu", optimise=optimise)
-    stages = cut(model, graph, space, subsample=optimise)
-    costs = Costs(stages, layer_attributes(model.sites), torch.float32)
-    return walk(space, build_trie(space, stages), costs, side_px)
-
-
-def asked_preprocess(request: SweepRequest, own: Preprocess) -> Preprocess:
-    """The weights' own preprocessing with what the user asked for; DataError for a crop larger than the image."""
-    return replace(
-        own,
-        resize_px=own.resize_px if request.resize_px is None else request.resize_px,
-        crop_px=own.crop_px if request.crop_px is None else request.crop_px,
-        scale=request.scale,
-        context_px=request.context_px,
-    )
-
-
-def _identity(
-    request: SweepRequest,
-    model: DynamicModel,
-    space: Space,
-    images: ImageSet,
-    weights: Weights,
-    preprocess: Preprocess,
-) -> dict[str, Any]:
-    return {
-        "model": request.model,
-        "weights_sha256": weights.sha256,
-        "sites": {name: [m.path for m in modules] for name, modules in model.sites.items()},
-        "space": space.identity(),
-        "choices": request.conventions.identity(),
-        "data": images.fingerprint(),
-        "every": request.every,
-        "preprocess": preprocess.identity(),
-        "variation": preprocess.variation,
-        "precision": request.precision,
-    }
+    if scales and contexts_px:
+        raise DataError("--scale and --context vary the images in two ways at once; give one of them")
+    requests = [replace(request, scale=scale) for scale in dict.fromkeys(scales)]
+    requests += [replace(request, context_px=side) for side in dict.fromkeys(contexts_px)]
+    if len(requests) > 1:
+        for one in requests:
+            one.job(only_plan=True)
+    return requests or [request]

@@ -1,37 +1,64 @@
-"""The sweep: units of images through the tree, scores into the result. One process, one device."""
+"""The sweep: a job's missing units through a worker, scores into the result. One process, one device."""
 
 from __future__ import annotations
 
 import contextlib
-import datetime
-import platform
-import queue
-import subprocess
-import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from itd import __version__
-from itd.data.loader import Batch, batches
-from itd.engine.plain import PlainExecutor
-from itd.engine.tree import TreeExecutor, default_batch_size
-from itd.errors import ModelError, NotFiniteError
-from itd.runner.request import Prepared
-from itd.runner.scores import COLUMNS, ScoreBuffer
-from itd.space import format_config
-from itd.store import ResultWriter, Unit
+from itd.engine.check import check_tree
+from itd.engine.executor import Executor
+from itd.engine.precision import Precision
+from itd.engine.tree import TreeExecutor
+from itd.errors import ItdError
+from itd.runner.job import SweepJob
+from itd.runner.options import RunOptions
+from itd.runner.provenance import provenance
+from itd.runner.request import SweepRequest
+from itd.runner.worker import Progress, Worker
+from itd.store import ResultWriter
 
-Progress = Callable[[int], Any]
-"""Told how many (image, configuration) pairs were just computed."""
+_ROW_BYTES = 16
+"""pred, quality, nll, rank and confidence of one row, before compression."""
 
-T = TypeVar("T")
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """What a sweep will do.
+
+    removed: reason -> configurations left out. plain_macs, tree_macs: multiply-accumulates of all images, each
+    configuration on its own and as the tree runs them. macs_unknown: operators that are in neither. score_bytes: before
+    compression.
+    """
+
+    model: str
+    attributes: tuple[str, ...]
+    configs: int
+    default: int | None
+    removed: Mapping[str, int]
+    images: int
+    plain_macs: int
+    tree_macs: int
+    score_bytes: int
+    out: str
+    macs_unknown: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SweepStart:
+    """What a sweep is about to do, for whoever shows progress. already, todo: images."""
+
+    job: SweepJob
+    out: str
+    already: int
+    todo: int
+
+
+OnStart = Callable[[SweepStart], Progress | None]
 
 
 @dataclass(frozen=True)
@@ -51,43 +78,151 @@ class SweepReport:
         return self.images - self.already - self.done
 
 
-def open_writer(prepared: Prepared) -> ResultWriter:
-    """The result of a prepared sweep, created or continued."""
-    return ResultWriter.open(
-        prepared.out,
-        identity=dict(prepared.identity),
-        space=prepared.space,
-        macs=prepared.macs,
-        samples=prepared.samples,
-        images_per_unit=prepared.request.images_per_unit or unit_size(len(prepared.samples), prepared.device),
-        provenance=provenance(prepared),
+def plan(job: SweepJob | SweepRequest, *, out: str | None = None, **how: Any) -> SweepPlan:
+    """What a sweep would do: nothing is run, trained, fetched or written.
+
+    job: objects, or what was typed. out, how: as of `sweep`. Raises ItdError for anything that a sweep would refuse.
+
+    >>> plan(SweepRequest("resnet18", "dilation", sites="D", data="digits", limit=3)).configs
+    5
+    """
+    options = _options(job, out=out, **how)
+    if isinstance(job, SweepRequest):
+        job = job.job(only_plan=True)
+    tree = job.program().prefix_costs(job.input_shape)
+    count = len(job)
+    return SweepPlan(
+        model=job.name,
+        attributes=job.space.attributes,
+        configs=len(job.space),
+        default=job.space.default,
+        removed=dict(job.space.removed),
+        images=count,
+        plain_macs=sum(job.macs) * count,
+        tree_macs=tree.macs * count,
+        score_bytes=len(job.space) * count * _ROW_BYTES,
+        out=options.out or job.default_out,
+        macs_unknown=job.costs.unknown,
     )
 
 
-def check_faithful(prepared: Prepared) -> None:
-    """ModelError where the tree is not the network: what torch.fx traced gives other logits than the module itself.
+def sweep(
+    job: SweepJob | SweepRequest,
+    *,
+    out: str | None = None,
+    device: Any = None,
+    precision: str | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    shard: tuple[int, int] | None = None,
+    allow_missing: bool | None = None,
+    images_per_unit: int | None = None,
+    on_start: OnStart | None = None,
+    quiet: bool = False,
+) -> SweepReport:
+    """Sweeps a job into its result, doing only what is missing.
 
-    One configuration (the default, where it is in the space) on one image of seeded noise, in float32. A network that
-    looks at its input's values, or changes a tensor in place through another name, is found here.
+    Args:
+        job: objects, or what was typed; of a request the keywords below take the place of its own.
+        out: the result's folder; default results/<name>-<attributes>.parquet.
+        device: cpu, cuda, cuda:1; default a GPU where there is one.
+        precision: fp32, tf32, bf16 or fp16, part of what makes two results the same.
+        batch_size: images in the tree at once; default 8, 64 on a GPU.
+        workers: processes that decode; 0 decodes in a thread of this one.
+        shard: (i, n), the i-th of n parts of the work.
+        allow_missing: an image that cannot be decoded becomes null rows instead of stopping.
+        images_per_unit: of a new result.
+        on_start: called with what will be done; returns what is called with how many (image, configuration) pairs were
+            just computed.
+        quiet: no progress bar while a network is trained on the digits.
+
+    Raises:
+        ItdError: for anything that cannot be, before the first image; NotFiniteError naming configuration and image;
+            DataError for an image that cannot be decoded; ResultError where the disk refuses. Units written before
+            stay.
+
+    Example:
+        >>> import tempfile
+        >>> out = tempfile.mkdtemp() + "/r.parquet"
+        >>> request = SweepRequest("resnet18", "dilation", sites="D", data="digits", weights="none", limit=1)
+        >>> sweep(request, out=out, quiet=True).configs
+        5
     """
-    number = prepared.space.default or 0
-    space = replace(prepared.space, configs=(prepared.space.configs[number],), default=0)
-    px = prepared.preprocess.side_px
-    pixels = torch.randn(1, 3, px, px, generator=torch.Generator().manual_seed(0))
-    found: list[Tensor] = []
+    options = _options(
+        job,
+        out=out,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        workers=workers,
+        shard=shard,
+        allow_missing=allow_missing,
+        images_per_unit=images_per_unit,
+    )
+    if isinstance(job, SweepRequest):
+        job = job.job(quiet=quiet)
+    check_faithful(job, options.device)
+    program = job.program(options.device, options.precision)
+    return run_job(job, options, lambda: TreeExecutor(program), on_start=on_start)
 
-    def keep(configs: np.ndarray, images: np.ndarray, logits: Tensor) -> None:
-        found.append(logits)
 
-    for executor in (TreeExecutor, PlainExecutor):
-        executor(prepared.model, space, device=prepared.device).run(pixels, keep)
-    tree, plain = found
-    difference = float((tree - plain).abs().max() / plain.abs().max())
-    if plain.isfinite().all() and not difference <= 1e-3:
-        raise ModelError(
-            f"{prepared.request.model} as torch.fx traces it is not the same network: its logits differ by "
-            f"{difference:.0e} of their scale; rewrite what it does in place or by value, or choose another model"
+def _options(job: Any, **keywords: Any) -> RunOptions:
+    if not isinstance(job, (SweepJob, SweepRequest)):
+        raise ItdError(f"a sweep is a SweepJob or a SweepRequest, given {type(job).__name__}")
+    return RunOptions.of(job if isinstance(job, SweepRequest) else None, **keywords)
+
+
+def check_faithful(job: SweepJob, device: torch.device | str = "cpu") -> None:
+    """ModelError where the tree is not the network; see `itd.engine.check`."""
+    check_tree(job.program(device, Precision()), job.input_shape, job.name)
+
+
+def run_job(
+    job: SweepJob,
+    options: RunOptions,
+    executor: Callable[[], Executor],
+    *,
+    identity: Mapping[str, Any] | None = None,
+    on_start: OnStart | None = None,
+) -> SweepReport:
+    """Computes and writes the units that are missing, with any executor.
+
+    executor: makes it, once there is something to do. identity: fields beside the job's own. Others as of `sweep`.
+    """
+    started = time.perf_counter()
+    writer = open_writer(job, options, identity or {})
+    already = writer.done_images
+    units = writer.todo(options.shard)
+    todo = sum(len(unit) for unit in units)
+    progress = on_start(SweepStart(job, writer.path, already, todo)) if on_start else None
+    done = 0
+    if units:
+        worker = Worker(
+            job,
+            executor(),
+            batch_size=options.batch_size,
+            workers=options.workers,
+            allow_missing=options.allow_missing,
+            progress=progress,
         )
+        with contextlib.closing(worker.stream(units)) as scored:
+            for scores in scored:
+                writer.write(scores.unit, labels=scores.labels, missing=scores.missing, **scores.columns)
+                done += len(scores.unit)
+    return SweepReport(writer.path, len(job), already, done, len(job.space), time.perf_counter() - started)
+
+
+def open_writer(job: SweepJob, options: RunOptions, identity: Mapping[str, Any]) -> ResultWriter:
+    """The result of a job, created or continued. identity: fields beside the job's own."""
+    return ResultWriter.open(
+        options.out or job.default_out,
+        identity={**job.identity(options.precision.name), **identity},
+        space=job.space,
+        macs=job.macs,
+        samples=job.images.samples,
+        images_per_unit=options.images_per_unit or unit_size(len(job), options.device),
+        provenance=provenance(job, options),
+    )
 
 
 def unit_size(images: int, device: torch.device) -> int:
@@ -98,174 +233,3 @@ def unit_size(images: int, device: torch.device) -> int:
     """
     most = 256 if device.type == "cuda" else 16
     return max(8, min(most, 1 << max(0, images // 64).bit_length()))
-
-
-class Executor(Protocol):
-    """Runs every configuration of a space on a batch of images: pixels (N, 3, H, W), and who is told of the logits."""
-
-    def run(self, pixels: Tensor, sink: Any) -> None: ...
-
-
-def sweep(
-    prepared: Prepared, writer: ResultWriter, progress: Progress | None = None, *, executor: Executor | None = None
-) -> SweepReport:
-    """Compute and write the units that are missing.
-
-    executor: in place of the prefix tree.
-
-    Raises NotFiniteError naming configuration and image, DataError for an image that cannot be decoded, ResultError
-    where the disk refuses. Units written before stay.
-    """
-    started = time.perf_counter()
-    already = writer.done_images
-    units = writer.todo(prepared.request.shard)
-    done = 0
-    if units:
-        executor = executor or TreeExecutor(
-            prepared.model, prepared.space, device=prepared.device, precision=prepared.precision
-        )
-        with contextlib.closing(_ahead(_stream(prepared, units))) as stream:
-            for unit in units:
-                _run_unit(prepared, writer, executor, unit, _take(stream, len(unit)), progress)
-                done += len(unit)
-    return SweepReport(
-        prepared.out, len(prepared.samples), already, done, len(prepared.space), time.perf_counter() - started
-    )
-
-
-def _run_unit(
-    prepared: Prepared,
-    writer: ResultWriter,
-    executor: Executor,
-    unit: Unit,
-    unit_batches: Iterable[Batch],
-    progress: Progress | None,
-) -> None:
-    labels = prepared.images.labels[unit.samples]
-    buffer = ScoreBuffer(len(prepared.space), labels, prepared.device)
-    missing = np.zeros(len(unit), bool)
-    start = 0
-    for batch in unit_batches:
-        first = start
-
-        def add(configs: np.ndarray, images: np.ndarray, logits: Tensor, first: int = first) -> None:
-            buffer.add(configs, images + first, logits)
-            if progress is not None:
-                progress(len(configs))
-
-        executor.run(batch.pixels, add)
-        start += len(batch.samples)
-        missing[first:start] = batch.missing
-    columns = buffer.on_host()
-    _require_finite(prepared, unit, columns.pop("finite") | missing)
-    writer.write(unit, labels=labels, missing=missing, **{name: columns[name] for name in COLUMNS})
-
-
-def _require_finite(prepared: Prepared, unit: Unit, finite: np.ndarray) -> None:
-    if finite.all():
-        return
-    config, image = (int(v) for v in np.argwhere(~finite)[0])
-    sample = int(unit.samples[image])
-    shown = format_config(prepared.space.sites, prepared.space.configs[config])
-    raise NotFiniteError(
-        f"logits that are not finite: configuration {config}, {shown}, image {sample} "
-        f"({prepared.images.names[sample]}); {int((~finite).sum())} rows of this unit have some; "
-        "try --precision fp32, or check the weights; what was written before is kept"
-    )
-
-
-def _stream(prepared: Prepared, units: list[Unit]) -> Iterator[Batch]:
-    """The batches of the units in order; none reaches over the end of a unit."""
-    request = prepared.request
-    return batches(
-        prepared.images,
-        np.concatenate([unit.samples for unit in units]),
-        prepared.preprocess,
-        batch_size=request.batch_size or default_batch_size(prepared.device),
-        cuts=np.cumsum([len(unit) for unit in units]).tolist(),
-        workers=request.workers,
-        allow_missing=request.allow_missing,
-        pin_memory=prepared.device.type == "cuda",
-    )
-
-
-def _take(stream: Iterator[Batch], images: int) -> Iterator[Batch]:
-    """The next batches, `images` images in all."""
-    while images > 0:
-        batch = next(stream)
-        images -= len(batch.samples)
-        yield batch
-
-
-def _ahead(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
-    """The items, decoded by a thread while the tree runs; its errors are raised here."""
-    ready: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
-    stop = threading.Event()
-
-    def put(kind: str, value: Any) -> None:
-        while not stop.is_set():
-            try:
-                return ready.put((kind, value), timeout=0.2)
-            except queue.Full:
-                continue
-
-    def fill() -> None:
-        try:
-            for item in items:
-                put("item", item)
-                if stop.is_set():
-                    return
-            put("end", None)
-        except BaseException as error:  # raised again where the items are used
-            put("error", error)
-
-    thread = threading.Thread(target=fill, daemon=True, name="itd-decode")
-    thread.start()
-    try:
-        while True:
-            kind, value = ready.get()
-            if kind == "error":
-                raise value
-            if kind == "end":
-                return
-            yield value
-    finally:
-        stop.set()
-        # A thread that is still inside torch when the interpreter ends would abort it (seen once after a Ctrl-C).
-        thread.join(timeout=10)
-
-
-def provenance(prepared: Prepared) -> dict[str, Any]:
-    """Where and when a run was made: never part of what makes two results the same."""
-    import torchvision
-
-    device = prepared.device
-    return {
-        "itd": __version__,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "python": platform.python_version(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine() + " CPU",
-        "threads": torch.get_num_threads(),
-        "weights": prepared.weights_label,
-        "data": Path(prepared.images.source).name,
-        "classes": prepared.num_classes,
-        "batch_size": prepared.request.batch_size,
-        "workers": prepared.request.workers,
-        "git": _git_revision(),
-        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    }
-
-
-def _git_revision() -> str | None:
-    """The checkout's revision; None for an installed package, whatever repository surrounds it."""
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists() or not (root / "pyproject.toml").exists():
-        return None
-    try:
-        out = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, timeout=5, check=False
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return out.stdout.strip() or None

@@ -14,12 +14,14 @@ from itd.analysis.cascade import cascade_of, fitted
 from itd.analysis.sampling import Resamples
 from itd.analysis.selection import Course, Outcome, Selection
 from itd.data.loader import batches
-from itd.engine.routed import RoutedExecutor, pooled, pooling_macs
+from itd.engine.graph import trace
+from itd.engine.program import compile_program
+from itd.engine.routed import RoutedExecutor, pooled, pooling_macs, routed_program
 from itd.engine.tree import TreeExecutor, default_batch_size
 from itd.errors import ItdError
 from itd.selectors.learners import LEARNERS, fit
 from itd.selectors.selector import Selector, check_method
-from itd.selectors.source import Subject, open_subject
+from itd.selectors.source import SweepSource, open_source
 from itd.store import Result
 
 THUMBNAIL_PX = 16
@@ -68,19 +70,19 @@ class Selecting:
         self.result, self.request = result, request
         drawn = Resamples(max(1, result.n), request.resamples, request.seed)
         self.course = Course(result, request.k, request.folds, drawn, request.partial)
-        self.subject: Subject | None = None
+        self.source: SweepSource | None = None
         self.inputs: dict[str, Inputs] = {}
         if request.looks:
-            self.subject = open_subject(result, request.data, request.weights, device=request.device, quiet=quiet)
+            self.source = open_source(result, request.data, request.weights, device=request.device, quiet=quiet)
 
     def measure(self, progress: Callable[[int], Any] | None = None) -> Selection:
         """What each selector achieves. progress: told how many images were just run."""
         found = cascade_of(self.course)
-        if self.subject is None:
+        if self.source is None:
             return found
         course = self.course
         self.inputs, right = gather(
-            self.subject, [fold.rows for fold in course.folds], workers=self.request.workers, progress=progress
+            self.source, [fold.rows for fold in course.folds], workers=self.request.workers, progress=progress
         )
         averaged = np.zeros(self.result.n, bool)
         cost = np.zeros(self.result.n)
@@ -95,7 +97,7 @@ class Selecting:
     def make(self, method: str) -> Selector:
         """A selector for other images, made from all samples. method: a name of `METHODS`."""
         check_method(method)
-        if self.subject is None:
+        if self.source is None:
             raise ItdError("a selector that can be used needs the network: give --data and --weights")
         course, every = self.course, np.arange(self.result.n)
         rows, threshold, learned = course.rows(every), None, None
@@ -106,13 +108,13 @@ class Selecting:
             if not self.inputs:
                 self.measure()
             learned = fit(kind, self.inputs[source].values, course.correct[rows], self.request.seed)
-        identity = self.subject.identity
+        identity = self.source.identity
         return Selector(
             method=method,
             model=identity["model"],
             weights_sha256=identity["weights_sha256"],
             sites=identity["sites"],
-            swept=self.subject.swept,
+            swept=self.source.swept,
             attributes=self.result.attributes,
             choices=identity["choices"],
             configs=tuple(self.result.setting(int(row)) for row in rows),
@@ -141,7 +143,7 @@ def learnt(course: Course, source: str, inputs: Inputs, *, seed: int = 0) -> dic
 
 
 def gather(
-    subject: Subject,
+    source: SweepSource,
     lists: Sequence[np.ndarray],
     *,
     workers: int = 0,
@@ -152,17 +154,18 @@ def gather(
     lists: rows of the result. Returns inputs by source, and (lists, N) bool: whether the class of the highest mean
     softmax value over the list's configurations is the label.
     """
-    result, model, device = subject.result, subject.model, subject.device
+    result, model, device = source.result, source.model, source.device
     union = sorted({int(row) for rows in lists for row in rows})
-    space, numbers = subject.space(union)
+    space, numbers = source.space(union)
     place = {row: int(number) for row, number in zip(union, numbers, strict=True)}
     members = np.array([[place[int(row)] for row in rows] for rows in lists])
-    tree = TreeExecutor(model, space, device=device)
-    routed = RoutedExecutor(model, space, swept=subject.swept, device=device)
+    traced = trace(model)
+    tree = TreeExecutor(compile_program(traced, space, device=device))
+    routed = RoutedExecutor(routed_program(traced, space, swept=source.swept, device=device))
     right = np.zeros((len(lists), result.n), bool)
     features, thumbnails, done, pooling = [], [], 0, 0
     size = default_batch_size(device)
-    for batch in batches(subject.images, result.samples, subject.preprocess, batch_size=size, workers=workers):
+    for batch in batches(source.images, result.samples, source.preprocess, batch_size=size, workers=workers):
         frontier = routed.frontier(batch.pixels)
         pooling = pooling_macs(frontier)
         features.append(pooled(frontier))
@@ -176,7 +179,7 @@ def gather(
             progress(len(batch))
     inputs = {
         "features": Inputs(np.concatenate(features), pooling),
-        "thumbnail": Inputs(np.concatenate(thumbnails), 3 * subject.preprocess.side_px**2),
+        "thumbnail": Inputs(np.concatenate(thumbnails), 3 * source.preprocess.side_px**2),
     }
     return inputs, right
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +15,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from itd.api import request_weights
-from itd.data.images import DIGITS, EXTENSIONS, FolderReader, ImageSet
+from itd.data.digits import DIGITS
+from itd.data.folder import EXTENSIONS, FolderReader
+from itd.data.images import ImageSet
 from itd.data.loader import batches
 from itd.data.preprocess import Preprocess
-from itd.engine.routed import Frontier, RoutedExecutor, pooled, pooling_macs
+from itd.device import resolve_device
+from itd.engine.graph import trace
+from itd.engine.routed import Frontier, RoutedExecutor, pooled, pooling_macs, routed_program
 from itd.engine.tree import default_batch_size
 from itd.errors import DataError, ItdError, ModelError
-from itd.patcher import Conventions
-from itd.runner.request import SweepRequest, patched_model
+from itd.patcher import Conventions, logits_of
+from itd.runner.request import SweepRequest
 from itd.selectors.evaluate import thumbnail
 from itd.selectors.selector import Selector, load_selector
 from itd.selectors.source import SiteSettings, listed, plain_macs, sites_text
-from itd.weights.load import Weights, apply_weights
+from itd.weights.load import Weights
+from itd.weights.resolve import resolve
 
 
 @dataclass(frozen=True)
@@ -89,7 +93,9 @@ def predict(request: PredictRequest, *, quiet: bool = False) -> Iterator[Predict
         num_classes=request.num_classes,
         device=request.device,
     )
-    weights = request_weights(sweep, data, quiet=quiet)
+    weights = resolve(
+        name, request.weights, data=data, num_classes=request.num_classes, device=request.device, quiet=quiet
+    )
     names = _class_names(request, weights)
     network: _Static | _Selected = _Static(sweep, weights) if selector is None else _Selected(sweep, weights, selector)
     size = request.batch_size or default_batch_size(network.device)
@@ -123,17 +129,14 @@ class _Static:
     """The network as it is."""
 
     def __init__(self, sweep: SweepRequest, weights: Weights) -> None:
-        from itd.patcher import build_model
-
-        self.device, self.preprocess = sweep.checked_device(), weights.preprocess
-        self.model: nn.Module = build_model(sweep.model, weights.num_classes)
-        apply_weights(self.model, weights)
-        self.model.eval().to(self.device).to(memory_format=torch.channels_last)
+        self.device, self.preprocess = resolve_device(sweep.device), weights.preprocess
+        self.model: nn.Module = weights.network()
+        self.model.to(self.device).to(memory_format=torch.channels_last)
 
     def run(self, pixels: Tensor) -> tuple[Tensor, list[None], list[None]]:
         """(N, K) probabilities; which configurations, and what they cost: not told."""
         with torch.inference_mode():
-            logits = self.model(pixels.to(self.device, memory_format=torch.channels_last))
+            logits = logits_of(self.model(pixels.to(self.device, memory_format=torch.channels_last)))
         nothing: list[None] = [None] * len(pixels)
         return logits.float().softmax(1).cpu(), nothing, nothing
 
@@ -147,14 +150,13 @@ class _Selected:
                 f"weights {weights.label} are not those that the selector was made for; give --weights those, or make "
                 "a selector for these with `itd select`"
             )
-        self.selector, self.device = selector, sweep.checked_device()
+        self.selector, self.device = selector, resolve_device(sweep.device)
         self.preprocess = Preprocess.from_identity(dict(selector.preprocess))
-        sweep = replace(sweep, attributes=",".join(selector.attributes))
-        model, _, own = patched_model(sweep, weights.num_classes)
-        apply_weights(model, weights)
-        space, self.numbers = listed(model.eval(), None if own else sweep.model, selector.attributes, selector.configs)
-        self.macs = plain_macs(model, space, self.preprocess.side_px)[self.numbers]
-        self.network = RoutedExecutor(model, space, swept=selector.swept, device=self.device)
+        model = sweep.patched(weights)
+        space, self.numbers = listed(model, selector.attributes, selector.configs)
+        traced = trace(model)
+        self.macs = plain_macs(traced, space, self.preprocess.side_px)[self.numbers]
+        self.network = RoutedExecutor(routed_program(traced, space, swept=selector.swept, device=self.device))
         self._run: Callable[[Tensor], tuple[Tensor, np.ndarray, np.ndarray]] = {
             "cascade": self._cascade,
             "averaging": self._averaging,

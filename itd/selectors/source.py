@@ -9,23 +9,27 @@ from typing import Any
 import numpy as np
 import torch
 
-from itd.api import request_weights
-from itd.data.images import ImageSet, asked_data, is_digits, open_images
+from itd.data.images import ImageSet
+from itd.data.open import data_source, is_digits, open_images
 from itd.data.preprocess import Preprocess
+from itd.device import resolve_device
+from itd.engine.graph import Trace
+from itd.engine.program import plain_costs
 from itd.errors import ResultError
 from itd.patcher import MODELS, Conventions, DynamicModel
 from itd.patcher.model import check_space, site_specs
-from itd.runner.request import SweepRequest, costs_of, patched_model
+from itd.runner.request import SweepRequest
 from itd.space import Setting, Space, SpaceList, listed_space
 from itd.store import Result
-from itd.weights.load import Weights, apply_weights
+from itd.weights.load import Weights
+from itd.weights.resolve import resolve
 
 SiteSettings = Mapping[str, Mapping[str, float]]
 """`{"A": {"stride": 2}, ...}`: one configuration."""
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class SweepSource:
     """What a result was swept from: the patched network in evaluation mode, with its weights, and the images."""
 
     result: Result
@@ -47,13 +51,12 @@ class Subject:
 
     def space(self, rows: Sequence[int]) -> tuple[Space, np.ndarray]:
         """A space of some of the result's configurations, and the number in it of each. rows: as of `matrix`."""
-        name = None if sites_text(self.identity["model"], self.identity["sites"]) else self.identity["model"]
-        return listed(self.model, name, self.result.attributes, [self.result.setting(row) for row in rows])
+        return listed(self.model, self.result.attributes, [self.result.setting(row) for row in rows])
 
 
-def open_subject(
+def open_source(
     result: Result, data: str | None, weights: str | None = None, *, device: str | None = None, quiet: bool = False
-) -> Subject:
+) -> SweepSource:
     """The network and images of a result.
 
     data: a folder per class, "digits", or None for $ITD_DATA, else the digits. weights: as `--weights` takes them.
@@ -69,7 +72,7 @@ def open_subject(
             f"{result.path} was swept with statistics re-estimated for each configuration, which a selector cannot "
             "take along; give a result of `itd sweep`"
         )
-    data = asked_data(data)
+    data = data_source(data)
     request = SweepRequest(
         model=identity["model"],
         attributes=",".join(result.attributes),
@@ -80,7 +83,7 @@ def open_subject(
         num_classes=result.num_classes if not is_digits(data) else None,
         device=device,
     )
-    loaded = request_weights(request, data, quiet=quiet)
+    loaded = resolve(request.model, weights, data=data, num_classes=request.num_classes, device=device, quiet=quiet)
     if loaded.sha256 != identity["weights_sha256"]:
         raise ResultError(
             f"weights {loaded.label} are not those that {result.path} was swept with; give --weights what its "
@@ -89,10 +92,8 @@ def open_subject(
     images = open_images(data, num_classes=result.num_classes, weights_classes=loaded.num_classes)
     if images.fingerprint() != identity["data"]:
         raise ResultError(f"the images of {data} are not those that {result.path} is of; give --data what it was given")
-    model, _, _ = patched_model(request, loaded.num_classes)
-    apply_weights(model, loaded)
     preprocess = replace(Preprocess.from_identity(identity["preprocess"]), **(identity["variation"] or {}))
-    return Subject(result, model.eval(), loaded, images, preprocess, request.checked_device())
+    return SweepSource(result, request.patched(loaded), loaded, images, preprocess, resolve_device(device))
 
 
 def sites_text(model: str, sites: Mapping[str, Sequence[str]]) -> str | None:
@@ -103,20 +104,15 @@ def sites_text(model: str, sites: Mapping[str, Sequence[str]]) -> str | None:
     return ",".join(f"{name}={'+'.join(paths)}" for name, paths in sites.items())
 
 
-def listed(
-    model: DynamicModel, name: str | None, attributes: Sequence[str], configs: Sequence[SiteSettings]
-) -> tuple[Space, np.ndarray]:
-    """A space of these configurations, and the number in it of each of them.
-
-    name: a registered model's, whose sites have its restrictions.
-    """
-    specs = site_specs(model, MODELS[name] if name else None)
-    given = tuple({s: Setting(**values) for s, values in c.items() if values} for c in configs)  # type: ignore[arg-type]
-    space = check_space(model, listed_space(SpaceList(tuple(attributes), given), specs))
-    alone = [listed_space(SpaceList(tuple(attributes), (config,)), specs).configs[0] for config in given]
+def listed(model: DynamicModel, attributes: Sequence[str], configs: Sequence[SiteSettings]) -> tuple[Space, np.ndarray]:
+    """A space of these configurations of a patched network, and the number in it of each of them."""
+    specs = site_specs(model, model.entry)
+    settings = tuple({s: Setting(**values) for s, values in c.items() if values} for c in configs)  # type: ignore[arg-type]
+    space = check_space(model, listed_space(SpaceList(tuple(attributes), settings), specs))
+    alone = [listed_space(SpaceList(tuple(attributes), (config,)), specs).configs[0] for config in settings]
     return space, np.array([space.configs.index(config) for config in alone])
 
 
-def plain_macs(model: DynamicModel, space: Space, side_px: int) -> np.ndarray:
+def plain_macs(network: DynamicModel | Trace, space: Space, side_px: int) -> np.ndarray:
     """(C,) of each configuration's plain forward of one image, as a result has them."""
-    return np.array(costs_of(model, space, side_px, optimise=False).per_config, np.float64)
+    return np.array(plain_costs(network, space, (3, side_px, side_px)).per_config, np.float64)

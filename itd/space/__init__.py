@@ -3,6 +3,7 @@
 from itd.space.build import build_space
 from itd.space.conventions import OPEN_CONVENTIONS, Conventions
 from itd.space.listed import SpaceList, listed_space, read_space, write_space
+from itd.space.options import parse_options
 from itd.space.setting import (
     ATTRIBUTES,
     SITES,
@@ -35,6 +36,7 @@ __all__ = [
     "format_value",
     "listed_space",
     "parse_attributes",
+    "parse_options",
     "parse_value",
     "read_space",
     "write_space",

@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from itd.data.images import asked_data, is_digits
+from itd.data.open import data_source, is_digits
+from itd.device import resolve_device
 from itd.engine.macs import model_macs
 from itd.errors import ItdError
 from itd.patcher import build_model
-from itd.runner.request import SweepRequest
 from itd.training.curve import Curve, curves_figure
 from itd.training.run_files import RunFiles
 from itd.training.scratch import measure
@@ -102,7 +102,7 @@ def dynamics(request: DynamicsRequest, *, progress: Callable[[str], Any] | None 
     if not request.models:
         raise ItdError("there is nothing to compare; give --models with at least one name of `itd models --learned`")
     told = progress or (lambda text: None)
-    device = SweepRequest(request.models[0], device=request.device).checked_device()
+    device = resolve_device(request.device)
     networks = {name: build_model(name, 10).to(device).to(memory_format=torch.channels_last) for name in request.models}
     pixels = torch.randn(request.batch_size, 3, request.side_px, request.side_px, device=device)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
@@ -245,4 +245,4 @@ def _spread(value: Spread) -> str:
 
 def default_side_px(data: str | None) -> int:
     """The side of the images that are timed: the digits' 64, else CIFAR's 32."""
-    return 64 if is_digits(asked_data(data)) else 32
+    return 64 if is_digits(data_source(data)) else 32

@@ -17,7 +17,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from itd.data.cifar10 import CIFAR10_PREPROCESS
-from itd.data.images import DIGITS, ImageSet, is_digits, open_images
+from itd.data.digits import DIGITS
+from itd.data.images import ImageSet
+from itd.data.open import is_digits, open_images
 from itd.data.preprocess import Preprocess
 from itd.errors import DataError
 

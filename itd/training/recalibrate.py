@@ -8,22 +8,26 @@ slimmable networks recalibrate in this way (Yu and Huang, Universally Slimmable 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from itd.api import prepare_sweep
-from itd.data.images import DIGITS, ImageSet, asked_data, is_digits
+from itd.data.digits import DIGITS
+from itd.data.images import ImageSet
 from itd.data.loader import batches
-from itd.engine.tree import Sink
-from itd.errors import DataError, ModelError
-from itd.patcher import DynamicModel
-from itd.runner.request import Prepared, SweepRequest
-from itd.runner.sweep import SweepReport, open_writer, sweep
+from itd.data.open import data_source, is_digits
+from itd.data.preprocess import Preprocess
+from itd.engine.executor import Sink
+from itd.engine.precision import Precision
+from itd.errors import DataError, ItdError, ModelError
+from itd.patcher import DynamicModel, logits_of
+from itd.runner.job import SweepJob
+from itd.runner.options import RunOptions
+from itd.runner.request import SweepRequest
+from itd.runner.sweep import OnStart, SweepReport, run_job
 from itd.space import Space
 from itd.training.data import training_images
 from itd.training.trainer import has_folded_bn
@@ -50,85 +54,107 @@ class RecalibrateRequest:
 class RecalibratedExecutor:
     """Runs a space with statistics of each configuration's own; each is estimated when it is first needed.
 
-    pixels: (M, 3, H, W) float32, what the statistics are of. batch_size: of the estimation; every batch counts alike,
-    so it has to divide M.
+    Args:
+        model: what `itd.patch` returned.
+        space: the configurations.
+        pixels: (M, C, H, W) float32, what the statistics are of.
+        batch_size: of the estimation; every batch counts alike, so it has to divide M.
+        device: where it runs.
+        precision: of weights and activations; the statistics are estimated in float32 whatever it is.
     """
 
     def __init__(
-        self, model: DynamicModel, space: Space, pixels: Tensor, *, batch_size: int, device: torch.device | str = "cpu"
+        self,
+        model: DynamicModel,
+        space: Space,
+        pixels: Tensor,
+        *,
+        batch_size: int,
+        device: torch.device | str = "cpu",
+        precision: Precision | None = None,
     ) -> None:
         self.device, self.space, self.batch_size = torch.device(device), space, batch_size
-        self.model = copy.deepcopy(model).to(self.device).to(memory_format=torch.channels_last).eval()
-        self.norms = [m for m in self.model.modules() if isinstance(m, BatchNorm)]
+        self.precision = precision or Precision()
+        self.exact = copy.deepcopy(model).to(self.device).to(memory_format=torch.channels_last).eval()
+        whole = self.precision.dtype == torch.float32
+        self.model = self.exact if whole else copy.deepcopy(self.exact).to(self.precision.dtype)
         self.pixels = pixels
         self._statistics: dict[int, Statistics] = {}
 
     def run(self, pixels: Tensor, sink: Sink, configs: Iterable[int] | None = None) -> None:
-        """Every configuration, or those given, on every image. pixels: (N, 3, H, W) float32."""
-        pixels = self._to(pixels)
+        """Every configuration, or those given, on every image. pixels: (N, C, H, W) float32."""
+        pixels = self._to(pixels).to(self.precision.dtype)
         images = np.arange(pixels.shape[0])
-        with torch.inference_mode():
+        with torch.inference_mode(), self.precision.flags():
             for number in range(len(self.space)) if configs is None else configs:
+                if number not in self._statistics:
+                    self._statistics[number] = self._estimate(number)
+                for norm, (mean, variance) in zip(norms_of(self.model), self._statistics[number], strict=True):
+                    norm.running_mean, norm.running_var = mean, variance
                 with self.model.configured(self.space.configs[number]):
-                    if number not in self._statistics:
-                        self._statistics[number] = self._estimate()
-                    for norm, (mean, variance) in zip(self.norms, self._statistics[number], strict=True):
-                        norm.running_mean, norm.running_var = mean, variance
-                    logits = self.model(pixels)
+                    logits = logits_of(self.model(pixels))
                 sink(np.full(len(images), number), images, logits)
 
-    def _estimate(self) -> Statistics:
-        """The statistics of the configuration that is set."""
-        before = [norm.momentum for norm in self.norms]
-        for norm in self.norms:
+    def _estimate(self, number: int) -> Statistics:
+        """The statistics of a configuration, in the precision of the run."""
+        norms = norms_of(self.exact)
+        before = [norm.momentum for norm in norms]
+        for norm in norms:
             norm.running_mean, norm.running_var = torch.zeros_like(norm.running_mean), torch.ones_like(norm.running_var)  # type: ignore[arg-type]
             norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked)  # type: ignore[arg-type]
             norm.momentum = None  # the plain mean over batches
             norm.train()
-        for part in self.pixels.split(self.batch_size):
-            self.model(self._to(part))
-        for norm, momentum in zip(self.norms, before, strict=True):
+        with self.exact.configured(self.space.configs[number]):
+            for part in self.pixels.split(self.batch_size):
+                self.exact(self._to(part))
+        for norm, momentum in zip(norms, before, strict=True):
             norm.momentum = momentum
             norm.eval()
-        return [(norm.running_mean.clone(), norm.running_var.clone()) for norm in self.norms]  # type: ignore[union-attr]
+        dtype = self.precision.dtype
+        return [(norm.running_mean.to(dtype).clone(), norm.running_var.to(dtype).clone()) for norm in norms]  # type: ignore[union-attr]
 
     def _to(self, pixels: Tensor) -> Tensor:
         return pixels.to(self.device, memory_format=torch.channels_last)
 
 
-def recalibrate(
-    request: RecalibrateRequest,
-    *,
-    on_start: Callable[[Prepared, int, int], Callable[[int], Any] | None] | None = None,
-    quiet: bool = False,
-) -> SweepReport:
+def norms_of(model: nn.Module) -> list[BatchNorm]:
+    """The batch normalisations of a network, in the order of its modules."""
+    return [module for module in model.modules() if isinstance(module, BatchNorm)]
+
+
+def recalibrate(request: RecalibrateRequest, *, on_start: OnStart | None = None, quiet: bool = False) -> SweepReport:
     """Sweeps the validation images with statistics re-estimated for each configuration, into a result of its own.
 
-    on_start, quiet: as of `itd.api.sweep`. The same request again finishes what is missing. Raises ModelError for a
-    network without batch normalisation, or one whose normalisation is folded into its convolutions.
+    on_start, quiet: as of `itd.sweep`. The same request again finishes what is missing. Raises ModelError for a network
+    without batch normalisation, or one whose normalisation is folded into its convolutions.
     """
-    prepared = prepare_sweep(request.sweep, quiet=quiet)
-    if not any(isinstance(m, BatchNorm) for m in prepared.model.modules()):
-        raise ModelError(f"{request.sweep.model} has no batch normalisation, so there is nothing to re-estimate")
-    if has_folded_bn(prepared.model):
+    if not isinstance(request, RecalibrateRequest):
+        raise ItdError(f"recalibrate takes a RecalibrateRequest, given {type(request).__name__}")
+    out = request.sweep.out or f"{request.sweep.out_path().removesuffix('.parquet')}-recalibrated.parquet"
+    options = RunOptions.of(request.sweep, out=out)
+    job = request.sweep.job(quiet=quiet)
+    if not norms_of(job.model):
+        raise ModelError(f"{job.name} has no batch normalisation, so there is nothing to re-estimate")
+    if has_folded_bn(job.model):
         raise ModelError(
-            f"weights {prepared.weights_label} have their batch normalisation folded into the convolutions, so there "
-            "is nothing to re-estimate; give weights that are not folded"
+            f"weights {job.weights_label} have their batch normalisation folded into the convolutions, so there is "
+            "nothing to re-estimate; give weights that are not folded"
         )
-    pixels, digest = _pixels(request, prepared)
-    identity = {
-        **prepared.identity,
-        "recalibration": {"data": digest, "images": len(pixels), "seed": request.seed},
-    }
-    out = request.sweep.out or f"{prepared.out.removesuffix('.parquet')}-recalibrated.parquet"
-    prepared = replace(prepared, identity=identity, out=out)
-    writer = open_writer(prepared)
-    todo = sum(len(unit) for unit in writer.todo(request.sweep.shard))
-    progress = on_start(prepared, writer.done_images, todo) if on_start else None
-    executor = RecalibratedExecutor(
-        prepared.model, prepared.space, pixels, batch_size=batch_of(len(pixels)), device=prepared.device
+    pixels, digest = _pixels(request, job)
+    return run_job(
+        job,
+        options,
+        lambda: RecalibratedExecutor(
+            job.model,
+            job.space,
+            pixels,
+            batch_size=batch_of(len(pixels)),
+            device=options.device,
+            precision=options.precision,
+        ),
+        identity={"recalibration": {"data": digest, "images": len(pixels), "seed": request.seed}},
+        on_start=on_start,
     )
-    return sweep(prepared, writer, progress, executor=executor)
 
 
 def batch_of(images: int, most: int = 64) -> int:
@@ -140,26 +166,28 @@ def batch_of(images: int, most: int = 64) -> int:
     return max(size for size in range(1, most + 1) if images % size == 0)
 
 
-def _pixels(request: RecalibrateRequest, prepared: Prepared) -> tuple[Tensor, str]:
+def _pixels(request: RecalibrateRequest, job: SweepJob) -> tuple[Tensor, str]:
     """(M, 3, H, W) of the images that the statistics are of, and the fingerprint of their data set."""
-    images = _images(request, prepared)
+    images = _images(request, job)
     if request.images < 2:
         raise DataError(f"--images {request.images} is not enough for a variance; give at least 2")
     chosen = np.random.default_rng(request.seed).permutation(len(images))[: request.images]
     if len(chosen) < 2:
         raise DataError(f"{images.source} has {len(images)} images; statistics need at least 2")
     order = np.sort(chosen).astype(np.int32)
-    loaded = list(batches(images, order, prepared.preprocess, batch_size=64, workers=request.sweep.workers))
+    preprocess = job.images.pixels.preprocess
+    assert isinstance(preprocess, Preprocess)  # a request's always is
+    loaded = list(batches(images, order, preprocess, batch_size=64, workers=request.sweep.workers))
     return torch.cat([batch.pixels for batch in loaded]), images.fingerprint()
 
 
-def _images(request: RecalibrateRequest, prepared: Prepared) -> ImageSet:
-    data = request.data or (DIGITS if is_digits(asked_data(request.sweep.data)) else None)
+def _images(request: RecalibrateRequest, job: SweepJob) -> ImageSet:
+    data = request.data or (DIGITS if is_digits(data_source(request.sweep.data)) else None)
     if data is None:
         raise DataError("nothing says which images to re-estimate the statistics on; give --data DIR, training images")
     return training_images(
         data,
         num_classes=request.sweep.num_classes,
-        weights_classes=prepared.num_classes,
+        weights_classes=job.num_classes,
         classes_file=request.sweep.classes_file,
     )

@@ -13,16 +13,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from itd.api import named_weights, request_weights
-from itd.data.images import ImageSet, asked_data
+from itd.data.images import ImageSet
+from itd.data.open import data_source
+from itd.device import resolve_device
 from itd.errors import ItdError, ModelError
-from itd.patcher import Conventions, DynamicModel
-from itd.runner.request import SweepRequest, patched_model, request_space
+from itd.patcher import Conventions, DynamicModel, logits_of, patch
+from itd.runner.request import SweepRequest
 from itd.space import Space
 from itd.training.data import TrainingSet, augmentation, random_seed, training_images
 from itd.training.run_files import RunFiles, finished, publish, weights_path
 from itd.training.trainer import Objective, Part, Schedule, has_folded_bn, train
-from itd.weights.load import Weights, apply_weights, load_weights
+from itd.weights.load import Weights, load_weights, skeleton_of
+from itd.weights.resolve import resolve, weights_name
 
 ROF_KEY = "itd.rof"
 """In the .safetensors header: how the weights were made, as JSON."""
@@ -33,9 +35,10 @@ class RofRequest:
     """What `itd rof` takes. Texts are as typed; None is the default.
 
     model, attributes, sites, options, conventions, stride_range, classes_file, num_classes, weights: as of
-    `SweepRequest`. data: the training images, a folder per class; default $ITD_DATA, else the digits. limit: images of each epoch.
-    schedule: how it is trained. per_sample: so many configurations in each batch, one for each part of it. distill: the
-    default configuration learns from the labels and the drawn one from the default's outputs. out: the weights.
+    `SweepRequest`. data: the training images, a folder per class; default $ITD_DATA, else the digits. limit: images of
+    each epoch. schedule: how it is trained. per_sample: so many configurations in each batch, one for each part of it.
+    distill: the default configuration learns from the labels and the drawn one from the default's outputs. out: the
+    weights.
     """
 
     model: str = "resnet50"
@@ -99,25 +102,25 @@ def rof(
 
     Raises ItdError for anything that cannot be, a loss that is not finite, and a checkpoint of another run.
     """
-    data = asked_data(request.data)
+    data = data_source(request.data)
     files = RunFiles(request.out_path())
     if not 1 <= request.per_sample <= request.schedule.batch_size:
         raise ItdError(f"--per-sample {request.per_sample} is not allowed; give 1 to the batch size")
-    device = request.sweep().checked_device()
-    request_space(request.sweep(), *patched_model(request.sweep(), 10))
-    named = named_weights(request.sweep(weights=request.weights), data, quiet=quiet)
-    weights = request_weights(request.sweep(weights=named), data)
+    device = resolve_device(request.device)
+    sweep, skeleton = request.sweep(), skeleton_of(request.model)
+    sites, swept = sweep.sites_asked()
+    space = sweep.space_of(patch(skeleton, sites, request.conventions), swept)
+    named = weights_name(request.model, request.weights, data=data, device=device, quiet=quiet)
+    weights = resolve(request.model, named, data=data, num_classes=request.num_classes, skeleton=skeleton)
     images = training_images(
         data, num_classes=request.num_classes, weights_classes=weights.num_classes, classes_file=request.classes_file
     )
-    model, swept, own = patched_model(request.sweep(), weights.num_classes)
-    apply_weights(model, weights)
+    model = sweep.patched(weights)
     if request.schedule.bn == "train" and weights.state_dict is not None and has_folded_bn(model):
         raise ModelError(
             f"weights {weights.label} have their batch normalisation folded into the convolutions, so its statistics "
             "cannot be trained; give --bn frozen"
         )
-    space = request_space(request.sweep(), model, swept, own)
     training = TrainingSet(images, augmentation(data, weights.preprocess), request.schedule.seed, request.limit)
     steps = request.schedule.epochs * training.steps(request.schedule.batch_size)
     identity = _identity(request, space, images, weights)
@@ -155,7 +158,7 @@ def rof_objective(model: DynamicModel, space: Space, request: RofRequest) -> Obj
 
     def at(config: Sequence[Any], network: nn.Module, pixels: Tensor) -> Tensor:
         with model.configured(config):
-            return network(pixels)
+            return logits_of(network(pixels))
 
     def parts(network: nn.Module, pixels: Tensor, labels: Tensor, step: int) -> list[Part]:
         drawn = draw_configs(seed, step, len(space), request.per_sample)

@@ -13,22 +13,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from itd.api import request_weights
 from itd.data.cifar10 import CIFAR10_PREPROCESS, is_cifar10
-from itd.data.images import ImageSet, asked_data, is_digits, open_images
+from itd.data.images import ImageSet
 from itd.data.loader import batches
+from itd.data.open import data_source, is_digits, open_images
 from itd.data.preprocess import DIGITS_PREPROCESS, Preprocess
+from itd.device import resolve_device
 from itd.engine.precision import Precision
 from itd.errors import DataError, ItdError, NotFiniteError
 from itd.layers.models import is_learned
-from itd.patcher import build_model
-from itd.runner.request import SweepRequest
+from itd.patcher import logits_of
 from itd.runner.scores import score
 from itd.training.curve import Curve, CurvePoint
 from itd.training.data import TrainingSet, augmentation, training_images
 from itd.training.run_files import RunFiles, finished, publish, weights_path
 from itd.training.trainer import Objective, Schedule, train
-from itd.weights.load import Weights, apply_weights, load_weights
+from itd.weights.load import Weights, load_weights
+from itd.weights.resolve import resolve
 
 TRAIN_KEY = "itd.train"
 """In the .safetensors header: how the weights were made, as JSON."""
@@ -103,9 +104,9 @@ def train_network(
     """
     if not 0 <= request.label_smoothing < 1:
         raise ItdError(f"--label-smoothing {request.label_smoothing:g} is not allowed; give 0 up to 1, as in 0.1")
-    data = asked_data(request.data)
+    data = data_source(request.data)
     files, name = RunFiles(request.out_path()), request.model
-    device = SweepRequest(name, device=request.device).checked_device()
+    device = resolve_device(request.device)
     images = _training_images(request, data)
     weights = load_weights(name, request.weights, num_classes=images.num_classes)
     preprocess = preprocess_of(name, data)
@@ -121,8 +122,7 @@ def train_network(
             "leave --test out"
         )
     if not done:
-        model = build_model(name, images.num_classes)
-        apply_weights(model, weights)
+        model = weights.network()
         test = _tester(request, held_out, Curve(files.curve), files.checkpoint.exists(), model, preprocess, device)
         train(
             model, training, request.schedule, cross_entropy(request.label_smoothing), files, identity, device=device,
@@ -171,15 +171,13 @@ def measure(
 ) -> TestReport:
     """Top-1 and top-5 of a network on labelled images. name: as of `TrainRequest`; the others as of
     `SweepRequest`. on_start: called with the number of images; returns what is told how many were just tested."""
-    data = asked_data(data)
-    request = SweepRequest(name, data=data, weights=weights, num_classes=num_classes, device=device)
-    loaded: Weights = request_weights(request, data)
+    data = data_source(data)
+    where = resolve_device(device)
+    loaded = resolve(name, weights, data=data, num_classes=num_classes, device=where)
     images = open_images(
         data, num_classes=num_classes, weights_classes=loaded.num_classes, classes_file=classes_file, split="eval"
     )
-    where = request.checked_device()
-    model = build_model(name, loaded.num_classes)
-    apply_weights(model, loaded)
+    model = loaded.network()
     samples = range(min(len(images), limit or len(images)))
     progress = on_start(len(samples)) if on_start else None
     rank = label_ranks(
@@ -212,7 +210,8 @@ def label_ranks(
     ranks = []
     for batch in batches(images, np.array(samples, dtype=np.int32), preprocess, batch_size=batch_size, workers=workers):
         with torch.inference_mode(), kind.flags():
-            logits = model(batch.pixels.to(device, kind.dtype, memory_format=torch.channels_last)).float().cpu()
+            pixels = batch.pixels.to(device, kind.dtype, memory_format=torch.channels_last)
+            logits = logits_of(model(pixels)).float().cpu()
         scores = score(logits, torch.from_numpy(batch.labels))
         if not bool(scores.finite.all()):
             sample = int(batch.samples[int((~scores.finite).nonzero()[0])])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import os
 import pickle
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from itd.data.preprocess import DIGITS_PREPROCESS, Preprocess
 from itd.errors import ModelError
-from itd.patcher.registry import build_model
+from itd.patcher.registry import build_model, check_model_name
 from itd.weights.files import FILE_SUFFIXES, read_file
 
 DEFAULT_ENUM = "IMAGENET1K_V1"
@@ -37,7 +38,7 @@ class Weights:
 
     state_dict: float32 tensors on the CPU, or None for "none": seeded random initialisation. sha256: of the content
     (`content_sha256`). label: the enum's name or the file's. num_classes: the classifier's outputs. preprocess: what
-    these weights expect.
+    these weights expect. random: of "none", the network that has them.
     """
 
     model_name: str
@@ -46,19 +47,39 @@ class Weights:
     label: str
     num_classes: int
     preprocess: Preprocess
+    random: nn.Module | None = None
+
+    def network(self) -> nn.Module:
+        """A network with these weights, in evaluation mode, as the registry or torchvision builds it."""
+        if self.random is not None:
+            return copy.deepcopy(self.random)
+        model = build_model(self.model_name, self.num_classes)
+        apply_weights(model, self)
+        return model.eval()
 
 
-def load_weights(model_name: str, weights: str | Path | None = None, *, num_classes: int | None = None) -> Weights:
-    """What `--weights` names.
+def load_weights(
+    model_name: str,
+    weights: str | Path | None = None,
+    *,
+    num_classes: int | None = None,
+    skeleton: nn.Module | None = None,
+) -> Weights:
+    """The weights of a name.
 
-    weights: a name of torchvision's enum for this model (None: IMAGENET1K_V1), "none" for seeded random weights, or a
-    state dict in a .pth, .pt or .safetensors file. num_classes: `--num-classes`; where the weights say otherwise, an
-    error.
+    Args:
+        model_name: the registry's or torchvision's.
+        weights: a name of torchvision's enum for this model (None: IMAGENET1K_V1), "none" for seeded random weights, or
+            a state dict in a .pth, .pt or .safetensors file.
+        num_classes: what the user says; where the weights say otherwise, an error.
+        skeleton: the model for 1000 classes, where it is built already (`skeleton_of`).
 
-    Raises ModelError for a name or file that is not there, cannot be read, or cannot be fetched without network.
+    Raises:
+        ModelError: for a name or file that is not there, cannot be read, or cannot be fetched without network.
 
-    >>> load_weights("resnet18", "none", num_classes=10).num_classes
-    10
+    Example:
+        >>> load_weights("resnet18", "none", num_classes=10).num_classes
+        10
     """
     text = DEFAULT_ENUM if weights is None else str(weights)
     if text == NONE:
@@ -69,7 +90,7 @@ def load_weights(model_name: str, weights: str | Path | None = None, *, num_clas
     else:
         state, preprocess, label = _from_torchvision(model_name, text)
     state = _normalised(state)
-    found = _count_classes(model_name, state)
+    found = _count_classes(skeleton or skeleton_of(model_name), state)
     if num_classes is not None and found is not None and found != num_classes:
         raise ModelError(
             f"weights {label} have {found} classes, but --num-classes is {num_classes}; leave --num-classes out, or "
@@ -78,16 +99,24 @@ def load_weights(model_name: str, weights: str | Path | None = None, *, num_clas
     return Weights(model_name, state, content_sha256(state), label, found or num_classes or 1000, preprocess)
 
 
-def plan_weights(model_name: str, weights: str | Path | None, *, num_classes: int | None, digits: bool) -> Weights:
-    """Random weights with the class count and the preprocessing of `--weights`: enough to plan a sweep.
+def plan_weights(
+    model_name: str,
+    weights: str | Path | None,
+    *,
+    num_classes: int | None,
+    digits: bool,
+    skeleton: nn.Module | None = None,
+) -> Weights:
+    """Random weights with the class count and the preprocessing of those of a name: enough to plan a sweep.
 
-    Nothing is trained or fetched; a file is read. digits: the data are the embedded digits.
+    Nothing is trained or fetched; a file is read. digits: the data are the embedded digits. Others as of
+    `load_weights`.
     """
     text = DEFAULT_ENUM if weights is None else str(weights)
     if digits and weights in (None, NONE):
         return replace(_random(model_name, 10), preprocess=DIGITS_PREPROCESS)
     if text == NONE or text.lower().endswith(FILE_SUFFIXES) or os.path.exists(text):
-        return load_weights(model_name, text, num_classes=num_classes)
+        return load_weights(model_name, text, num_classes=num_classes, skeleton=skeleton)
     return replace(_random(model_name, num_classes or 1000), preprocess=_preset(_enum_member(model_name, text)))
 
 
@@ -98,7 +127,8 @@ def apply_weights(model: nn.Module, weights: Weights) -> None:
     """
     state = weights.state_dict
     if state is None:
-        state = _seeded_state(weights.model_name, weights.num_classes)
+        assert weights.random is not None
+        state = weights.random.state_dict()
     own = {name: tensor for name, tensor in model.state_dict().items() if not _is_counter(name)}
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own and not _is_counter(name)]
@@ -156,30 +186,27 @@ def _normalised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _random(model_name: str, num_classes: int) -> Weights:
-    sha256 = content_sha256(_seeded_state(model_name, num_classes))
-    return Weights(model_name, None, sha256, NONE, num_classes, Preprocess())
-
-
-def _seeded_state(model_name: str, num_classes: int) -> dict[str, Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_SEED)
-        return build_model(model_name, num_classes).state_dict()
+        network = build_model(model_name, num_classes)
+    sha256 = content_sha256(network.state_dict())
+    return Weights(model_name, None, sha256, NONE, num_classes, Preprocess(), network)
 
 
-def _count_classes(model_name: str, state: Mapping[str, Tensor]) -> int | None:
-    """The outputs of the classifier, which is the last module with 1000 outputs in torchvision's own; or None."""
-    names = [n for n, p in _meta_model(model_name).named_parameters() if n.endswith(".weight") and p.shape[0] == 1000]
-    classifier = state.get(names[-1]) if names else None
-    return None if classifier is None or classifier.ndim == 0 else int(classifier.shape[0])
-
-
-def _meta_model(model_name: str) -> nn.Module:
-    """torchvision's model for 1000 classes, without storage where its initialisation allows that."""
+def skeleton_of(model_name: str) -> nn.Module:
+    """A model for its usual classes, without storage where its initialisation allows that: names and shapes."""
     try:
         with torch.device("meta"):
             return build_model(model_name)
     except NotImplementedError:  # some initialisations read values
         return build_model(model_name)
+
+
+def _count_classes(skeleton: nn.Module, state: Mapping[str, Tensor]) -> int | None:
+    """The outputs of the classifier, which is the last module with 1000 outputs in the skeleton; or None."""
+    names = [n for n, p in skeleton.named_parameters() if n.endswith(".weight") and p.shape[0] == 1000]
+    classifier = state.get(names[-1]) if names else None
+    return None if classifier is None or classifier.ndim == 0 else int(classifier.shape[0])
 
 
 def _from_torchvision(model_name: str, text: str) -> tuple[dict[str, Tensor], Preprocess, str]:
@@ -197,7 +224,7 @@ def _enum_member(model_name: str, text: str) -> Any:
     """The member of torchvision's enum for this model; ModelError naming the others."""
     from torchvision.models import get_model_weights
 
-    _meta_model(model_name)  # ModelError, with the nearest name, for a model that torchvision lacks
+    check_model_name(model_name)
     try:
         enum = get_model_weights(model_name)
     except ValueError:

@@ -10,7 +10,7 @@ import pytest
 from torchvision.datasets import CIFAR10
 
 from itd.data.cifar10 import CIFAR10_PREPROCESS, CLASSES, is_cifar10
-from itd.data.images import open_images
+from itd.data.open import open_images
 from itd.errors import DataError
 
 NAMES = ["data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch"]

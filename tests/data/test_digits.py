@@ -7,7 +7,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from itd.data.digits import digits_images, eval_px
-from itd.data.images import open_images
+from itd.data.open import open_images
 from itd.errors import DataError
 
 

@@ -15,7 +15,9 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from itd.data.images import imagenet_wnids, open_images, select
+from itd.data.folder import imagenet_wnids
+from itd.data.images import select
+from itd.data.open import open_images
 from itd.errors import DataError
 
 MakeFolder = Callable[..., Path]
@@ -226,7 +228,7 @@ def test_labels_of_real_images_go_by_wordnet_id(shared_data: Path, name: str, n:
 
 
 def test_the_digits_at_one_scale_are_data_of_their_own():
-    from itd.data.images import is_digits, open_images
+    from itd.data.open import is_digits, open_images
 
     many, one = open_images("digits"), open_images("digits-one-scale")
     assert len(many) == len(one) == 360 and (many.labels == one.labels).all()

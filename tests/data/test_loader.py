@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from itd.data.digits import digits_images
-from itd.data.images import ImageSet, open_images
+from itd.data.images import ImageSet
 from itd.data.loader import batches
+from itd.data.open import open_images
 from itd.data.preprocess import DIGITS_PREPROCESS, Preprocess
 from itd.errors import DataError
 

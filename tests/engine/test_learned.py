@@ -12,7 +12,6 @@ from torch import nn
 from itd.engine.ops import ModuleOp, WindowError
 from itd.engine.plain import PlainExecutor
 from itd.engine.site_ops import PerSampleOp, SiteOp
-from itd.engine.tree import TreeExecutor
 from itd.errors import ModelError
 from itd.layers import CondConv2d, Involution2d, WeightNet2d, WeightNetReduce
 from itd.layers.models import LEARNED, OPS, SHUFFLENETS, learned_name
@@ -26,8 +25,8 @@ from itd.patcher import (
     parse_sites,
     patch,
 )
-from itd.runner.request import walks
 from itd.space import Setting
+from support import engine
 
 NAMES = [learned_name("cifar-resnet18", op) for op in OPS]
 
@@ -52,7 +51,7 @@ def test_the_tree_equals_plain_forwards(random_network, name, attribute):
     pixels = torch.randn(3, 3, 32, 32)
     plain = logits(PlainExecutor(model, space), pixels, len(space))
     for budget in (None, 1 << 16):  # also one row at a time: a kernel belongs to its own row
-        tree = logits(TreeExecutor(model, space, budget_bytes=budget), pixels, len(space))
+        tree = logits(engine.tree(model, space, budget_bytes=budget), pixels, len(space))
         assert (tree - plain).abs().max() < 1e-4 * plain.abs().max()
     assert (plain[0] - plain[1]).abs().max() > 1e-3 * plain.abs().max()
 
@@ -89,7 +88,7 @@ def test_the_tree_equals_plain_forwards_where_a_site_makes_its_own_kernels(rando
     pixels = torch.randn(3, 3, 64, 64)
     plain = logits(PlainExecutor(model, space), pixels, len(space))
     for budget in (None, 1 << 16):
-        tree = logits(TreeExecutor(model, space, budget_bytes=budget), pixels, len(space))
+        tree = logits(engine.tree(model, space, budget_bytes=budget), pixels, len(space))
         for own, expected in zip(tree, plain, strict=True):
             assert (own - expected).abs().max() < 1e-4 * expected.abs().max()
     default = plain[space.default]
@@ -105,10 +104,10 @@ def test_an_expert_layer_of_any_network_can_be_a_site(random_network):
     space = model_space(model, ["size"], swept=swept, options=options)
     pixels = torch.randn(2, 3, 32, 32)
     plain = logits(PlainExecutor(model, space), pixels, len(space))
-    tree = logits(TreeExecutor(model, space), pixels, len(space))
+    tree = logits(engine.tree(model, space), pixels, len(space))
     assert (tree - plain).abs().max() < 1e-4 * plain.abs().max()
     assert (plain[0] - plain[1]).abs().max() > 1e-2 * plain.abs().max()
-    by_plain, _ = walks(model, space, 32)
+    by_plain, _ = engine.costs(model, space, 32)
     more = 128 * 128 * (25 - 9) * 16 * 16  # 5x5 for 3x3 on maps of 16 x 16
     fives = [i for i, config in enumerate(space.configs) if (config[0].size, config[1].size or 3) == (5, 3)]
     assert [by_plain.per_config[i] for i in fives] == [by_plain.per_config[space.default] + more]
@@ -123,7 +122,7 @@ def test_shufflenets_are_registered_and_cost_what_was_counted(name):
     sizes = [len(model_space(model, [a], entry=MODELS[name])) for a in ("stride", "dilation", "size")]
     assert sizes == [370, 625, 625]
     space = model_space(model, ["dilation"], entry=MODELS[name], swept=["D"])
-    plain, _ = walks(model, space, 224)
+    plain, _ = engine.costs(model, space, 224)
     assert plain.per_config[space.default] == LEARNED[name].macs
 
 
@@ -131,7 +130,7 @@ def test_shufflenets_are_registered_and_cost_what_was_counted(name):
 def test_a_plain_forward_costs_what_the_list_of_models_says(random_network, name):
     model = patch(random_network(name), name).eval()
     space = model_space(model, ["dilation"], entry=MODELS[name], swept=["D"])
-    plain, _ = walks(model, space, 32)
+    plain, _ = engine.costs(model, space, 32)
     assert plain.per_config[space.default] == LEARNED[name].macs
 
 
@@ -140,11 +139,11 @@ def test_a_kernel_for_each_row_is_memory_that_a_chunk_needs(random_network):
     name = "cifar-resnet18+condconv"
     model = patch(random_network(name), name).eval()
     space = model_space(model, ["stride"], entry=MODELS[name], swept=["D"], options={("D", "stride"): (1, 2)})
-    executor = TreeExecutor(model, space, budget_bytes=48 << 20)
+    executor = engine.tree(model, space, budget_bytes=48 << 20)
     executor.run(torch.randn(1, 3, 32, 32), lambda *_: None)
     assert min(executor._limits.values()) <= (48 << 20) // (4 * 512 * 512 * 9)
     alike = patch(random_network("cifar-resnet18"), "cifar-resnet18").eval()
-    executor = TreeExecutor(alike, space, budget_bytes=48 << 20)
+    executor = engine.tree(alike, space, budget_bytes=48 << 20)
     executor.run(torch.randn(1, 3, 32, 32), lambda *_: None)
     assert min(executor._limits.values()) > 10
 
@@ -208,7 +207,7 @@ def test_what_a_site_is_given_by_keyword_reaches_it():
     space = model_space(model, ["size"], swept=swept, options={("C", "size"): (3, 5)})
     pixels = 3 * torch.randn(2, 3, 8, 8)
     plain = logits(PlainExecutor(model, space), pixels, len(space))
-    tree = logits(TreeExecutor(model, space), pixels, len(space))
+    tree = logits(engine.tree(model, space), pixels, len(space))
     torch.testing.assert_close(tree, plain, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(plain[space.default], network(pixels).detach(), rtol=1e-4, atol=1e-5)
     network.layer.forward(pixels)  # and its own reduction gives something else

@@ -6,11 +6,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from itd.engine.plain import PlainExecutor
-from itd.engine.routed import RoutedExecutor
-from itd.engine.tree import TreeExecutor
 from itd.patcher import MODELS, build_model, model_space, patch
-from itd.runner.request import walks
-from itd.selectors.source import plain_macs
+from support import engine
 
 # model -> attribute -> (naive, tree) GMAC per image at 224 x 224, every configuration
 TABLE = {
@@ -46,17 +43,17 @@ def patched(name, attribute, **options):
 @pytest.mark.parametrize(("name", "attribute"), CASES)
 def test_the_tree_executes_no_more_than_the_table_says(name, attribute):
     model, space = patched(name, attribute)
-    executor = TreeExecutor(model, space, device="meta", budget_bytes=1 << 34)
+    executor = engine.tree(model, space, device="meta", budget_bytes=1 << 34)
     got = counted(lambda: executor.run(torch.empty(1, 3, 224, 224, device="meta"), lambda *_: None))
     assert got <= 1.01 * TABLE[name][attribute][1]
-    plain, tree = walks(model, space, 224)
+    plain, tree = engine.costs(model, space, 224)
     assert got == pytest.approx(tree.macs / 1e9, rel=1e-6)
     assert sum(plain.per_config) / 1e9 == pytest.approx(TABLE[name][attribute][0], rel=0.01)
 
 
 def test_strides_one_to_four_share_one_convolution_and_what_is_pointwise_after_it():
     shared, alone = (
-        walks(*patched("resnet50", "stride", swept=["D"], options={("D", "stride"): strides}), 224)[1].macs
+        engine.costs(*patched("resnet50", "stride", swept=["D"], options={("D", "stride"): strides}), 224)[1].macs
         for strides in ((1, 2, 3, 4), (1,))
     )
     # layer4.0: conv2, projection, conv3, then layer4.1.conv1, all at 14 x 14; the rest of layer4 at each stride's own
@@ -68,7 +65,7 @@ def test_strides_one_to_four_share_one_convolution_and_what_is_pointwise_after_i
 @pytest.mark.parametrize(("name", "attribute"), CASES)
 def test_nominal_macs_are_what_a_plain_forward_executes(name, attribute):
     model, space = patched(name, attribute)
-    plain, _ = walks(model, space, 224)
+    plain, _ = engine.costs(model, space, 224)
     executor = PlainExecutor(model, space, device="meta")
     for number in (0, len(space) // 2, len(space) - 1, space.default):
         pixels = torch.empty(1, 3, 224, 224, device="meta")
@@ -79,15 +76,15 @@ def test_nominal_macs_are_what_a_plain_forward_executes(name, attribute):
 @pytest.mark.parametrize("attribute", ["stride", "dilation", "size"])
 def test_a_cpu_executes_what_was_planned(attribute):
     model, space = patched("resnet18", attribute, swept=["C", "D"])
-    executor = TreeExecutor(model, space)
-    _, tree = walks(model, space, 64)
+    executor = engine.tree(model, space)
+    _, tree = engine.costs(model, space, 64)
     got = counted(lambda: executor.run(torch.zeros(1, 3, 64, 64), lambda *_: None))
     assert got == pytest.approx(tree.macs / 1e9, rel=1e-6)
 
 
 def test_a_really_dynamic_network_runs_only_what_was_chosen():
     model, space = patched("resnet18", "stride", options={})
-    network, macs = RoutedExecutor(model, space), plain_macs(model, space, 64)
+    network, macs = engine.routed(model, space), np.array(engine.costs(model, space, 64)[0].per_config)
     for configs in ([0, 94], [17, 17], [40, 41], [12]):
         got = counted(lambda configs=configs: network.logits(torch.randn(len(configs), 3, 64, 64), np.array(configs)))
         assert got == pytest.approx(macs[configs].sum() / 1e9, rel=1e-6)

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from itd.engine.plain import PlainExecutor
-from itd.engine.routed import RoutedExecutor, pooled, pooling_macs
+from itd.engine.routed import pooled, pooling_macs
 from itd.errors import SpaceError
 from itd.patcher import MODELS, model_space, patch
+from support import engine
 
 
 def dynamic(random_network, name: str, attributes: list[str], **space):
@@ -32,7 +33,7 @@ def test_each_image_runs_its_own_configuration(random_network, name, attribute):
     pixels = torch.randn(6, 3, 96, 96)
     configs = np.random.default_rng(2).integers(0, len(space), 6)
     configs[3] = configs[0]
-    network = RoutedExecutor(model, space)
+    network = engine.routed(model, space)
     expected = plainly(model, space, pixels, configs)
     for choose in (configs, lambda frontier, images: configs[images]):
         found = network.logits(pixels, choose)
@@ -44,8 +45,8 @@ def test_a_small_budget_changes_nothing(random_network):
     model, space = dynamic(random_network, "resnet18", ["stride"])
     torch.manual_seed(1)
     pixels, configs = torch.randn(5, 3, 64, 64), np.array([7, 90, 7, 0, 33])
-    small = RoutedExecutor(model, space, budget_bytes=1 << 18).logits(pixels, lambda frontier, images: configs[images])
-    assert torch.allclose(small, RoutedExecutor(model, space).logits(pixels, configs), atol=1e-5)
+    small = engine.routed(model, space, budget_bytes=1 << 18).logits(pixels, lambda frontier, images: configs[images])
+    assert torch.allclose(small, engine.routed(model, space).logits(pixels, configs), atol=1e-5)
 
 
 def test_the_frontier_is_where_the_first_swept_site_is(random_network):
@@ -54,20 +55,20 @@ def test_the_frontier_is_where_the_first_swept_site_is(random_network):
     pixels = torch.randn(3, 3, 64, 64)
     with torch.inference_mode():
         x = model.maxpool(model.relu(model.bn1(model.conv1(pixels))))
-    (found,) = RoutedExecutor(model, space, swept=("A", "B", "C", "D")).frontier(pixels).values()
+    (found,) = engine.routed(model, space, swept=("A", "B", "C", "D")).frontier(pixels).values()
     assert torch.allclose(found, x, atol=1e-4)
     assert np.allclose(pooled({3: x}), np.concatenate([x.mean((2, 3)), x.std((2, 3), correction=0)], 1), atol=1e-5)
     assert pooling_macs({3: x, 4: x[:, :, 0, 0]}) == 2 * 64 * 16 * 16
     with torch.inference_mode():
         shortcut = model.layer1(x)  # what site B's block reads: its convolution and its projection
-    later = RoutedExecutor(model, space, swept=("B", "C", "D")).frontier(pixels)
+    later = engine.routed(model, space, swept=("B", "C", "D")).frontier(pixels)
     assert any(v.shape == shortcut.shape and torch.allclose(v, shortcut, atol=1e-3) for v in later.values())
 
 
 def test_a_configuration_that_is_not_there_is_refused(random_network):
     model, space = dynamic(random_network, "resnet18", ["dilation"], swept=["D"])
     with pytest.raises(SpaceError, match="no such configuration among 5: 5 to 5"):
-        RoutedExecutor(model, space).logits(torch.zeros(1, 3, 64, 64), np.array([5]))
+        engine.routed(model, space).logits(torch.zeros(1, 3, 64, 64), np.array([5]))
 
 
 @pytest.mark.gpu
@@ -75,6 +76,6 @@ def test_on_a_gpu_it_is_the_same_network(random_network, cuda):
     model, space = dynamic(random_network, "resnet18", ["stride"])
     torch.manual_seed(1)
     pixels, configs = torch.randn(6, 3, 64, 64), np.array([0, 94, 17, 17, 40, 41])
-    expected = RoutedExecutor(model, space).logits(pixels, configs)
-    found = RoutedExecutor(model, space, device=cuda).logits(pixels, lambda frontier, images: configs[images])
+    expected = engine.routed(model, space).logits(pixels, configs)
+    found = engine.routed(model, space, device=cuda).logits(pixels, lambda frontier, images: configs[images])
     assert (found - expected).abs().max() < 1e-3 * expected.abs().max()

@@ -7,11 +7,11 @@ from torch import nn
 
 from itd.engine.plain import PlainExecutor
 from itd.engine.precision import Precision
-from itd.engine.tree import TreeExecutor
 from itd.errors import ItdError, ModelError, SpaceError
 from itd.patcher import MODELS, Conventions, build_model, model_space, parse_sites, patch
-from itd.runner.request import stem_stride, walks
+from itd.patcher.model import measured_stem_stride
 from itd.space import SITES
+from support import engine
 
 FAMILIES = ["resnet18", "resnet50", "resnext50_32x4d", "mobilenet_v2", "densenet121"]
 THIN = {"stride": (0.5, 1, 2, 3), "dilation": (1, 3), "size": (1, 3, 7)}
@@ -69,7 +69,7 @@ def test_tree_equals_plain(name, attribute, device, random_network):
     space = model_space(model, [attribute], entry=MODELS[name], options=options, stride_range=(2, 64))
     sites = [s for i, s in enumerate(SITES) if len({c[i] for c in space.configs}) > 1]
     assert sites == list("BCD" if (name, attribute) == ("resnet18", "stride") else "ABCD")
-    tree, seen = collect(TreeExecutor(model, space, device=device), images(), 10)
+    tree, seen = collect(engine.tree(model, space, device=device), images(), 10)
     assert (seen == 1).all()
     plain, _ = collect(PlainExecutor(model, space, device=device), images(), 10)
     agree(tree, plain)
@@ -84,7 +84,7 @@ def test_tree_equals_plain_with_attributes_crossed(name, attributes, random_netw
     options = {(s, a): lists[a] for s in "CD" for a in attributes}
     space = model_space(model, attributes, entry=MODELS[name], swept=["C", "D"], options=options, stride_range=(1, 999))
     assert len(space) == 4 ** len(attributes)
-    tree, seen = collect(TreeExecutor(model, space), images(2), 10)
+    tree, seen = collect(engine.tree(model, space), images(2), 10)
     assert (seen == 1).all()
     agree(tree, collect(PlainExecutor(model, space), images(2), 10)[0])
 
@@ -98,15 +98,15 @@ def test_tree_equals_plain_for_every_open_choice(conventions, random_network):
     attribute = "stride" if conventions.shortcut == "nearest" else "size"
     options = {("D", attribute): (0.5, 2) if attribute == "stride" else (1, 3, 9)}
     space = model_space(model, [attribute], entry=MODELS["resnet18"], swept=["D"], options=options)
-    agree(collect(TreeExecutor(model, space), images(2), 10)[0], collect(PlainExecutor(model, space), images(2), 10)[0])
+    agree(collect(engine.tree(model, space), images(2), 10)[0], collect(PlainExecutor(model, space), images(2), 10)[0])
 
 
 @pytest.mark.parametrize("budget", [1, 1 << 20, 1 << 40])
 def test_the_memory_budget_changes_no_row(budget, random_network):
     model = patch(random_network("resnet18"), "resnet18")
     space = model_space(model, ["stride"], entry=MODELS["resnet18"], swept=["C", "D"])
-    whole, _ = collect(TreeExecutor(model, space), images(3), 10)
-    other, seen = collect(TreeExecutor(model, space, budget_bytes=budget), images(3), 10)
+    whole, _ = collect(engine.tree(model, space), images(3), 10)
+    other, seen = collect(engine.tree(model, space, budget_bytes=budget), images(3), 10)
     assert (seen == 1).all()
     assert ((whole - other).abs() <= 1e-4 * whole.abs().amax(-1, keepdim=True)).all()
 
@@ -114,7 +114,7 @@ def test_the_memory_budget_changes_no_row(budget, random_network):
 def test_out_of_memory_halves_the_chunk_and_goes_on(random_network, monkeypatch):
     model = patch(random_network("resnet18"), "resnet18")
     space = model_space(model, ["dilation"], entry=MODELS["resnet18"], swept=["C", "D"])
-    executor = TreeExecutor(model, space, budget_bytes=1 << 40)
+    executor = engine.tree(model, space, budget_bytes=1 << 40)
     run, largest = executor._run_rows, []
 
     def scarce(number, segment, sink):
@@ -166,7 +166,7 @@ def test_tree_equals_plain_for_any_traceable_network(attribute):
     sites, swept = parse_sites("mine", "A=site,B=deep")
     model = patch(network, sites)
     space = model_space(model, [attribute], swept=swept, stride_range=(1, 99))
-    tree, seen = collect(TreeExecutor(model, space), images(3, 32), 10)
+    tree, seen = collect(engine.tree(model, space), images(3, 32), 10)
     assert (seen == 1).all() and len(space) > 15
     agree(tree, collect(PlainExecutor(model, space), images(3, 32), 10)[0])
 
@@ -182,14 +182,14 @@ def test_sites_by_path_work_on_other_torchvision_networks(name, random_network):
     sites, _ = parse_sites(name, f"A={convs[0]},B={convs[-1]}")
     model = patch(network, sites)
     space = model_space(model, ["dilation"], options={(s, "dilation"): (1, 2, 3) for s in "AB"})
-    agree(collect(TreeExecutor(model, space), images(2), 10)[0], collect(PlainExecutor(model, space), images(2), 10)[0])
+    agree(collect(engine.tree(model, space), images(2), 10)[0], collect(PlainExecutor(model, space), images(2), 10)[0])
 
 
 def test_bf16_stays_near_fp32(random_network):
     model = patch(random_network("resnet18"), "resnet18")
     space = model_space(model, ["dilation"], entry=MODELS["resnet18"], swept=["D"])
-    full, _ = collect(TreeExecutor(model, space), images(2), 10)
-    half, _ = collect(TreeExecutor(model, space, precision=Precision("bf16")), images(2), 10)
+    full, _ = collect(engine.tree(model, space), images(2), 10)
+    half, _ = collect(engine.tree(model, space, precision=Precision("bf16")), images(2), 10)
     assert ((full - half).abs() <= 0.05 * full.abs().amax(-1, keepdim=True)).all()
 
 
@@ -201,13 +201,13 @@ def test_a_network_that_cannot_be_traced_is_refused():
     sites, _ = parse_sites("mine", "A=site")
     model = patch(Looping().eval(), sites)
     with pytest.raises(ModelError, match=r"torch\.fx cannot trace"):
-        TreeExecutor(model, model_space(model, ["dilation"]))
+        engine.tree(model, model_space(model, ["dilation"]))
 
 
 def test_a_network_in_training_mode_is_refused():
     model = patch(build_model("resnet18", 10), "resnet18").train()
     with pytest.raises(ModelError, match=r"model\.eval"):
-        TreeExecutor(model, model_space(model, ["dilation"], entry=MODELS["resnet18"]))
+        engine.tree(model, model_space(model, ["dilation"], entry=MODELS["resnet18"]))
 
 
 class Awkward(Branching):
@@ -239,7 +239,7 @@ def test_constants_batch_sizes_and_a_site_that_runs_twice_are_right_in_any_chunk
     sites, swept = parse_sites("mine", "A=site,B=deep")
     model = patch(Awkward().eval(), sites)
     space = model_space(model, [attribute], swept=swept, stride_range=(1, 99))
-    tree, seen = collect(TreeExecutor(model, space, budget_bytes=budget), images(5, 31), 10)
+    tree, seen = collect(engine.tree(model, space, budget_bytes=budget), images(5, 31), 10)
     assert (seen == 1).all()
     agree(tree, collect(PlainExecutor(model, space), images(5, 31), 10)[0])
 
@@ -254,7 +254,7 @@ def test_a_network_that_mixes_images_is_refused():
     sites, _ = parse_sites("mine", "B=deep")
     model = patch(Mixing().eval(), sites)
     with pytest.raises(ModelError, match="not one row for each image"):
-        collect(TreeExecutor(model, model_space(model, ["size"], options={("B", "size"): (1, 3)})), images(2), 10)
+        collect(engine.tree(model, model_space(model, ["size"], options={("B", "size"): (1, 3)})), images(2), 10)
 
 
 def test_a_stride_that_breaks_a_residual_addition_is_refused_by_configuration(random_network):
@@ -262,9 +262,9 @@ def test_a_stride_that_breaks_a_residual_addition_is_refused_by_configuration(ra
     model = patch(random_network("resnet18"), sites)
     space = model_space(model, ["stride"], options={("A", "stride"): (2, 3)}, stride_range=(1, 99))
     with pytest.raises(SpaceError, match=r"A\(stride=3\) does not fit the network"):
-        walks(model, space, 64)
+        engine.costs(model, space, 64)
     with pytest.raises(SpaceError, match="cannot run at this image size"):
-        collect(TreeExecutor(model, space), images(1), 10)
+        collect(engine.tree(model, space), images(1), 10)
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_sites_of_several_layers_and_in_any_order_are_right(text, random_network
     model = patch(random_network("resnet18"), sites)
     space = model_space(model, ["size"], options={(s, "size"): (1, 3, 5) for s in "AB"})
     agree(
-        collect(TreeExecutor(model, space), images(1, 63), 10)[0],
+        collect(engine.tree(model, space), images(1, 63), 10)[0],
         collect(PlainExecutor(model, space), images(1, 63), 10)[0],
     )
 
@@ -285,7 +285,7 @@ def test_pools_at_half_stride_are_right_at_odd_sizes(pool_half, random_network):
     model = patch(random_network("densenet121"), "densenet121", Conventions(pool_half=pool_half))
     space = model_space(model, ["stride"], entry=MODELS["densenet121"], swept=["D"], stride_range=(1, 999))
     agree(
-        collect(TreeExecutor(model, space), images(1, 131), 10)[0],
+        collect(engine.tree(model, space), images(1, 131), 10)[0],
         collect(PlainExecutor(model, space), images(1, 131), 10)[0],
     )
 
@@ -304,4 +304,4 @@ def test_own_values_that_differ_within_a_site_are_refused(random_network):
 ])  # fmt: skip
 def test_the_stem_stride_of_a_network_by_path_counts_every_layer(name, text, expected):
     sites, _ = parse_sites(name, text)
-    assert stem_stride(patch(build_model(name, 10), sites)) == expected
+    assert measured_stem_stride(patch(build_model(name, 10), sites)) == expected

@@ -59,7 +59,7 @@ def trained(tmp_path_factory):
 def test_the_last_point_is_the_accuracy_of_the_weights(trained, monkeypatch):
     last = Curve(trained.with_suffix(".epochs.csv")).points()[-1]
     assert (last.epoch, last.images, last.n) == (2, 64, 30)
-    from itd.data.images import open_images
+    from itd.data.open import open_images
 
     images = open_images("digits-one-scale")
     model = learned.build_model("resnet18", 10).eval()
@@ -119,7 +119,7 @@ class Constant(torch.nn.Module):
 
 
 def test_a_network_that_says_nothing_is_right_by_the_order_of_the_classes_alone():
-    from itd.data.images import open_images
+    from itd.data.open import open_images
 
     images, cpu = open_images("digits"), torch.device("cpu")
     given = (range(30), learned.preprocess_of("resnet18", "digits"), cpu)

@@ -222,8 +222,9 @@ def test_real_weights_load_strictly(shared_data: Path, name: str) -> None:
 @pytest.mark.data
 def test_real_weights_are_right_on_real_images(shared_data: Path) -> None:
     """resnet18 has 75.9% on all of val1300; every 13th image and a wide margin here."""
-    from itd.data.images import open_images, select
+    from itd.data.images import select
     from itd.data.loader import batches
+    from itd.data.open import open_images
 
     weights = load_weights("resnet18", shared_data / "weights" / "resnet18.safetensors")
     images = open_images(shared_data / "images" / "val1300", weights_classes=weights.num_classes)

@@ -1,0 +1,304 @@
+"""A sweep as objects: a patched network, a space, images. Nothing is parsed, and nothing knows where they came from.
+
+Everything that can be refused is refused when the job is made, before an image is swept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from itd.data.dataset import DatasetImages, class_names_of, dataset_length, read_item, read_labels
+from itd.data.images import select
+from itd.data.loader import Pixels, Shape, digest
+from itd.data.preprocess import Preprocess
+from itd.engine.costs import PrefixCosts
+from itd.engine.graph import Trace, trace
+from itd.engine.precision import Precision
+from itd.engine.program import Program, compile_program
+from itd.errors import DataError, ItdError, ModelError, SpaceError
+from itd.patcher import DynamicModel, check_space
+from itd.space import Space
+from itd.text import shorten
+from itd.weights.load import content_sha256
+
+WINDOW_RULE = "a window exceeds its input"
+FINGERPRINT_SAMPLES = 64
+
+
+@dataclass(frozen=True, eq=False)
+class JobImages:
+    """The images of a job.
+
+    pixels: as the network gets them, their shape known. samples: (N,) int32, the selected ones. identity: of the data,
+    as a result's identity has it: data, every, preprocess, variation. source: what a result calls them. class_names: in
+    label order, or none.
+    """
+
+    pixels: Pixels
+    samples: np.ndarray
+    identity: Mapping[str, Any]
+    source: str
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(all images,) int16."""
+        return self.pixels.images.labels
+
+    @property
+    def shape(self) -> Shape:
+        """(C, H, W) of every image."""
+        assert self.pixels.shape is not None
+        return self.pixels.shape
+
+
+class SweepJob:
+    """Everything that a sweep computes, as objects.
+
+    Args:
+        model: what `itd.patch` returned.
+        space: the configurations, of `itd.model_space`.
+        images: a map-style data set whose items are `(image, label)`: any `torch.utils.data.Dataset`. An image is a
+            float tensor (C, H, W), taken as it stands, or PIL, a uint8 tensor (1 or 3, H, W) or a uint8 array (H, W, 1
+            or 3), handed as the PIL image that it depicts to `preprocess`. A label is an int, or a tensor or array of
+            one, from 0 to K - 1, K the number of logits.
+        name: of the network in results.
+        preprocess: from a PIL image to a float tensor: torchvision's or timm's transform as it is.
+        fingerprint: stands for images and preprocessing in a result's identity; None hashes the number of images, all
+            labels, and the pixels of 64 images as the network gets them.
+        labels: one for each image; None takes the data set's `targets` or `labels`, else reads every item once.
+        class_names: in label order; None takes the data set's `classes`.
+        limit: the first images only; a larger limit extends a result.
+
+    Raises:
+        ItdError: for a wrong type; ModelError for a network that cannot be run; DataError, naming the sample, for
+            images or labels that cannot be; SpaceError for a space that is not the network's.
+
+    Example:
+        >>> import itd
+        >>> from torchvision.datasets import FakeData
+        >>> from torchvision.models import resnet18
+        >>> from torchvision.transforms.functional import to_tensor
+        >>> net = itd.patch(resnet18(num_classes=10), {"A": "layer4.0.conv2"})
+        >>> space = itd.model_space(net, ["dilation"], input_shape=(3, 64, 64))
+        >>> job = SweepJob(net, space, FakeData(8, (3, 64, 64)), name="mine", preprocess=to_tensor)
+        >>> len(job), job.input_shape
+        (8, (3, 64, 64))
+    """
+
+    def __init__(
+        self,
+        model: DynamicModel,
+        space: Space,
+        images: Any,
+        *,
+        name: str,
+        preprocess: Callable[[Any], Any] | None = None,
+        fingerprint: str | None = None,
+        labels: Any = None,
+        class_names: Any = None,
+        limit: int | None = None,
+    ) -> None:
+        _check_types(model, space, name, preprocess, fingerprint, limit)
+        taken = dataset_images(
+            images, preprocess, fingerprint=fingerprint, labels=labels, class_names=class_names, limit=limit
+        )
+        self._set(model, space, taken, name, content_sha256(model.state_dict()), "given", None)
+
+    @classmethod
+    def assembled(
+        cls,
+        model: DynamicModel,
+        space: Space,
+        images: JobImages,
+        *,
+        name: str,
+        weights_sha256: str,
+        weights_label: str,
+        out: str,
+    ) -> SweepJob:
+        """A job of parts that are resolved already: what `SweepRequest.job` makes. out: where its result goes."""
+        job = cls.__new__(cls)
+        job._set(model, space, images, name, weights_sha256, weights_label, out)
+        return job
+
+    def _set(
+        self,
+        model: DynamicModel,
+        space: Space,
+        images: JobImages,
+        name: str,
+        weights_sha256: str,
+        weights_label: str,
+        out: str | None,
+    ) -> None:
+        self.model, self.images, self.name = model, images, name
+        self.weights_sha256, self.weights_label = weights_sha256, weights_label
+        self.default_out = out or f"results/{name}-{'+'.join(space.attributes)}.parquet"
+        self.trace: Trace = trace(model)
+        self.space, self.costs = possible_space(self.trace, space, images.shape)
+        self.num_classes = _count_classes(self.costs)
+        self._check_labels()
+        self._programs: dict[tuple[str, str], Program] = {}
+
+    def __len__(self) -> int:
+        """How many images are selected."""
+        return len(self.images.samples)
+
+    def __repr__(self) -> str:
+        attributes = "+".join(self.space.attributes)
+        return f"SweepJob({self.name!r}, {attributes}, {len(self.space)} configurations, {len(self)} images)"
+
+    @property
+    def input_shape(self) -> Shape:
+        """(C, H, W) of an image as the network gets it."""
+        return self.images.shape
+
+    @property
+    def macs(self) -> tuple[int, ...]:
+        """(C,) multiply-accumulates of each configuration's plain forward of one image."""
+        return tuple(m for m in self.costs.per_config if m is not None)
+
+    def program(self, device: torch.device | str = "cpu", precision: Precision | None = None) -> Program:
+        """The network compiled for this job's space, once for each device and number format."""
+        precision = precision or Precision()
+        key = (str(torch.device(device)), precision.name)
+        if key not in self._programs:
+            self._programs[key] = compile_program(self.trace, self.space, device=device, precision=precision)
+        return self._programs[key]
+
+    def identity(self, precision: str = "fp32") -> dict[str, Any]:
+        """What makes two results the same, as JSON values."""
+        return {
+            "model": self.name,
+            "weights_sha256": self.weights_sha256,
+            "sites": {name: [m.path for m in modules] for name, modules in self.model.sites.items()},
+            "space": self.space_identity,
+            "choices": self.model.conventions.identity(),
+            **self.images.identity,
+            "precision": precision,
+        }
+
+    @cached_property
+    def space_identity(self) -> dict[str, Any]:
+        """The space as a result's identity has it."""
+        return self.space.identity()
+
+    def _check_labels(self) -> None:
+        wrong = np.flatnonzero(self.images.labels >= self.num_classes)
+        if len(wrong):
+            raise DataError(
+                f"sample {wrong[0]} has the label {self.images.labels[wrong[0]]}, and the network has "
+                f"{self.num_classes} logits; allowed are 0 to {self.num_classes - 1}"
+            )
+
+
+def _check_types(model: Any, space: Any, name: Any, preprocess: Any, fingerprint: Any, limit: Any) -> None:
+    if not isinstance(model, DynamicModel):
+        raise ModelError(
+            f"SweepJob takes what itd.patch returned, given {type(model).__name__}; patch the model with its sites "
+            "first"
+        )
+    if not isinstance(space, Space):
+        raise SpaceError(f"space is {type(space).__name__}; give what itd.model_space returned")
+    if [site.name for site in space.sites] != list(model.sites):
+        raise SpaceError(
+            f"the space has the sites {', '.join(s.name for s in space.sites)}, the network {', '.join(model.sites)}; "
+            "give the space that itd.model_space made for this network"
+        )
+    check_space(model, space)
+    if not isinstance(name, str) or not name or "/" in name:
+        raise ItdError(f"name is {name!r}; give what results shall call the network, a text without a slash")
+    if preprocess is not None and not callable(preprocess):
+        raise DataError(
+            f"preprocess is {type(preprocess).__name__}; give a callable from a PIL image to a float tensor"
+        )
+    if fingerprint is not None and (not isinstance(fingerprint, str) or not fingerprint):
+        raise DataError(
+            f"fingerprint is {shorten(repr(fingerprint))}; give a text that stands for images and preprocessing"
+        )
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise DataError(f"limit is {limit!r}; give a whole number of at least 1, or None for all images")
+    if any(t.is_meta for t in (*model.parameters(), *model.buffers())):
+        raise ModelError("the network's tensors are on the meta device and have no values; give it weights first")
+
+
+def possible_space(traced: Trace, space: Space, shape: Shape) -> tuple[Space, PrefixCosts]:
+    """The space less what cannot run at an image size, and what each plain forward of the rest costs."""
+    program = compile_program(traced, space, optimise=False)
+    costs = program.prefix_costs(shape)
+    impossible = costs.impossible()
+    if not impossible:
+        return space, costs
+    _, height, width = shape
+    size = f"{height}" if height == width else f"{height} x {width}"
+    space = space.without(impossible, f"{WINDOW_RULE} at {size} px")
+    return space, program.of(space).prefix_costs(shape)
+
+
+def _count_classes(costs: PrefixCosts) -> int:
+    """K, read off the shape of the logits."""
+    if costs.output is None or len(costs.output) != 2:
+        raise ModelError(
+            f"the network's logits have the shape {costs.output} for one image; they must be (1, K), K classes"
+        )
+    return int(costs.output[1])
+
+
+def dataset_images(
+    images: Any,
+    preprocess: Callable[[Any], Any] | None,
+    *,
+    fingerprint: str | None = None,
+    labels: Any = None,
+    class_names: Any = None,
+    limit: int | None = None,
+) -> JobImages:
+    """A map-style data set as a job's images. Arguments and errors as of `SweepJob`."""
+    count = dataset_length(images)
+    held = DatasetImages(
+        images, _labels(images, labels, count), class_names_of(images, class_names), type(images).__name__
+    )
+    read = Pixels(held, preprocess)
+    chosen = [0] if fingerprint is not None else np.linspace(0, count - 1, min(FINGERPRINT_SAMPLES, count)).astype(int)
+    first = read[0]
+    shape: Shape = (first.shape[0], first.shape[1], first.shape[2])
+    again = Pixels(held, preprocess, shape, {0: digest(first)})
+    digests = {int(i): digest(again[int(i)]) for i in chosen}
+    known = isinstance(preprocess, Preprocess)
+    identity = {
+        "data": fingerprint or _fingerprint(held.labels, digests),
+        "every": 1,
+        "preprocess": preprocess.identity() if isinstance(preprocess, Preprocess) else None,
+        "variation": preprocess.variation if known else None,  # type: ignore[union-attr]
+    }
+    return JobImages(
+        Pixels(held, preprocess, shape, digests), select(count, 1, limit), identity, held.source, held.class_names
+    )
+
+
+def _fingerprint(labels: np.ndarray, digests: Mapping[int, str]) -> str:
+    found = hashlib.sha256(json.dumps([len(labels), sorted(digests.items())]).encode())
+    found.update(labels.astype("<i2").tobytes())
+    return found.hexdigest()
+
+
+def _labels(images: Any, labels: Any, count: int) -> np.ndarray:
+    """(N,) int16, with a bar on a terminal where every item has to be read for it."""
+    from tqdm import tqdm
+
+    read_item(images, 0)  # what is no data set of (image, label) says so before anything is read for long
+    with tqdm(total=count, desc="reading labels", unit="img", leave=False, disable=None) as bar:
+        for step in read_labels(images, labels):
+            if isinstance(step, np.ndarray):
+                return step
+            bar.update(step - bar.n)
+    raise AssertionError("read_labels ends with the labels")

@@ -1,0 +1,64 @@
+"""How a sweep is run: nothing here changes what is computed, the number format apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from itd.device import resolve_device
+from itd.engine.precision import Precision
+from itd.errors import DataError, ItdError, ResultError
+from itd.runner.request import SweepRequest
+from itd.store import check_target
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run, checked. Fields as the keywords of `itd.sweep`."""
+
+    out: str | None
+    device: torch.device
+    precision: Precision
+    batch_size: int | None = None
+    workers: int = 0
+    shard: tuple[int, int] | None = None
+    allow_missing: bool = False
+    images_per_unit: int | None = None
+
+    @classmethod
+    def of(cls, request: SweepRequest | None = None, **keywords: Any) -> RunOptions:
+        """The keywords that are given, else the request's, else the defaults.
+
+        Raises ItdError for a device, a number format or a count that cannot be, and an `out` that cannot be written.
+        """
+        names = ("device", "precision", "batch_size", "workers", "shard", "allow_missing", "images_per_unit")
+        chosen = {name: getattr(request, name) for name in names} if request is not None else {}
+        chosen |= {name: value for name, value in keywords.items() if value is not None and name != "out"}
+        out = keywords.get("out")
+        if out is None and request is not None:
+            out = request.out_path()
+        _check_counts(chosen)
+        if out is not None:
+            check_target(out)
+        device = resolve_device(chosen.pop("device", None))
+        name = chosen.pop("precision", None) or "fp32"
+        precision = name if isinstance(name, Precision) else Precision(name, str(device))
+        return cls(None if out is None else str(out), device, precision, **chosen)
+
+
+def _check_counts(chosen: dict[str, Any]) -> None:
+    for name, least in (("batch_size", 1), ("workers", 0), ("images_per_unit", 1)):
+        value = chosen.get(name)
+        if value is None:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ItdError(f"{name} is {value!r}; give a whole number of at least {least}")
+        if value < least:
+            raise DataError(
+                f"--{name.replace('_', '-')} {value} is not allowed; give a whole number of at least {least}"
+            )
+    shard = chosen.get("shard")
+    if shard is not None and not (isinstance(shard, tuple) and len(shard) == 2 and 0 <= shard[0] <= shard[1] >= 1):
+        raise ResultError(f"no such shard: {shard!r}; allowed is (i, n) with i from 1 to n")

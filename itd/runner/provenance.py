@@ -1,0 +1,51 @@
+"""Where and when a sweep was run: never part of what makes two results the same."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from itd import __version__
+from itd.runner.job import SweepJob
+from itd.runner.options import RunOptions
+
+
+def provenance(job: SweepJob, options: RunOptions) -> dict[str, Any]:
+    """What a result records of a run."""
+    import torchvision
+
+    device = options.device
+    return {
+        "itd": __version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine() + " CPU",
+        "threads": torch.get_num_threads(),
+        "weights": job.weights_label,
+        "data": job.images.source,
+        "classes": job.num_classes,
+        "batch_size": options.batch_size,
+        "workers": options.workers,
+        "git": _git_revision(),
+        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _git_revision() -> str | None:
+    """The checkout's revision; None for an installed package, whatever repository surrounds it."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists() or not (root / "pyproject.toml").exists():
+        return None
+    try:
+        out = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return out.stdout.strip() or None

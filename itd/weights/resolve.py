@@ -1,0 +1,61 @@
+"""Which weights are meant: those of a name or, for the embedded digits and no name, those trained once on them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from itd.data.open import is_digits
+from itd.data.preprocess import DIGITS_PREPROCESS
+from itd.device import resolve_device
+from itd.weights.digits import train_on_digits
+from itd.weights.load import NONE, Weights, load_weights, plan_weights
+
+DIGITS_CLASSES = 10
+
+
+def resolve(
+    model_name: str,
+    weights: str | Path | None = None,
+    *,
+    data: str = "",
+    num_classes: int | None = None,
+    device: Any = None,
+    only_plan: bool = False,
+    quiet: bool = False,
+    skeleton: nn.Module | None = None,
+) -> Weights:
+    """The weights of a network, for some data.
+
+    Args:
+        model_name: the registry's or torchvision's.
+        weights: as of `load_weights`; None is torchvision's IMAGENET1K_V1, for the digits those trained on them.
+        data: what the images are called (`itd.data.open.data_source`); of it only whether they are the digits is asked.
+        num_classes: what the user says; None is the weights' own.
+        device: where a network is trained on the digits.
+        only_plan: nothing is trained or fetched, and the weights stay random.
+        quiet: no bar while a network is trained on the digits.
+        skeleton: as of `load_weights`.
+
+    Raises:
+        ModelError: for weights that are not there, cannot be read, or are for other classes.
+    """
+    digits = is_digits(data)
+    classes = num_classes or (DIGITS_CLASSES if digits else None)
+    if only_plan:
+        return plan_weights(model_name, weights, num_classes=classes, digits=digits, skeleton=skeleton)
+    name = weights_name(model_name, weights, data=data, device=device, quiet=quiet)
+    loaded = load_weights(model_name, name, num_classes=classes, skeleton=skeleton)
+    return replace(loaded, preprocess=DIGITS_PREPROCESS) if digits and name == NONE else loaded
+
+
+def weights_name(
+    model_name: str, weights: str | Path | None, *, data: str, device: Any = None, quiet: bool = False
+) -> str | None:
+    """What `load_weights` takes: the name as given, or, for the digits and none given, the file of those trained."""
+    if weights is not None or not is_digits(data):
+        return None if weights is None else str(weights)
+    return str(train_on_digits(model_name, device=resolve_device(device), progress=not quiet))

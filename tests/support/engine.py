@@ -1,0 +1,24 @@
+"""Executors of a network and a space, and what they cost, in one call."""
+
+from __future__ import annotations
+
+from itd.engine.costs import PrefixCosts
+from itd.engine.program import compile_program, plain_costs
+from itd.engine.routed import RoutedExecutor, routed_program
+from itd.engine.tree import TreeExecutor
+
+
+def tree(model, space, *, budget_bytes=None, **how) -> TreeExecutor:
+    """The prefix tree of a patched network over a space."""
+    return TreeExecutor(compile_program(model, space, **how), budget_bytes=budget_bytes)
+
+
+def routed(model, space, *, budget_bytes=None, **how) -> RoutedExecutor:
+    """The really dynamic network of a space."""
+    return RoutedExecutor(routed_program(model, space, **how), budget_bytes=budget_bytes)
+
+
+def costs(model, space, px: int) -> tuple[PrefixCosts, PrefixCosts]:
+    """Of one RGB image of px x px pixels: plain forwards, and the tree."""
+    shape = (3, px, px)
+    return plain_costs(model, space, shape), compile_program(model, space).prefix_costs(shape)
