@@ -7,18 +7,20 @@ import pytest
 import torch
 from torchvision import models as torchvision_models
 
+from itd import sweep
 from itd.analysis import combine
-from itd.api import sweep
-from itd.data.images import open_images
 from itd.data.loader import batches
+from itd.data.open import open_images
 from itd.data.preprocess import Preprocess
 from itd.engine.plain import PlainExecutor
-from itd.engine.tree import TreeExecutor
 from itd.patcher import MODELS, build_model, model_space, patch
-from itd.runner.request import SweepRequest, prepare
+from itd.runner.job import SweepJob
+from itd.runner.request import SweepRequest
 from itd.space import write_space
 from itd.store import open_result
+from itd.store.manifest import as_json
 from itd.weights.load import apply_weights, load_weights
+from support import engine
 
 pytestmark = pytest.mark.data
 
@@ -46,7 +48,7 @@ def test_one_site_moved_gives_the_accuracies_of_an_independent_implementation(sa
     pixels, labels, model = sanity
     space = model_space(model, [attribute], entry=MODELS["resnet50"], swept=[site], stride_range=(1, 999))
     right = np.zeros((len(space), len(labels)), bool)
-    executor = TreeExecutor(model, space)
+    executor = engine.tree(model, space)
     for first in range(0, len(labels), 8):
 
         def sink(configs, images, logits, first=first):
@@ -68,7 +70,7 @@ def test_the_default_of_real_weights_reproduces_torchvision(shared_data, name):
     model = patch(network, name)
     space = model_space(model, ["dilation"], entry=MODELS[name], swept=["D"])
     kept = {}
-    TreeExecutor(model, space).run(pixels, lambda c, i, x: kept.update(zip(zip(c, i, strict=True), x, strict=True)))
+    engine.tree(model, space).run(pixels, lambda c, i, x: kept.update(zip(zip(c, i, strict=True), x, strict=True)))
     with torch.inference_mode():
         expected = network(pixels)
     got = torch.stack([kept[space.default, i] for i in range(8)])
@@ -94,17 +96,26 @@ def test_ten_class_folders_keep_imagenets_own_indices(shared_data, tmp_path):
     assert (result.matrix("pred")[result.default_index] == result.labels).mean() > 0.5
 
 
-def agree(result, prepared, images, rows, numbers):
-    """Some rows of a result against plain forwards of the prepared network, on newly decoded images."""
+def job_of(request, images, weights):
+    """A request's job, its network given these weights and its images being these."""
+    model = request.patched(weights)
+    return SweepJob.assembled(
+        model, request.space_of(model, request.sites_asked()[1]), request.job_images(images, weights.preprocess), name=request.model,
+        weights_sha256=weights.sha256, weights_label=weights.label, out="r.parquet",
+    )  # fmt: skip
+
+
+def agree(result, job, images, rows, numbers):
+    """Some rows of a result against plain forwards of the job's network, on newly decoded images."""
     identity = result.manifest["identity"]
-    assert identity == {**prepared.identity, "every": identity["every"]}
+    assert identity == {**as_json(job.identity()), "every": identity["every"]}
     samples = result.samples[rows]
-    pixels = next(batches(images, samples, prepared.preprocess, batch_size=len(rows))).pixels
+    pixels = torch.stack([job.images.pixels[int(sample)] for sample in samples])
     assert (result.labels[rows] == images.labels[samples]).all()
     nll = result.matrix("nll")
     for number in numbers:
         kept = []
-        PlainExecutor(prepared.model, prepared.space).run(pixels, lambda c, i, x, k=kept: k.append(x), [number])
+        PlainExecutor(job.model, job.space).run(pixels, lambda c, i, x, k=kept: k.append(x), [number])
         log_p = torch.log_softmax(kept[0].double(), 1).gather(1, torch.tensor(result.labels[rows].astype(int))[:, None])
         np.testing.assert_allclose(nll[number, rows], -log_p[:, 0], rtol=1e-3, atol=1e-3)
 
@@ -115,10 +126,10 @@ def test_the_results_in_the_repository_are_what_plain_forwards_give(shared_data,
     result = open_result(repository / "results" / f"{name}-{attribute}-val1300.parquet")
     images = open_images(shared_data / "images" / "val1300")
     weights = load_weights(name, shared_data / "weights" / f"{name}.safetensors")
-    prepared = prepare(SweepRequest(name, attribute, device="cpu"), images, weights)
+    job = job_of(SweepRequest(name, attribute, device="cpu"), images, weights)
     rows = [0, len(result.samples) // 2, len(result.samples) - 1]
-    numbers = (0, len(prepared.space) // 2, prepared.space.default, len(prepared.space) - 1)
-    agree(result, prepared, images, rows, numbers)
+    numbers = (0, len(job.space) // 2, job.space.default, len(job.space) - 1)
+    agree(result, job, images, rows, numbers)
 
 
 CROSSED = {"attributes": "stride,size", "options": ("stride:1,2,3,4", "size:1,3"), "stride_range": (1, 1024)}
@@ -139,8 +150,8 @@ def test_results_of_varied_images_and_crossed_attributes_are_what_plain_forwards
     result = open_result(repository / "results" / f"resnet50-{name}.parquet")
     images = open_images(shared_data / "images" / "val1300")
     weights = load_weights("resnet50", shared_data / "weights" / "resnet50.safetensors")
-    prepared = prepare(SweepRequest("resnet50", device="cpu", **asked), images, weights)
-    agree(result, prepared, images, [0, result.n - 1], (prepared.space.default, len(prepared.space) // 2))
+    job = job_of(SweepRequest("resnet50", device="cpu", **asked), images, weights)
+    agree(result, job, images, [0, result.n - 1], (job.space.default, len(job.space) // 2))
 
 
 @pytest.mark.parametrize("combined", ["stride+size", "stride+dilation", "dilation+size", "stride+dilation+size"])
@@ -151,5 +162,5 @@ def test_combined_results_are_of_the_space_that_combine_makes_today(shared_data,
     images = open_images(shared_data / "images" / "val1300")
     weights = load_weights("resnet50", shared_data / "weights" / "resnet50.safetensors")
     request = SweepRequest("resnet50", space_file=str(tmp_path / "s.json"), device="cpu")
-    prepared = prepare(request, images, weights)
-    agree(result, prepared, images, [1, result.n - 1], (3, len(prepared.space) - 2))
+    job = job_of(request, images, weights)
+    agree(result, job, images, [1, result.n - 1], (3, len(job.space) - 2))

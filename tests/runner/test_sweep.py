@@ -15,11 +15,11 @@ import torch
 import torchvision
 from PIL import Image
 
-from itd.api import prepare_sweep, sweep, varied
+from itd import plan, sweep
 from itd.engine.plain import PlainExecutor
 from itd.errors import DataError, ItdError, NotFiniteError, ResultError, SpaceError
 from itd.patcher import Conventions
-from itd.runner.request import SweepRequest
+from itd.runner.request import SweepRequest, varied
 from itd.runner.sweep import unit_size
 from itd.space import Setting, SpaceList, write_space
 from itd.store import open_result, verify
@@ -40,12 +40,12 @@ def rows(path):
 def test_rows_equal_scores_of_plain_forwards(request_):
     report = sweep(request_, quiet=True)
     assert (report.done, report.already, report.left, report.configs) == (10, 0, 0, 4)
-    prepared = prepare_sweep(request_)
+    job = request_.job()
     table = rows(request_.out)
     assert len(table) == 40 and not table.duplicated(["config", "sample"]).any()
-    pixels = torch.stack([prepared.preprocess(prepared.images.load(i)) for i in range(10)])
+    pixels = torch.stack([job.images.pixels[i] for i in range(10)])
     logits = {}
-    PlainExecutor(prepared.model, prepared.space).run(pixels, lambda c, i, x: logits.__setitem__(int(c[0]), x))
+    PlainExecutor(job.model, job.space).run(pixels, lambda c, i, x: logits.__setitem__(int(c[0]), x))
     for number, expected in logits.items():
         part = table[table.config == number]
         p = torch.softmax(expected.double(), 1)
@@ -54,7 +54,7 @@ def test_rows_equal_scores_of_plain_forwards(request_):
         own = p.gather(1, label[:, None])[:, 0] + (expected.argmax(1) == label)
         np.testing.assert_allclose(part.quality, own, atol=1e-5)
         np.testing.assert_allclose(part.confidence, p.amax(1), atol=1e-5)
-    settings = [tuple(s.dilation for s in c) for c in prepared.space.configs]
+    settings = [tuple(s.dilation for s in c) for c in job.space.configs]
     columns = table[[f"dilation_{s}" for s in "ABCD"]].to_numpy()
     assert [tuple(c) for c in columns] == [settings[c] for c in table.config]
 
@@ -111,13 +111,13 @@ def test_each_variation_is_a_result_of_its_own(request_):
     requests = varied(request_, scales=[0.5, 2.0])
     for request in requests:
         sweep(request, quiet=True)
-        prepared = prepare_sweep(request)
+        job = request.job()
         result = open_result(request.out_path())
         assert result.manifest["identity"]["variation"] == {"scale": request.scale}
-        pixels = torch.stack([prepared.preprocess(prepared.images.load(i)) for i in range(10)])
+        pixels = torch.stack([job.images.pixels[i] for i in range(10)])
         assert pixels.shape[2] == 32 * request.scale
         found = []
-        PlainExecutor(prepared.model, prepared.space).run(pixels, lambda c, i, x, f=found: f.append(x.argmax(1)), [1])
+        PlainExecutor(job.model, job.space).run(pixels, lambda c, i, x, f=found: f.append(x.argmax(1)), [1])
         assert (result.matrix("pred")[1] == found[0].numpy()).all()
     assert [Path(r.out_path()).name for r in requests] == ["r-scale0.5.parquet", "r-scale2.parquet"]
     assert open_result(requests[0].out_path()).macs[0] < open_result(requests[1].out_path()).macs[0]
@@ -130,9 +130,9 @@ def test_all_variations_are_checked_before_the_first_is_run(request_):
 
 def test_what_says_what_varies_is_given_once(request_):
     with pytest.raises(SpaceError, match="leave out --attr and --options"):
-        prepare_sweep(replace(request_, space_file="s.json"))
+        replace(request_, space_file="s.json").job()
     with pytest.raises(SpaceError, match="nothing says what varies"):
-        prepare_sweep(replace(request_, attributes=None))
+        replace(request_, attributes=None).job()
 
 
 def test_every_keeps_the_index_of_the_full_set(request_):
@@ -163,7 +163,7 @@ def test_a_changed_identity_is_refused_by_field_name(request_, change, field, mo
 
 CHILD = """
 import sys
-from itd.api import sweep
+from itd import sweep
 from itd.runner.request import SweepRequest
 sweep(SweepRequest("resnet18", "dilation", sites="CD", options=("1,2",), data="digits", weights="none", num_classes=10,
     crop_px=32, limit=10, batch_size=4, device="cpu", out=sys.argv[1], images_per_unit=1), quiet=True)
@@ -228,10 +228,10 @@ def test_logits_that_are_not_finite_stop_the_run_by_configuration_and_image(requ
 
 def test_configurations_whose_window_exceeds_the_input_are_left_out_and_counted(request_):
     request = replace(request_, model="densenet121", attributes="stride", sites=None, options=())
-    prepared = prepare_sweep(request)
-    assert prepared.space.removed["a window exceeds its input at 32 px"] > 0
-    assert len(prepared.space) + sum(prepared.space.removed.values()) == 400
-    assert all(m > 0 for m in prepared.macs)
+    job = request.job()
+    assert job.space.removed["a window exceeds its input at 32 px"] > 0
+    assert len(job.space) + sum(job.space.removed.values()) == 400
+    assert all(m > 0 for m in job.macs)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_a_network_that_torch_fx_traces_wrongly_is_refused_before_anything_is_wr
             original(view, inplace=True)
             return super().forward(x[:, :3])
 
-    monkeypatch.setattr("itd.runner.request.build_model", lambda name, classes: Aliasing(
+    monkeypatch.setattr("itd.weights.load.build_model", lambda name, classes=1000: Aliasing(
         torchvision.models.resnet.BasicBlock, [2, 2, 2, 2], num_classes=classes).eval())  # fmt: skip
     with pytest.raises(ItdError, match="not the same network"):
         sweep(request_, quiet=True)
@@ -278,9 +278,9 @@ def test_nothing_is_trained_for_a_plan_nor_before_a_cheap_refusal(request_, monk
     def forbidden(*_, **__):
         raise AssertionError("trained")
 
-    monkeypatch.setattr("itd.weights.digits.train_on_digits", forbidden)
+    monkeypatch.setattr("itd.weights.resolve.train_on_digits", forbidden)
     bare = replace(request_, weights=None, num_classes=None)
-    assert prepare_sweep(bare, only_plan=True).plan().configs == 4
+    assert plan(bare).configs == 4
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
     for change, words in (
