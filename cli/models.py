@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from itd_cli.options import print_json
@@ -18,15 +20,18 @@ def models(learned: bool, as_json: bool) -> None:
       {name, model, op, multiplier, side_px, num_classes, params, macs,
       published: what the papers print, source}
     """
-    if learned:
-        _learned(as_json)
-        return
-    from itd.patcher.summary import model_summaries
+    from itd import models as summaries
 
-    rows = model_summaries()
+    rows = summaries(learned=learned)
     if as_json:
         print_json(rows)
-        return
+    elif learned:
+        _print_learned(rows)
+    else:
+        _print_registered(rows)
+
+
+def _print_registered(rows: list[dict[str, Any]]) -> None:
     click.echo(f"{'model':<31} {'stride':>6} {'dilation':>8} {'size':>5}  {'V1 top-1':>8}  sites A, B, C, D")
     for row in rows:
         counts = row["configs"]
@@ -38,16 +43,11 @@ def models(learned: bool, as_json: bool) -> None:
     click.echo("Any other torchvision classifier that torch.fx can trace: --sites A=path[+path],B=path")
 
 
-def _learned(as_json: bool) -> None:
-    from itd.layers.models import LEARNED
-
-    if as_json:
-        print_json([entry.__dict__ for entry in LEARNED.values()])
-        return
+def _print_learned(rows: list[dict[str, Any]]) -> None:
     click.echo(f"{'model':<32} {'px':>4} {'params':>11} {'MMAC':>8}  printed in the paper")
-    for entry in LEARNED.values():
-        printed = ", ".join(f"{name} {text}" for name, text in entry.published.items())
+    for row in rows:
+        printed = ", ".join(f"{name} {text}" for name, text in row["published"].items())
         click.echo(
-            f"{entry.name:<32} {entry.side_px:>4} {entry.params:>11,} {entry.macs / 1e6:>8.3f}  {printed}".rstrip()
+            f"{row['name']:<32} {row['side_px']:>4} {row['params']:>11,} {row['macs'] / 1e6:>8.3f}  {printed}".rstrip()
         )
     click.echo("itd train --model NAME --op OP [--multiplier M]; top1 in percent, CIFAR-10")

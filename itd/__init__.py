@@ -1,41 +1,190 @@
 """itd: an oracle evaluation engine for inference-time-dynamic CNNs.
 
-The public verbs are loaded when they are first used, so that `import itd` costs nothing.
+The public verbs are loaded when they are first used, so that `import itd` costs nothing:
+
+    net = itd.patch(MyNet().eval(), {"A": ["stem.conv"], "B": ["block2.conv"]})
+    space = itd.model_space(net, ["dilation"])
+    job = itd.SweepJob(net, space, images=my_dataset, name="mynet")
+    report = itd.sweep(job, out="results/mynet-dilation.parquet")
+    itd.oracle(itd.open_result(report.out)).best
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from itd import errors
 
-_VERBS = {
-    "SweepRequest": "itd.runner.request",
-    "SweepJob": "itd.runner.job",
-    "sweep": "itd.runner.sweep",
-    "plan": "itd.runner.sweep",
-    "model_space": "itd.patcher",
-    "patch": "itd.patcher",
-    "open_result": "itd.store",
-    "oracle": "itd.analysis",
-    "by_sites": "itd.analysis",
-    "baselines": "itd.analysis",
-    "greedy": "itd.analysis",
-    "unique": "itd.analysis",
-    "preferences": "itd.analysis",
-    "efficiency": "itd.analysis",
-    "combine": "itd.analysis",
-    "compare": "itd.analysis",
-    "gain": "itd.analysis",
-    "report": "itd.analysis.report",
+if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` loads each name when it is first used
+    from itd.analysis import (
+        Estimate,
+        Resamples,
+        baselines,
+        by_sites,
+        combine,
+        compare,
+        efficiency,
+        gain,
+        greedy,
+        oracle,
+        preferences,
+        unique,
+    )
+    from itd.analysis.report import report
+    from itd.engine.macs import macs
+    from itd.patcher import SiteModule, model_space, patch, register_model
+    from itd.patcher.summary import models
+    from itd.runner.job import SweepJob
+    from itd.runner.request import SweepRequest
+    from itd.runner.sweep import SweepPlan, SweepReport, plan, sweep
+    from itd.selectors.evaluate import SelectRequest, select
+    from itd.selectors.predict import PredictRequest, predict
+    from itd.space import Conventions, Setting, Space
+    from itd.store import Result, open_result, verify
+    from itd.training.compare_layers import CompareLayersRequest, compare_layers
+    from itd.training.evaluate import EvaluateRequest, evaluate
+    from itd.training.recalibrate import RecalibrateRequest, recalibrate
+    from itd.training.rof import RofRequest, rof
+    from itd.training.schedule import Schedule
+    from itd.training.scratch import TrainRequest, train
+
+__version__ = "0.2.0"
+
+_MODULES = {
+    "itd.analysis": (
+        "Estimate",
+        "Resamples",
+        "baselines",
+        "by_sites",
+        "combine",
+        "compare",
+        "efficiency",
+        "gain",
+        "greedy",
+        "oracle",
+        "preferences",
+        "unique",
+    ),
+    "itd.analysis.report": ("report",),
+    "itd.engine.macs": ("macs",),
+    "itd.patcher": (
+        "SiteModule",
+        "model_space",
+        "patch",
+        "register_model",
+    ),
+    "itd.patcher.summary": ("models",),
+    "itd.runner.job": ("SweepJob",),
+    "itd.runner.request": ("SweepRequest",),
+    "itd.runner.sweep": (
+        "SweepPlan",
+        "SweepReport",
+        "plan",
+        "sweep",
+    ),
+    "itd.selectors.evaluate": (
+        "SelectRequest",
+        "select",
+    ),
+    "itd.selectors.predict": (
+        "PredictRequest",
+        "predict",
+    ),
+    "itd.space": (
+        "Conventions",
+        "Setting",
+        "Space",
+    ),
+    "itd.store": (
+        "Result",
+        "open_result",
+        "verify",
+    ),
+    "itd.training.compare_layers": (
+        "CompareLayersRequest",
+        "compare_layers",
+    ),
+    "itd.training.evaluate": (
+        "EvaluateRequest",
+        "evaluate",
+    ),
+    "itd.training.recalibrate": (
+        "RecalibrateRequest",
+        "recalibrate",
+    ),
+    "itd.training.rof": (
+        "RofRequest",
+        "rof",
+    ),
+    "itd.training.schedule": ("Schedule",),
+    "itd.training.scratch": (
+        "TrainRequest",
+        "train",
+    ),
 }
+"""module -> the public names that come from it."""
 
-__all__ = ["__version__", *_VERBS]
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "CompareLayersRequest",
+    "Conventions",
+    "Estimate",
+    "EvaluateRequest",
+    "PredictRequest",
+    "RecalibrateRequest",
+    "Resamples",
+    "Result",
+    "RofRequest",
+    "Schedule",
+    "SelectRequest",
+    "Setting",
+    "SiteModule",
+    "Space",
+    "SweepJob",
+    "SweepPlan",
+    "SweepReport",
+    "SweepRequest",
+    "TrainRequest",
+    "__version__",
+    "baselines",
+    "by_sites",
+    "combine",
+    "compare",
+    "compare_layers",
+    "efficiency",
+    "errors",
+    "evaluate",
+    "gain",
+    "greedy",
+    "macs",
+    "model_space",
+    "models",
+    "open_result",
+    "oracle",
+    "patch",
+    "plan",
+    "predict",
+    "preferences",
+    "recalibrate",
+    "register_model",
+    "report",
+    "rof",
+    "select",
+    "sweep",
+    "train",
+    "unique",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _VERBS:
+    if name in _HOME:
         import importlib
 
-        return getattr(importlib.import_module(_VERBS[name]), name)
-    raise AttributeError(f"module 'itd' has no attribute {name!r}")
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'itd' has no attribute {name!r}; its names are {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -29,7 +29,7 @@ def test_every_package_of_the_tree_is_listed() -> None:
 
 
 def test_installation_has_the_script_and_no_package_named_cli() -> None:
-    distribution = importlib.metadata.distribution("itd")
+    distribution = importlib.metadata.distribution("itd-oracle")
     assert distribution.version == itd.__version__
     scripts = {entry.name: entry.value for entry in distribution.entry_points if entry.group == "console_scripts"}
     assert scripts == {"itd": "itd_cli.main:main"}

@@ -1,4 +1,4 @@
-"""What `itd models` tells of each registered model."""
+"""What `itd models` says of each registered model, and of the networks with learned dynamic convolutions."""
 
 from __future__ import annotations
 
@@ -6,26 +6,39 @@ from typing import Any
 
 import torch
 
+from itd.layers.models import LEARNED
 from itd.patcher.model import model_space, patch
 from itd.patcher.registry import MODELS, build_model
 from itd.space import ATTRIBUTES
 
 
-def model_summaries() -> list[dict[str, Any]]:
-    """One row for each model: `model`, `sites` (site -> module paths), `configs` (attribute -> count), `v1_top1`.
+def models(*, learned: bool = False) -> list[dict[str, Any]]:
+    """One row for each registered model, or for each network with learned dynamic convolutions.
 
-    v1_top1: the published ImageNet accuracy of torchvision's IMAGENET1K_V1 weights in percent.
+    Args:
+        learned: the second.
+
+    Returns:
+        Rows of `model`, `sites` (site -> module paths), `configs` (attribute -> count) and `v1_top1`, the published
+        ImageNet accuracy of torchvision's IMAGENET1K_V1 weights in percent; of learned networks the fields of
+        `itd.layers.models.LearnedEntry`.
+
+    Example:
+        >>> models(learned=True)[0]["params"]
+        11173962
     """
-    rows = []
-    for entry in MODELS.values():
-        with torch.device("meta"):
-            model = patch(build_model(entry.name), entry.name)
-        rows.append(
-            {
-                "model": entry.name,
-                "sites": {name: [m.path for m in modules] for name, modules in entry.sites.items()},
-                "configs": {a: len(model_space(model, [a], entry=entry)) for a in ATTRIBUTES},
-                "v1_top1": entry.v1_top1,
-            }
-        )
-    return rows
+    if learned:
+        return [dict(entry.__dict__) for entry in LEARNED.values()]
+    return [_summary(name) for name in MODELS]
+
+
+def _summary(name: str) -> dict[str, Any]:
+    entry = MODELS[name]
+    with torch.device("meta"):
+        model = patch(build_model(name), name)
+    return {
+        "model": name,
+        "sites": {site: [m.path for m in modules] for site, modules in entry.sites.items()},
+        "configs": {a: len(model_space(model, [a])) for a in ATTRIBUTES},
+        "v1_top1": entry.v1_top1,
+    }
