@@ -1,4 +1,4 @@
-# Targets: env, test, lint, types, demo, bench, bench-gpu, recipe, notebooks, clean. PYTHON is used once, to make .venv.
+# Targets: env, test, lint, types, demo, bench, bench-gpu, recompute, recipe, notebooks, clean. PYTHON is used once, to make .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +21,7 @@ RECIPE_TEST ?= cifar10
 RECIPE_ARGS ?= --epochs 30 --precision bf16 --workers 4
 
 .DEFAULT_GOAL := test
-.PHONY: env test lint types pytest demo bench bench-gpu recipe notebooks clean
+.PHONY: env test lint types pytest demo bench bench-gpu recompute recipe notebooks clean
 
 env: $(STAMP)
 
@@ -66,7 +66,13 @@ bench-gpu: env
 	set -e; for model in $(BENCH_MODELS); do for attr in $(BENCH_ATTRS); do \
 	  $(BIN)/python benchmarks/sweep.py --model $$model --attr $$attr --images $(BENCH_GPU_IMAGES) --device cuda; \
 	done; done
-	$(ITD) dynamics --device cuda --repeats 30
+	$(ITD) compare-layers --device cuda --repeats 30
+
+# The first unit of each stored ImageNet result, computed again and compared row by row; about half an hour on 2 cores.
+RECOMPUTE_DATA ?= ../shared/data
+recompute: env
+	$(BIN)/python benchmarks/recompute.py results/*val1300*.parquet --data $(RECOMPUTE_DATA)/images/val1300 \
+	  --weights $(RECOMPUTE_DATA)/weights
 
 # CIFAR ResNet-18 with each operator, trained alike (OneCycle to 0.1, batches of 64), then side by side. Goes on where
 # it was stopped.
@@ -74,7 +80,7 @@ recipe: env
 	set -e; for op in $(RECIPE_OPS); do \
 	  $(ITD) train --model cifar-resnet18 --op $$op --data $(RECIPE_DATA) --test $(RECIPE_TEST) $(RECIPE_ARGS); \
 	done
-	$(ITD) dynamics --data $(RECIPE_TEST) --plot trained/dynamics.png --curves trained/curves.png
+	$(ITD) compare-layers --data $(RECIPE_TEST) --plot trained/comparison.png --curves trained/curves.png
 
 # Executed on copies: the notebooks themselves stay without output.
 notebooks: env

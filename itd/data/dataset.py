@@ -62,13 +62,13 @@ class _SampleNames(Sequence[str]):
     """`sample 0`, `sample 1`, ...: a data set has no names."""
 
     def __init__(self, count: int) -> None:
-        self.count = count
+        self.length = count
 
     def __len__(self) -> int:
-        return self.count
+        return self.length
 
     def __getitem__(self, index: Any) -> Any:
-        if not 0 <= int(index) < self.count:
+        if not 0 <= int(index) < self.length:
             raise IndexError(index)
         return f"sample {int(index)}"
 

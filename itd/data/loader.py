@@ -6,7 +6,7 @@ import hashlib
 import queue
 import threading
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -30,7 +30,11 @@ Shape = tuple[int, int, int]
 class Images(Protocol):
     """What holds images: an `ImageSet` or a `DatasetImages`. load(i): PIL, or a float tensor (C, H, W)."""
 
-    labels: np.ndarray
+    @property
+    def labels(self) -> np.ndarray: ...
+
+    @property
+    def names(self) -> Sequence[str]: ...
 
     def __len__(self) -> int: ...
 

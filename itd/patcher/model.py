@@ -124,7 +124,7 @@ def _check_model(model: Any) -> None:
         inner = model._modules.get(name)
         if inner is not None and (name == "_orig_mod" or isinstance(model, _WRAPPERS)):
             raise ModelError(f"the network {what if name == 'module' else 'is what ' + what}; give its .{name}")
-    if any(isinstance(p, nn.parameter.UninitializedTensorMixin) for p in model.parameters()):
+    if any(nn.parameter.is_lazy(p) for p in model.parameters()):
         raise ModelError(
             f"{type(model).__name__} has lazy layers that know no shape yet; run it once on an image first"
         )
@@ -149,7 +149,7 @@ def _unpatched_copy(model: nn.Module) -> nn.Module:
         for module in modules:
             parent, _, child = module.path.rpartition(".")
             new.get_submodule(parent)._modules[child] = unwrap_layer(new.get_submodule(module.path))
-    new.__class__ = type(new).__bases__[1]  # type: ignore[assignment]
+    new.__class__ = type(new).__bases__[1]
     for name in ("sites", "conventions", "entry"):
         del new.__dict__[name]
     return new

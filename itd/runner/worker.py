@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,7 +70,7 @@ class Worker:
         """
         return next(self.stream([unit]))
 
-    def stream(self, units: Iterable[Unit]) -> Iterator[UnitScores]:
+    def stream(self, units: Iterable[Unit]) -> Generator[UnitScores, None, None]:
         """The scores of units in order. While one is computed the next are decoded: units are taken a little ahead."""
         waiting: deque[Unit] = deque()
 
