@@ -54,8 +54,7 @@ def write_atomic(
         (True, False, 'first')
     """
     with temporary(target, folder=folder) as temp:
-        with open(temp, "xb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+        write_synced(temp, data)
         return publish(temp, target, check=check, exclusive=exclusive)
 
 
@@ -83,6 +82,14 @@ def temporary(target: str | Path, *, folder: Path | None = None) -> Iterator[Pat
     finally:
         with contextlib.suppress(OSError):
             temp.unlink(missing_ok=True)
+
+
+def write_synced(path: Path, data: bytes | str) -> None:
+    """Writes a new file and forces its bytes to the disk."""
+    with open(path, "xb") as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def publish(

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from itd.errors import EmptyResultError, ResultError
+from itd.text import shorten
 
 if TYPE_CHECKING:
     from itd.store import Result
@@ -74,11 +75,14 @@ def require_same_data(results: Sequence[Result], doing: str, *, model: bool = Fa
     fields = ["data", *(network if model else [])]
     for first, other in itertools.combinations(results, 2):
         if first.manifest is not None and other.manifest is not None:
-            here, there = first.manifest["identity"], other.manifest["identity"]
+            here, there = first.identity, other.identity
             differs = [name for name in fields if here.get(name) != there.get(name)]
             if differs:
+                values = (
+                    f"{name} ({shorten(here.get(name), 40)} and {shorten(there.get(name), 40)})" for name in differs
+                )
                 raise ResultError(
-                    f"cannot {doing} {first.path} and {other.path}: they differ in {_told(differs, here, there)}; give "
+                    f"cannot {doing} {first.path} and {other.path}: they differ in {'; '.join(values)}; give "
                     "results of the same " + ("network on the same images" if model else "images")
                 )
         ours, theirs = common(first, other)
@@ -96,12 +100,3 @@ def common(first: Result, other: Result) -> tuple[np.ndarray, np.ndarray]:
     """The places of the samples that two results share, in each of them."""
     _, ours, theirs = np.intersect1d(first.samples, other.samples, assume_unique=True, return_indices=True)
     return ours, theirs
-
-
-def _told(names: Sequence[str], here: dict[str, Any], there: dict[str, Any]) -> str:
-    return "; ".join(f"{n} ({_short(here.get(n))} and {_short(there.get(n))})" for n in names)
-
-
-def _short(value: Any, most: int = 40) -> str:
-    text = str(value)
-    return text if len(text) <= most else f"{text[:12]}..."

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: temporary names, fsync, rename, a lock, and disk errors as one line."""
+"""The side folder of a result: its temporary files, a lock, JSON, and disk errors as one line."""
 
 from __future__ import annotations
 
@@ -7,22 +7,18 @@ import errno
 import hashlib
 import json
 import os
-import re
-import secrets
-import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from itd.errors import ResultError
+from itd.files import HOST, TEMPORARY, write_atomic
 
 SIDE = "_itd"
 """The sub-folder that readers of the table never see."""
 
 DAY_S = 86_400
-_HOST = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:32] or "host"
-_TEMPORARY = re.compile(r"^tmp-([A-Za-z0-9]+)-(\d+)-[0-9a-f]+$")
 _ON = "nothing already written is lost"
 
 
@@ -48,57 +44,25 @@ def _say(path: str | Path, error: OSError) -> str:
     return f"cannot write {path}: {reason}; {next_step}"
 
 
-def write_atomic(target: Path, data: bytes, check: Callable[[Path], None] | None = None) -> None:
-    """Writes `data` under a temporary name in the side folder, checks it there, then renames it to `target`."""
-    with temporary(target, data) as temp:
-        if check is not None:
-            check(temp)
-        move(temp, target)
+def side_of(target: Path) -> Path:
+    """The side folder of the result that a file belongs to: its temporary files lie there, `remove_stale` ends them."""
+    return target.parent if target.parent.name == SIDE else target.parent / SIDE
 
 
-@contextlib.contextmanager
-def temporary(target: Path, data: bytes) -> Iterator[Path]:
-    """A written and fsynced temporary file that goes away unless it was moved to its final name."""
-    side = target.parent if target.parent.name == SIDE else target.parent / SIDE
-    temp = side / f"tmp-{_HOST}-{os.getpid()}-{secrets.token_hex(6)}"
-    try:
-        with open(temp, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temp
-    finally:
-        with contextlib.suppress(OSError):
-            temp.unlink(missing_ok=True)
-
-
-def move(temp: Path, target: Path) -> None:
-    """Renames, and makes the rename last."""
-    os.replace(temp, target)
-    fsync_folder(target.parent)
-
-
-def fsync_folder(folder: Path) -> None:
-    """Makes the names in a folder last, where the file system can."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(handle)
+def write_whole(target: Path, data: bytes) -> None:
+    """Writes a file of a result, whole or not at all, by way of the side folder."""
+    write_atomic(target, data, folder=side_of(target))
 
 
 def remove_stale(side: Path) -> None:
     """Removes temporary files of dead processes of this machine, and any that are older than a day."""
     for entry in list(os.scandir(side)):
-        match = _TEMPORARY.match(entry.name)
+        match = TEMPORARY.match(entry.name)
         if match is None:
             continue
         with contextlib.suppress(FileNotFoundError):
             old = time.time() - entry.stat().st_mtime > DAY_S
-            if old or (match[1] == _HOST and not _alive(int(match[2]))):
+            if old or (match[1] == HOST and not _alive(int(match[2]))):
                 os.unlink(entry.path)
 
 

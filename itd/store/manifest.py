@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,27 @@ import pyarrow.parquet as pq
 
 from itd.errors import ResultError
 from itd.space import Space
-from itd.store.files import SIDE, read_json, sha256, to_json, write_atomic
+from itd.store.files import SIDE, read_json, sha256, to_json, write_whole
 from itd.store.part import list_parts
 from itd.store.schema import setting_type
+from itd.text import shorten
 
 FORMAT = 1
 ABSENT = "(absent)"
+REQUIRED = ("identity", "samples", "images_per_unit", "attributes", "sites", "configs", "configs_sha256", "provenance")
+"""What every manifest has. Later versions add fields; an older manifest is read without them."""
+
+IDENTITY_DEFAULTS: Mapping[str, Any] = {
+    "every": 1,
+    "variation": None,
+    "recalibration": None,
+    "choices": {"size_scale": "area", "align_corners": False, "shortcut": "zero", "pool_half": "nearest"},
+}
+"""What a field of the identity is where a manifest does not have it: sweeps before the field existed did just that.
+
+every: each image of the data was selected. variation: the images are as they are. recalibration: the normalisation
+statistics are the weights' own. choices: the readings of the paper that come first in `itd.space.Conventions`. A field
+that is added to the identity later gets its default here, so that `FORMAT` stays 1 and older results go on."""
 
 
 def manifest_path(folder: Path) -> Path:
@@ -30,28 +45,18 @@ def load_manifest(folder: Path) -> dict[str, Any] | None:
     """A folder's manifest, None where it has none; ResultError where it is not one that this version reads."""
     path = manifest_path(folder)
     try:
-        found = read_json(path)
+        manifest = read_json(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise ResultError(f"{path} cannot be read: {error.strerror}; make it readable") from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        given = found.get("format") if isinstance(found, dict) else type(found).__name__
-        raise ResultError(f"{path} has format {given!r}; this version reads format {FORMAT}: use the itd that wrote it")
-    wanted = (
-        "identity",
-        "samples",
-        "images_per_unit",
-        "attributes",
-        "sites",
-        "configs",
-        "configs_sha256",
-        "provenance",
-    )
-    absent = [name for name in wanted if name not in found]
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        there = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+        raise ResultError(f"{path} has format {there!r}; this version reads format {FORMAT}: use the itd that wrote it")
+    absent = [name for name in REQUIRED if name not in manifest]
     if absent:
         raise ResultError(f"{path} is damaged: it has no {', '.join(absent)}; restore it from a copy")
-    return found
+    return manifest
 
 
 def create(
@@ -62,15 +67,33 @@ def create(
     samples: np.ndarray,
     images_per_unit: int,
     provenance: dict[str, Any],
+    macs_unknown: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Writes the configurations, then the manifest: with the manifest the result exists."""
+    """Writes the configurations, then the manifest: with the manifest the result exists.
+
+    Args:
+        folder: the result's, there already.
+        identity: what must be the same to continue.
+        space: the configurations.
+        macs: (C,) multiply-accumulates of each plain forward of one image.
+        samples: (N,) the selected images in order.
+        images_per_unit: the size of the partition's cells.
+        provenance: of the run that creates it.
+        macs_unknown: names of the operators that `macs` does not count.
+
+    Returns:
+        The manifest as it was written.
+
+    Raises:
+        ResultError: there are parts already, so the manifest of another result was lost.
+    """
     parts = list_parts(folder)
     if parts:
         raise ResultError(
             f"{folder} holds {parts[0].name} but no {SIDE}/manifest.json, so it cannot be continued; give another --out"
         )
     configs = _encode_configs(space, macs)
-    write_atomic(folder / SIDE / "configs.parquet", configs)
+    write_whole(folder / SIDE / "configs.parquet", configs)
     manifest = {
         "format": FORMAT,
         "identity": as_json(identity),
@@ -84,6 +107,7 @@ def create(
         "default": space.default,
         "removed": dict(space.removed),
         "configs_sha256": sha256(configs),
+        "macs_unknown": sorted(set(macs_unknown)),
         "provenance": [as_json(provenance)],
     }
     save(folder, manifest)
@@ -92,7 +116,7 @@ def create(
 
 def save(folder: Path, manifest: dict[str, Any]) -> None:
     """Writes the manifest."""
-    write_atomic(manifest_path(folder), to_json(manifest))
+    write_whole(manifest_path(folder), to_json(manifest))
 
 
 def load_configs(folder: Path, manifest: dict[str, Any]) -> pa.Table:
@@ -127,7 +151,8 @@ def check_same(
     samples: np.ndarray,
 ) -> None:
     """Refuses to continue a result as another one, naming each field that differs."""
-    lines = [f"{name} is {there}, given {here}" for name, there, here in differences(manifest["identity"], identity)]
+    differing = identity_differences(manifest["identity"], identity)
+    lines = [f"{name} is {there}, given {here}" for name, there, here in differing]
     if not lines:
         lines += _other_configs(configs, space)
     known = from_runs(manifest["samples"])
@@ -156,29 +181,50 @@ def _other_configs(configs: pa.Table, space: Space) -> list[str]:
     return lines
 
 
+def with_defaults(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity with the fields that it lacks at their defaults, those of its own first and in their order.
+
+    >>> with_defaults({"model": "resnet18", "choices": {"shortcut": "nearest"}})["choices"]["shortcut"]
+    'nearest'
+    """
+    return _filled(identity, IDENTITY_DEFAULTS)
+
+
+def _filled(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    filled = dict(values)
+    for name, default in defaults.items():
+        if name not in filled:
+            filled[name] = dict(default) if isinstance(default, dict) else default
+        elif isinstance(default, dict) and isinstance(filled[name], dict):
+            filled[name] = _filled(filled[name], default)
+    return filled
+
+
+def identity_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """`differences` of two identities of results, a field that one of them lacks compared as its default."""
+    return differences(with_defaults(as_json(there)), with_defaults(as_json(here)))
+
+
 def differences(there: Any, here: Any) -> list[tuple[str, str, str]]:
     """The fields in which two identities differ: (dotted name, value there, value here), values shortened.
 
     >>> differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
     [('a.c', '2', '3')]
     """
-    found: list[tuple[str, str, str]] = []
-    _compare("", as_json(there), as_json(here), found)
-    return found
+    return list(_compare("", as_json(there), as_json(here)))
 
 
-def _compare(name: str, there: Any, here: Any, found: list[tuple[str, str, str]]) -> None:
+def _compare(name: str, there: Any, here: Any) -> Iterator[tuple[str, str, str]]:
     if isinstance(there, dict) and isinstance(here, dict):
         for key in dict.fromkeys([*there, *here]):
             inner = f"{name}.{key}" if name else str(key)
-            _compare(inner, there.get(key, ABSENT), here.get(key, ABSENT), found)
+            yield from _compare(inner, there.get(key, ABSENT), here.get(key, ABSENT))
     elif there != here:
-        found.append((name, _shorten(there), _shorten(here)))
+        yield name, _shown(there), _shown(here)
 
 
-def _shorten(value: Any, most: int = 60) -> str:
-    text = value if value is ABSENT else json.dumps(value)
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+def _shown(value: Any) -> str:
+    return shorten(value if value is ABSENT else json.dumps(value))
 
 
 def as_json(value: Any) -> Any:
@@ -216,10 +262,10 @@ def extend(manifest: dict[str, Any], samples: np.ndarray, provenance: Mapping[st
     return {**manifest, **images, "provenance": [*manifest["provenance"], as_json(provenance)]}
 
 
-def tells_more(manifest: Mapping[str, Any], provenance: Mapping[str, Any]) -> bool:
+def records_more(manifest: Mapping[str, Any], provenance: Mapping[str, Any]) -> bool:
     """Whether a run's provenance has a field that no earlier run of the result has: a later version records more."""
-    told = {name for run in manifest["provenance"] for name in run}
-    return not told.issuperset(provenance)
+    recorded = {name for run in manifest["provenance"] for name in run}
+    return not recorded.issuperset(provenance)
 
 
 def require_own(folder: Path, manifest: dict[str, Any]) -> None:

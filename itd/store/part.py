@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from itd.errors import ResultError
 from itd.store.files import SIDE, read_json, sha256
+from itd.text import one_line
 
 _NAME = re.compile(r"^part-(\d{8,})-(\d{8,})\.parquet$")
 _MAGIC = b"PAR1"
@@ -128,7 +129,7 @@ def _opened(part: Part) -> Iterator[pq.ParquetFile]:
     except PermissionError as error:
         raise ResultError(f"{part.path} cannot be read: permission denied; make it readable") from error
     except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
-        raise _damaged(part, _short(error)) from error
+        raise _damaged(part, one_line(error)) from error
 
 
 def _check_footer(part: Part, record: dict[str, Any]) -> None:
@@ -183,7 +184,3 @@ def _damaged(part: Part, why: str) -> ResultError:
         f"{part.path} is damaged: {why}; delete this part and give the same `itd sweep` command again, which computes "
         "it anew"
     )
-
-
-def _short(error: BaseException) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

@@ -76,6 +76,16 @@ class Result:
         return next((run["classes"] for run in reversed(runs) if run.get("classes")), None)
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """What the result is of, a field that its manifest lacks at its default; empty without a manifest."""
+        return {} if self.manifest is None else manifests.with_defaults(self.manifest["identity"])
+
+    @property
+    def macs_unknown(self) -> tuple[str, ...]:
+        """Names of the operators that `macs` does not count; empty where all are counted, or nothing is known."""
+        return tuple(self.manifest.get("macs_unknown", ())) if self.manifest else ()
+
+    @property
     def default_index(self) -> int | None:
         """The row of the default configuration in `matrix`, or None."""
         rows = self.config_numbers.tolist()

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from itd.errors import ResultError
 from itd.space import ATTRIBUTES, SITES
+from itd.text import listed
 
 INDEX = ("sample", "label", "config")
 SCORES = ("pred", "quality", "nll", "rank", "confidence")
@@ -124,7 +125,7 @@ def check_columns(schema: pa.Schema, where: str) -> list[str]:
         absent.insert(0, "stride_A.. or dilation_A.. or size_A..")
     if absent:
         raise ResultError(
-            f"{where} is not a result: it has no column {', '.join(absent)} (its columns: {_few(schema.names)}); "
+            f"{where} is not a result: it has no column {', '.join(absent)} (its columns: {listed(schema.names, 12)}); "
             "give a folder or file written by `itd sweep`"
         )
     wrong = []
@@ -149,7 +150,3 @@ def plain(value: Any) -> float | int | None:
     if value is None or value != value:
         return None
     return int(value) if float(value).is_integer() else float(value)
-
-
-def _few(names: Sequence[str], most: int = 12) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

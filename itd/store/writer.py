@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from itd.errors import ResultError
+from itd.files import publish, temporary, write_synced
 from itd.space import Space
 from itd.store import manifest as manifests
-from itd.store.files import SIDE, disk_errors, locked, move, remove_stale, temporary, to_json, write_atomic
+from itd.store.files import SIDE, disk_errors, locked, remove_stale, side_of, to_json, write_whole
 from itd.store.part import Part, list_parts, make_record, part_name, read_columns, record_path, require_sizes
 from itd.store.schema import FLOATS, SCORES, encode, part_schema, part_table, setting_columns
 
@@ -59,15 +60,26 @@ class ResultWriter:
         samples: np.ndarray,
         images_per_unit: int,
         provenance: dict[str, Any],
+        macs_unknown: Sequence[str] = (),
     ) -> ResultWriter:
         """Creates a result, or continues the one that is there.
 
-        path: the folder. identity: what must be the same to continue. macs: (C,) of each plain forward. samples: (N,)
-        the selected images in order; the ones there must begin the list or continue it. images_per_unit: used only
-        where the result is created. provenance: of this run; recorded where it adds images, or tells what no earlier
-        run told.
+        Args:
+            path: the folder.
+            identity: what must be the same to continue; a field that one side lacks has its documented default.
+            space: the configurations.
+            macs: (C,) multiply-accumulates of each configuration's plain forward of one image.
+            samples: (N,) the selected images in order; the ones there must begin the list or continue it.
+            images_per_unit: used only where the result is created.
+            provenance: of this run; recorded where it adds images, or has a field that no earlier run has.
+            macs_unknown: names of the operators that `macs` does not count; used only where the result is created.
 
-        Raises ResultError where the folder holds another run, naming the fields that differ, or cannot be written.
+        Raises:
+            ResultError: the folder holds another run, whose fields that differ are named, or cannot be written.
+
+        Example:
+            >>> writer = ResultWriter.open("results/r.parquet", identity=identity, space=space, macs=macs,
+            ...     samples=np.arange(100), images_per_unit=8, provenance={"tool": "a test"})  # doctest: +SKIP
         """
         samples = np.asarray(samples, dtype=np.int32)
         if len(macs) != len(space):
@@ -80,20 +92,15 @@ class ResultWriter:
             (folder / SIDE).mkdir(parents=True, exist_ok=True)
             remove_stale(folder / SIDE)
             with locked(folder / SIDE):
-                found = manifests.load_manifest(folder)
-                parts = list_parts(folder)
-                if found is None or (not parts and found["identity"] != manifests.as_json(identity)):
-                    # where there is no part yet there is nothing to lose: the run begins anew
-                    found = manifests.create(folder, identity, space, macs, samples, images_per_unit, provenance)
-                    configs = manifests.load_configs(folder, found)
+                manifest = manifests.load_manifest(folder)
+                if manifest is not None and not _begins_anew(folder, manifest, identity):
+                    manifest = _continued(folder, manifest, identity, space, samples, provenance)
                 else:
-                    configs = manifests.load_configs(folder, found)
-                    manifests.check_same(str(path), found, configs, identity, space, samples)
-                    require_sizes(parts)
-                    if not _coverage(parts, len(samples)).all() or manifests.tells_more(found, provenance):
-                        found = manifests.extend(found, samples, provenance)
-                        manifests.save(folder, found)
-        return cls(str(path), found, configs, samples)
+                    manifest = manifests.create(
+                        folder, identity, space, macs, samples, images_per_unit, provenance, macs_unknown
+                    )
+                configs = manifests.load_configs(folder, manifest)
+        return cls(str(path), manifest, configs, samples)
 
     @property
     def done_images(self) -> int:
@@ -143,13 +150,14 @@ class ResultWriter:
         data = encode(table)
         record = make_record(data)
         target = self.folder / part_name(unit.first, unit.last)
-        with disk_errors(target), temporary(target, data) as temp:
+        with disk_errors(target), temporary(target, folder=side_of(target)) as temp:
+            write_synced(temp, data)  # before the lock, which then covers only the renames
             self._reopen(temp, unit, record)
             with locked(self.folder / SIDE):
                 manifests.require_own(self.folder, self.manifest)
                 if self._may_write(unit):
-                    write_atomic(record_path(target), to_json(record))
-                    move(temp, target)
+                    write_whole(record_path(target), to_json(record))
+                    publish(temp, target)
 
     def _check(self, unit: Unit, labels: np.ndarray, scores: dict[str, np.ndarray], missing: np.ndarray) -> None:
         n = len(unit)
@@ -190,6 +198,29 @@ class ResultWriter:
 
     def _covered(self, images: int) -> np.ndarray:
         return _coverage(list_parts(self.folder), images)
+
+
+def _begins_anew(folder: Path, manifest: dict[str, Any], identity: dict[str, Any]) -> bool:
+    """Whether a result is of another run and has no part yet: then nothing is lost when this run replaces it."""
+    return not list_parts(folder) and bool(manifests.identity_differences(manifest["identity"], identity))
+
+
+def _continued(
+    folder: Path,
+    manifest: dict[str, Any],
+    identity: dict[str, Any],
+    space: Space,
+    samples: np.ndarray,
+    provenance: dict[str, Any],
+) -> dict[str, Any]:
+    """The manifest of a result that a run goes on with, with that run in it; ResultError where it is of another run."""
+    manifests.check_same(str(folder), manifest, manifests.load_configs(folder, manifest), identity, space, samples)
+    parts = list_parts(folder)
+    require_sizes(parts)
+    if not _coverage(parts, len(samples)).all() or manifests.records_more(manifest, provenance):
+        manifest = manifests.extend(manifest, samples, provenance)
+        manifests.save(folder, manifest)
+    return manifest
 
 
 def _coverage(parts: Sequence[Part], images: int) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -117,7 +116,7 @@ def test_a_tie_that_the_default_wins_changes_the_interval(tmp_path):
 def test_where_intervals_take_too_long_the_first_ten_have_one(tmp_path, monkeypatch):
     result = opened(tmp_path / "r", np.random.default_rng(0).random((14, 20)) < 0.1)
     every = greedy(result, resamples=Resamples(20, 25)).steps
-    monkeypatch.setattr(sys.modules["itd.analysis.greedy"], "INTERVAL_WORK", 1)  # `greedy` alone is the function
+    monkeypatch.setattr("itd.analysis._greedy.INTERVAL_WORK", 1)
     few = greedy(result, resamples=Resamples(20, 25)).steps
     assert all(s.interval is not None for s in every)
     assert [s.interval for s in few] == [s.interval for s in every[:10]] + [None] * 4

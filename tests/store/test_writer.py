@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from itd.errors import ResultError
+from itd.files import HOST
 from itd.store import ResultWriter, files, open_result, verify
 from support import synthetic
 
@@ -182,7 +183,7 @@ def test_temporary_files_of_dead_processes_go_and_those_of_live_ones_stay(tmp_pa
     folder = synthetic.make_result(tmp_path / "r", synthetic.make_scores(6, 4))
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    host = files._HOST
+    host = HOST
     for pid in (dead.pid, os.getpid()):
         (folder / f"_itd/tmp-{host}-{pid}-abc").write_text("x")
     for age, name in ((0, "new"), (2 * 86_400, "old")):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +64,7 @@ def open_writer(
     samples: np.ndarray | None = None,
     provenance: dict | None = None,
     macs: list[int] | None = None,
+    macs_unknown: Sequence[str] = (),
 ) -> ResultWriter:
     """A writer on `path` for images 0..images-1, or for `samples`."""
     space = space or make_space(6)
@@ -74,6 +76,7 @@ def open_writer(
         samples=np.arange(images, dtype=np.int32) if samples is None else samples,
         images_per_unit=images_per_unit,
         provenance={"tool": "tests"} if provenance is None else provenance,
+        macs_unknown=macs_unknown,
     )
 
 
@@ -93,11 +96,13 @@ def make_result(
     attribute: str = "dilation",
     images_per_unit: int = 4,
     missing: np.ndarray | None = None,
+    macs_unknown: Sequence[str] = (),
 ) -> Path:
     """A whole result folder with the given scores: (C, N) each, and labels (N,)."""
     configs, images = scores["quality"].shape
     space = make_space(configs, default=default, attribute=attribute)
-    write_units(open_writer(path, images, space=space, images_per_unit=images_per_unit), scores, missing)
+    writer = open_writer(path, images, space=space, images_per_unit=images_per_unit, macs_unknown=macs_unknown)
+    write_units(writer, scores, missing)
     return path
 
 
