@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from itd.data.loader import Pixels
-from itd.engine.graph import trace
 from itd.engine.program import compile_program
+from itd.engine.tracing import trace
 from itd.engine.tree import TreeExecutor
 from itd.errors import ResultError
 from itd.runner.scores import score

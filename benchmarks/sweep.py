@@ -27,10 +27,10 @@ from itd.data.open import open_images
 from itd.data.preprocess import Preprocess
 from itd.device import resolve_device
 from itd.engine.executor import Sink
-from itd.engine.graph import trace
 from itd.engine.plain import PlainExecutor
 from itd.engine.precision import Precision
 from itd.engine.program import compile_program
+from itd.engine.tracing import trace
 from itd.engine.tree import TreeExecutor, default_batch_size
 from itd.errors import ItdError
 from itd.patcher import DynamicModel, build_model, patch

@@ -12,10 +12,11 @@ from functools import cached_property
 import torch
 
 from itd.engine.costs import Costs, PrefixCosts, prefix_costs
-from itd.engine.graph import Graph, Trace, build_graph, trace
+from itd.engine.graph import Graph, build_graph
 from itd.engine.precision import Precision
 from itd.engine.prefixes import Prefixes, build_prefixes
 from itd.engine.stages import Stage, cut
+from itd.engine.tracing import Trace, trace
 from itd.patcher import DynamicModel, layer_attributes
 from itd.space import Space
 

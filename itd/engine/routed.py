@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from itd.engine.graph import Trace
 from itd.engine.precision import Precision
 from itd.engine.program import Program, compile_program
+from itd.engine.tracing import Trace
 from itd.engine.tree import Segment, TreeExecutor, run_nodes
 from itd.errors import SpaceError
 from itd.patcher import DynamicModel

@@ -14,9 +14,9 @@ from itd.analysis.cascade import cascade_of, fitted
 from itd.analysis.sampling import Resamples
 from itd.analysis.selection import Course, Outcome, Selection
 from itd.data.loader import batches
-from itd.engine.graph import trace
 from itd.engine.program import compile_program
 from itd.engine.routed import RoutedExecutor, pooled, pooling_macs, routed_program
+from itd.engine.tracing import trace
 from itd.engine.tree import TreeExecutor, default_batch_size
 from itd.errors import ItdError
 from itd.selectors.learners import LEARNERS, fit

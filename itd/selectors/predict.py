@@ -21,8 +21,8 @@ from itd.data.images import ImageSet
 from itd.data.loader import batches
 from itd.data.preprocess import Preprocess
 from itd.device import resolve_device
-from itd.engine.graph import trace
 from itd.engine.routed import Frontier, RoutedExecutor, pooled, pooling_macs, routed_program
+from itd.engine.tracing import trace
 from itd.engine.tree import default_batch_size
 from itd.errors import DataError, ItdError, ModelError
 from itd.patcher import Conventions, logits_of

@@ -13,8 +13,8 @@ from itd.data.images import ImageSet
 from itd.data.open import data_source, is_digits, open_images
 from itd.data.preprocess import Preprocess
 from itd.device import resolve_device
-from itd.engine.graph import Trace
 from itd.engine.program import plain_costs
+from itd.engine.tracing import Trace
 from itd.errors import ResultError
 from itd.patcher import MODELS, Conventions, DynamicModel
 from itd.patcher.model import check_space, site_specs

@@ -100,8 +100,8 @@ def job_of(request, images, weights):
     """A request's job, its network given these weights and its images being these."""
     model = request.patched(weights)
     return SweepJob.assembled(
-        model, request.space_of(model, request.sites_asked()[1]), request.job_images(images, weights.preprocess), name=request.model,
-        weights_sha256=weights.sha256, weights_label=weights.label, out="r.parquet",
+        model, request.space_of(model, request.sites_asked()[1]), request.job_images(images, weights.preprocess),
+        name=request.model, weights_sha256=weights.sha256, weights_label=weights.label, out="r.parquet",
     )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from torchvision import transforms
 from torchvision.datasets import FakeData, ImageFolder
 
 import itd
-from itd.engine.graph import _Tracer
+from itd.engine.tracing import _Tracer
 from itd.errors import DataError, ItdError, ModelError, NotFiniteError, ResultError, SpaceError
 from itd.space import Setting
 from itd.store import open_result, verify
