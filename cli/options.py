@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import functools
+import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -166,10 +167,13 @@ def check_plot(ctx: click.Context, param: click.Parameter, path: str | None) -> 
 
 def write_csv(path: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes rows as CSV; a value that is absent or None is empty."""
+    from itd.files import write_atomic
+
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, restval="")
+    writer.writeheader()
+    writer.writerows(rows)
     try:
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, restval="")
-            writer.writeheader()
-            writer.writerows(rows)
+        write_atomic(path, text.getvalue())
     except OSError as error:
         raise ResultError(f"cannot write the CSV {path}: {error.strerror or error}; give --csv another path") from error

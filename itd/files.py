@@ -35,7 +35,8 @@ def write_atomic(
     """Writes a file that is either whole or absent.
 
     Args:
-        target: the final name.
+        target: the final name. A link stays and what it points to is replaced; what is there and no file (a pipe,
+            /dev/stdout) is written to as it is.
         data: bytes, or text that is written as UTF-8.
         folder: where the temporary file goes, on the same file system; None is beside the target.
         check: called with the temporary file once it is on the disk; an error it raises leaves the target alone.
@@ -53,6 +54,10 @@ def write_atomic(
         >>> write_atomic(path, "first"), write_atomic(path, "second", exclusive=True), path.read_text()
         (True, False, 'first')
     """
+    target = Path(os.path.realpath(target))
+    if _is_special(target):
+        target.write_bytes(data.encode() if isinstance(data, str) else data)
+        return True
     with temporary(target, folder=folder) as temp:
         write_synced(temp, data)
         return publish(temp, target, check=check, exclusive=exclusive)
@@ -64,8 +69,12 @@ def replacing(
 ) -> Iterator[Path]:
     """Inside the block a temporary name beside the target; what was written there is the target after it.
 
-    check, exclusive: as of `write_atomic`. An error inside the block leaves the target as it was.
+    target, check, exclusive: as of `write_atomic`. An error inside the block leaves the target as it was.
     """
+    target = Path(os.path.realpath(target))
+    if _is_special(target):
+        yield target
+        return
     with temporary(target) as temp:
         yield temp
         publish(temp, target, check=check, exclusive=exclusive)
@@ -82,6 +91,11 @@ def temporary(target: str | Path, *, folder: Path | None = None) -> Iterator[Pat
     finally:
         with contextlib.suppress(OSError):
             temp.unlink(missing_ok=True)
+
+
+def _is_special(target: Path) -> bool:
+    """Whether a path is something that a file must not take the place of: a pipe, a device, a folder."""
+    return target.exists() and not target.is_file()
 
 
 def write_synced(path: Path, data: bytes | str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from itd.errors import SpaceError
+from itd.files import write_atomic
 from itd.space.build import MAX_CONFIGS
 from itd.space.setting import ATTRIBUTES, SITES, Config, Setting, SiteSpec, Space, format_value, parse_value
 
@@ -36,7 +37,7 @@ def write_space(path: str | Path, listed: SpaceList) -> None:
     lines = ",\n  ".join(json.dumps(config) for config in listed.as_dict()["configs"])
     text = f'{json.dumps(head, indent=1)[:-2]},\n "configs": [\n  {lines}\n ]\n}}'
     try:
-        Path(path).write_text(text + "\n", encoding="utf-8")
+        write_atomic(path, text + "\n")
     except OSError as error:
         raise SpaceError(f"cannot write the space {path}: {error.strerror or error}; give another path") from error
 
@@ -44,34 +45,34 @@ def write_space(path: str | Path, listed: SpaceList) -> None:
 def read_space(path: str | Path) -> SpaceList:
     """Reads a space file; SpaceError for anything else, saying what is wrong with it."""
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise SpaceError(
             f"cannot read --space {path}: {error.strerror or error}; give a file that `itd combine` wrote"
         ) from error
     except ValueError as error:
         raise SpaceError(f"--space {path} is not JSON ({error}); give a file that `itd combine` wrote") from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise SpaceError(f'--space {path} is not a space: it has no "format": "{FORMAT}"; `itd combine` writes one')
     try:
-        return _parse(found)
+        return _parse(content)
     except (AttributeError, KeyError, TypeError) as error:
         raise SpaceError(f"--space {path} is damaged ({error!r}); write it again with `itd combine`") from error
     except SpaceError as error:
         raise SpaceError(f"--space {path}: {error}") from error
 
 
-def _parse(found: dict[str, Any]) -> SpaceList:
-    attributes = tuple(a for a in ATTRIBUTES if a in found["attributes"])
-    unknown = [a for a in found["attributes"] if a not in ATTRIBUTES]
+def _parse(content: dict[str, Any]) -> SpaceList:
+    attributes = tuple(a for a in ATTRIBUTES if a in content["attributes"])
+    unknown = [a for a in content["attributes"] if a not in ATTRIBUTES]
     if unknown or not attributes:
         raise SpaceError(
             f"no such attribute: {', '.join(map(str, unknown)) or '(none)'}; allowed are stride, dilation, size"
         )
     configs = []
-    for number, given in enumerate(found["configs"]):
+    for number, entry in enumerate(content["configs"]):
         config = {}
-        for site, values in given.items():
+        for site, values in entry.items():
             wrong = [name for name in (*values, site) if name not in (*attributes, *SITES)]
             if wrong or site not in SITES:
                 raise SpaceError(
@@ -79,7 +80,7 @@ def _parse(found: dict[str, Any]) -> SpaceList:
                 )
             config[site] = Setting(**{a: parse_value(a, str(v)) for a, v in values.items()})  # type: ignore[arg-type]
         configs.append(config)
-    origin = {name: value for name, value in found.items() if name not in ("format", "attributes", "configs")}
+    origin = {name: value for name, value in content.items() if name not in ("format", "attributes", "configs")}
     return SpaceList(attributes, tuple(configs), origin)
 
 
@@ -121,19 +122,19 @@ def listed_space(listed: SpaceList, sites: Sequence[SiteSpec]) -> Space:
 
 
 def _filled(listed: SpaceList, config: Mapping[str, Setting], site: SiteSpec) -> Setting:
-    own, given = site.default.only(listed.attributes), config.get(site.name, Setting())
-    for attribute, value in given.values().items():
+    own, setting = site.default.only(listed.attributes), config.get(site.name, Setting())
+    for attribute, value in setting.values().items():
         if attribute in site.fixed and value != getattr(own, attribute):
             raise SpaceError(
                 f"site {site.name} cannot take {attribute} {format_value(value)}: {site.fixed[attribute]}; "
                 f"leave it out of --space"
             )
-    return own | given
+    return own | setting
 
 
 def _values(configs: Sequence[Config], site: int, attribute: str) -> tuple[float, ...]:
-    found = {getattr(config[site], attribute) for config in configs}
-    return tuple(sorted(v for v in found if v is not None))
+    values = {getattr(config[site], attribute) for config in configs}
+    return tuple(sorted(v for v in values if v is not None))
 
 
 def _order(config: Config) -> tuple[float, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from itd.errors import ResultError
+from itd.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -109,7 +110,8 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     """Writes a figure as PNG, SVG or PDF, by the path's suffix; ResultError where that cannot be."""
     check_figure_path(path)
     try:
-        figure.savefig(path)
+        with replacing(path) as temp:
+            figure.savefig(temp, format=Path(path).suffix[1:].lower())  # a temporary name has no suffix
     except OSError as error:
         raise ResultError(f"cannot write the figure {path}: {error.strerror or error}; give another path") from error
 

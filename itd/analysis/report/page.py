@@ -3,12 +3,10 @@ what the numbers mean; `sections` does."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import html
 import io
 import json
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from typing import Any
 from itd.analysis.figures import Drawing
 from itd.analysis.report.picture import own_picture
 from itd.errors import ResultError
+from itd.files import temporary, write_atomic
 
 MOST_ROWS = 300
 """Rows of a figure's numbers that the page shows as a table; the CSV has all."""
@@ -85,33 +84,27 @@ def render(title: str, lead: str, sections: Sequence[Section]) -> str:
 
 def write_page(page: str, path: str | Path) -> None:
     """Writes a page, whole or not at all; ResultError where the path cannot be written."""
-    temporary = _beside(path)
+    _check_name(path)
     try:
-        temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, path)
+        write_atomic(path, page)
     except OSError as error:
         raise ResultError(_refusal(path, error.strerror or str(error))) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def check_page_path(path: str | Path) -> None:
     """ResultError where `write_page` could not write: to be asked before anything is computed."""
-    temporary = _beside(path)
+    _check_name(path)
     try:
-        temporary.touch()
-        temporary.unlink()
+        with temporary(path) as temp:
+            temp.touch()
     except OSError as error:
         raise ResultError(_refusal(path, error.strerror or str(error))) from error
 
 
-def _beside(path: str | Path) -> Path:
-    """A temporary name in the folder of `path`."""
+def _check_name(path: str | Path) -> None:
     target = Path(path)
     if not target.name or "\0" in str(path) or target.is_dir():
         raise ResultError(_refusal(path, "it is a folder, or names no file"))
-    return target.with_name(f".report.{os.getpid()}.tmp")
 
 
 def _refusal(path: str | Path, why: str) -> str:
