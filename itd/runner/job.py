@@ -20,9 +20,9 @@ from itd.data.images import select
 from itd.data.loader import Pixels, Shape, digest
 from itd.data.preprocess import Preprocess
 from itd.engine.costs import PrefixCosts
-from itd.engine.graph import Trace, trace
 from itd.engine.precision import Precision
 from itd.engine.program import Program, compile_program
+from itd.engine.tracing import Trace, trace
 from itd.errors import DataError, ItdError, ModelError, SpaceError
 from itd.patcher import DynamicModel, check_space
 from itd.space import Space

@@ -219,6 +219,7 @@ def open_writer(job: SweepJob, options: RunOptions, identity: Mapping[str, Any])
         identity={**job.identity(options.precision.name), **identity},
         space=job.space,
         macs=job.macs,
+        macs_unknown=job.costs.unknown,
         samples=job.images.samples,
         images_per_unit=options.images_per_unit or unit_size(len(job), options.device),
         provenance=provenance(job, options),
