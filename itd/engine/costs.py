@@ -124,8 +124,8 @@ class Costs:
             args, kwargs = resolve(node.args, values), resolve(node.kwargs, values)
             out = op.meta(*args, **kwargs)
             values[node.id] = out
-            macs += op.macs(out, *args)  # TEMP
-            unknown |= set(op.uncounted(out, *args, **kwargs) if hasattr(op, "uncounted") else ())  # TEMP
+            macs += op.macs(out, *args, **kwargs)
+            unknown |= set(op.uncounted(out, *args, **kwargs))
             peak = max(peak, _live(values) + op.scratch(out, *args))
             for i in frees:
                 del values[i]

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from itd.engine.macs import layer_macs
+from itd.engine.macs import executed_macs, layer_macs
 from itd.errors import InputSizeError
 from itd.layers import LAYERS
 from itd.layers.conv import PerSampleConv2d
@@ -104,9 +104,13 @@ class Op:
         """The output's shape and type, as a meta tensor, from meta tensors."""
         return self(*args, **kwargs)
 
-    def macs(self, out: Any, *args: Any) -> int:
+    def macs(self, out: Any, *args: Any, **kwargs: Any) -> int:
         """Multiply-accumulates for these (meta) tensors."""
         return 0
+
+    def uncounted(self, out: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+        """Names of what multiplies in it and is not in `macs`."""
+        return ()
 
     def scratch(self, out: Any, *args: Any) -> int:
         """Bytes in use while it runs, beyond its inputs and its output."""
@@ -174,7 +178,7 @@ class ConvOp(Op):
         out = x.new_empty(shape)
         return out if other is None else meeting(lambda: out + other, "an addition", out, other)
 
-    def macs(self, out: Tensor, *args: Any) -> int:
+    def macs(self, out: Tensor, *args: Any, **kwargs: Any) -> int:
         return out.numel() * math.prod(self.weight.shape[1:])
 
 
@@ -258,6 +262,23 @@ _WINDOW_FUNCTIONS: frozenset[Any] = frozenset({F.conv2d, F.max_pool2d, F.avg_poo
 _WINDOWS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d, PerSampleConv2d, Involution2d)
 
 
+Counted = tuple[int, tuple[str, ...]]
+"""Multiply-accumulates, and the names of what is not in them."""
+
+
+class _Counts:
+    """What an operator executes on meta tensors, counted once for each set of shapes."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Counted] = {}
+
+    def of(self, args: Any, kwargs: Any, work: Callable[[], Any], name: str) -> Counted:
+        key = repr(tree_map(lambda v: tuple(v.shape) if isinstance(v, Tensor) else v, (args, kwargs)))
+        if key not in self._known:
+            self._known[key] = executed_macs(work, name)
+        return self._known[key]
+
+
 class ModuleOp(Op):
     """Any other layer, run as it is (its in-place flag taken away)."""
 
@@ -268,6 +289,7 @@ class ModuleOp(Op):
         self.pointwise = isinstance(module, _POINTWISE_MODULES)
         self.windowed = isinstance(module, _WINDOWS)
         self._meta: nn.Module | None = None
+        self._counts = _Counts()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
@@ -279,16 +301,18 @@ class ModuleOp(Op):
         kind = WindowError if isinstance(module, _WINDOWS) else ShapeError
         return tried(lambda: module(*on_meta(args), **on_meta(kwargs)), kind)
 
-    def macs(self, out: Any, *args: Any) -> int:
-        if isinstance(self.module, nn.Linear):
-            return out.numel() * self.module.in_features
-        if isinstance(self.module, nn.Conv2d):
-            return out.numel() * math.prod(self.module.weight.shape[1:])
-        if isinstance(self.module, nn.ConvTranspose2d):
-            return args[0].numel() * math.prod(self.module.weight.shape[1:])
+    def macs(self, out: Any, *args: Any, **kwargs: Any) -> int:
+        return self._count(out, args, kwargs)[0]
+
+    def uncounted(self, out: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+        return self._count(out, args, kwargs)[1]
+
+    def _count(self, out: Any, args: Any, kwargs: Any) -> Counted:
+        if self.pointwise:
+            return 0, ()
         if isinstance(self.module, LAYERS):
-            return layer_macs(self.module, args[0], out)
-        return 0
+            return layer_macs(self.module, args[0], out), ()
+        return self._counts.of(args, kwargs, lambda: self.meta(*args, **kwargs), type(self.module).__name__)
 
     def scratch(self, out: Any, *args: Any) -> int:
         if isinstance(self.module, PerSampleConv2d):
@@ -303,6 +327,7 @@ class FunctionOp(Op):
         self.function = function
         self.pointwise = function in _POINTWISE_FUNCTIONS
         self.windowed = function in _WINDOW_FUNCTIONS
+        self._counts = _Counts()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if any(a is BATCH for a in args):
@@ -313,12 +338,17 @@ class FunctionOp(Op):
         kind = WindowError if self.windowed else ShapeError
         return tried(lambda: self(*on_meta(args), **on_meta(kwargs)), kind)
 
-    def macs(self, out: Any, *args: Any) -> int:
-        if self.function in (F.linear, torch.matmul, torch.bmm, operator.matmul):
-            return out.numel() * args[0].shape[-1]
-        if self.function is F.conv2d:
-            return out.numel() * math.prod(args[1].shape[1:])
-        return 0
+    def macs(self, out: Any, *args: Any, **kwargs: Any) -> int:
+        return self._count(args, kwargs)[0]
+
+    def uncounted(self, out: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+        return self._count(args, kwargs)[1]
+
+    def _count(self, args: Any, kwargs: Any) -> Counted:
+        if self.pointwise:
+            return 0, ()
+        name = getattr(self.function, "__name__", type(self.function).__name__)
+        return self._counts.of(args, kwargs, lambda: self.meta(*args, **kwargs), name)
 
 
 def tensor_method(name: str) -> Callable[..., Any]:
@@ -327,4 +357,5 @@ def tensor_method(name: str) -> Callable[..., Any]:
     def call(x: Any, *args: Any, **kwargs: Any) -> Any:
         return getattr(x, name)(*args, **kwargs)
 
+    call.__name__ = name
     return call

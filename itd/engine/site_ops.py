@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from itd.engine.macs import kernel_macs
+from itd.engine.macs import sample_kernel_numel
 from itd.engine.ops import ACTIVATIONS, CHANNELS_LAST, ConvOp, ModuleOp, Op, WindowError, tried
 from itd.patcher import (
     Conventions,
@@ -58,7 +58,7 @@ class HalfStrideOp(Op):
     def meta(self, x: Tensor) -> Tensor:
         return x.new_empty((x.shape[0], self.shape[0], 2 * x.shape[2], 2 * x.shape[3]))
 
-    def macs(self, out: Tensor, *args: Any) -> int:
+    def macs(self, out: Tensor, *args: Any, **kwargs: Any) -> int:
         x = args[0]
         return x.shape[0] * x.shape[2] * x.shape[3] * self.shape.numel()
 
@@ -93,7 +93,7 @@ class FactoredSizeOp(Op):
     def meta(self, x: Tensor) -> Tensor:
         return self.mix.meta(self.rows[0].meta(self.columns[0].meta(x)))
 
-    def macs(self, out: Tensor, *args: Any) -> int:
+    def macs(self, out: Tensor, *args: Any, **kwargs: Any) -> int:
         tall = self.columns[0].meta(args[0])
         wide = self.rows[0].meta(tall)
         filters = self.k0 * self.columns[0].macs(tall) + self.k0**2 * self.rows[0].macs(wide)
@@ -131,23 +131,13 @@ class PerSampleOp(ModuleOp):
         super().__init__(layer)
         self.module.setting = setting
 
-    def macs(self, out: Tensor, *args: Any) -> int:
-        x = args[0]
-        at = x if self.module.setting.stride == 0.5 else out  # inserted zeros do not count
-        return out.shape[0] * (math.prod(at.shape[2:]) * self._kernel_numel() + kernel_macs(self.module))
-
     def scratch(self, out: Tensor, *args: Any) -> int:
         if self.module.setting == Setting():
             return super().scratch(out, *args)
         made = math.prod(self.module.weight_shape)
-        resized = self._kernel_numel()
+        resized = sample_kernel_numel(self.module)
         between = 4 * args[0].numel() if self.module.setting.stride == 0.5 else 0
         return (out.shape[0] * (made + (resized if resized != made else 0)) + between) * out.element_size()
-
-    def _kernel_numel(self) -> int:
-        """Of one sample, at the setting."""
-        kernel = self.module.setting.size or self.module.geometry.kernel
-        return math.prod(self.module.weight_shape[:2]) * kernel**2
 
 
 class SiteOp:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from itd.data.open import data_source, is_digits
 from itd.device import resolve_device
-from itd.engine.macs import model_macs
+from itd.engine.macs import macs
 from itd.errors import ItdError
 from itd.patcher import build_model
 from itd.training.curve import Curve, curves_figure
@@ -123,7 +123,7 @@ def dynamics(request: DynamicsRequest, *, progress: Callable[[str], Any] | None 
             DynamicsRow(
                 model=name,
                 params=sum(p.numel() for p in network.parameters()),
-                macs=model_macs(network, request.side_px),
+                macs=int(macs(network, input_shape=(3, request.side_px, request.side_px))),
                 forward_ms=Spread.of([1e3 * t for t in forward[name]]),
                 epoch_s=Spread.of([steps * t for t in step[name]]),
                 top1=top1,

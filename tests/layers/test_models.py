@@ -7,7 +7,8 @@ import torch
 from torch import fx, nn
 from torchvision import models
 
-from itd.engine.macs import layer_macs, model_macs
+from itd.engine.macs import layer_macs
+from itd.engine.macs import macs as count
 from itd.errors import ModelError
 from itd.layers import LAYERS, CondConv2d, Involution2d, SqueezeExcitation, WeightNet2d
 from itd.layers.models import LEARNED, OPS, SHUFFLENETS, build_learned, is_learned, learned_name
@@ -43,7 +44,10 @@ def on_meta(name: str, num_classes: int) -> nn.Module:
 def test_parameters_and_macs_are_those_that_were_counted(name):
     entry = LEARNED[name]
     model = on_meta(name, entry.num_classes)
-    params, macs = sum(p.numel() for p in model.parameters()), model_macs(model, entry.side_px)
+    params, macs = (
+        sum(p.numel() for p in model.parameters()),
+        count(model, input_shape=(3, entry.side_px, entry.side_px)),
+    )
     assert (params, macs) == (entry.params, entry.macs)
     if name in COUNTED:
         counted, wanted = COUNTED[name]
@@ -267,19 +271,15 @@ def test_a_batch_costs_its_samples_and_a_network_its_layers(layer, stride):
         "involution": rows * (16 * 4 + 4 * 72 + 16 * 9),
     }[layer]
     network = nn.Sequential(nn.Conv2d(3, 16, 1), made)
-    assert model_macs(network, 8) == 8 * 8 * 3 * 16 + wanted
+    assert count(network, input_shape=(3, 8, 8)) == 8 * 8 * 3 * 16 + wanted
     if layer != "se":
         assert layer_macs(made, x, made(x)) == 3 * wanted
 
 
-def test_what_cannot_be_counted_is_said():
-    for network, side_px, said in (
-        (nn.Sequential(nn.ConvTranspose2d(3, 4, 2)), 8, "a ConvTranspose2d, which is not counted"),
-        (nn.Sequential(nn.Conv2d(3, 4, 7)), 4, "does not take an image of 4 x 4"),
-    ):
-        with pytest.raises(ModelError) as error:
-            model_macs(network, side_px)
-        assert said in str(error.value) and "\n" not in str(error.value)
+def test_an_image_that_is_too_small_is_said():
+    with pytest.raises(ModelError, match="does not take an image of 4 x 4 with 3 channels") as error:
+        count(nn.Sequential(nn.Conv2d(3, 4, 7)), input_shape=(3, 4, 4))
+    assert "\n" not in str(error.value)
 
 
 # -- what is published ------------------------------------------------------------------------------------------------
