@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from itd.errors import ItdError
-from itd_cli.options import Interrupted
+from itd_cli.options import Interrupted, note
 
 COMMANDS = {
     "sweep": ("itd_cli.sweep:sweep", "Run every configuration of a network on every image."),
@@ -31,11 +31,17 @@ COMMANDS = {
     "rof": ("itd_cli.rof:rof", "Fine-tune a network so that it bears any configuration."),
     "recalibrate": ("itd_cli.recalibrate:recalibrate", "Batch normalisation re-estimated for each configuration."),
     "train": ("itd_cli.train:train", "Train a network, with or without a learned dynamic convolution."),
-    "test": ("itd_cli.test:test", "Top-1 and top-5 accuracy of a network on labelled images."),
-    "dynamics": ("itd_cli.dynamics:dynamics", "Learned dynamic convolutions against the plain one, measured here."),
+    "evaluate": ("itd_cli.evaluate:evaluate", "Top-1 and top-5 accuracy of a network on labelled images."),
+    "compare-layers": (
+        "itd_cli.compare_layers:compare_layers",
+        "Learned dynamic convolutions against the plain one, measured here.",
+    ),
     "models": ("itd_cli.models:models", "List the models, their sites and spaces."),
 }
 """name -> (module:attribute, help). The help stands here so that `itd --help` loads no command."""
+
+RENAMED = {"test": "evaluate", "dynamics": "compare-layers"}
+"""Former name -> the command that it is now: still there, and not listed."""
 
 INTERRUPTED = "interrupted; nothing already written is lost: the same command goes on from there"
 
@@ -54,6 +60,9 @@ class LazyGroup(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
         name = args[0]
+        if name in RENAMED:
+            note(f"`itd {name}` is now `itd {RENAMED[name]}`")
+            name, args = RENAMED[name], [RENAMED[name], *args[1:]]
         if name not in COMMANDS and not name.startswith("-"):
             near = difflib.get_close_matches(name, COMMANDS, n=1, cutoff=0.5)
             hint = f"; did you mean `itd {near[0]}`?" if near else ""

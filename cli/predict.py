@@ -34,8 +34,8 @@ def predict(images: tuple[str, ...], as_json: bool, **given: Any) -> None:
     JSON, one object a line: {image, top: [{class, name, probability}],
       config: {A: {stride: 2}, ...} or null, macs: or null}
     """
-    from itd.selectors.predict import PredictRequest
-    from itd.selectors.predict import predict as run
+    from itd import PredictRequest
+    from itd import predict as run
 
     for one in run(PredictRequest(images, **given), quiet=as_json):
         click.echo(json.dumps(one.as_dict()) if as_json else _line(one))

@@ -36,9 +36,8 @@ def recalibrate(train: str | None, images: int, seed: int, val: str | None, **gi
     No weight is trained and no label is read. Compare the result with a plain sweep of the same images: what changes
     is how much of the volatility was only normalisation statistics.
     """
-    from itd.runner.request import SweepRequest
-    from itd.training.recalibrate import RecalibrateRequest
-    from itd.training.recalibrate import recalibrate as run
+    from itd import RecalibrateRequest, SweepRequest
+    from itd import recalibrate as run
 
     request = RecalibrateRequest(SweepRequest(data=val, **given), train, images, seed)
     bar = Bar()

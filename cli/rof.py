@@ -94,9 +94,8 @@ def rof(
     JSON: {out, sha256, epochs, steps, configs, before, already,
       compare: as `itd compare --json`, or null}
     """
-    from itd.training.rof import RofRequest
-    from itd.training.rof import rof as run
-    from itd.training.trainer import Schedule
+    from itd import RofRequest, Schedule
+    from itd import rof as run
 
     schedule = Schedule(
         epochs=epochs, lr=lr, milestones=milestones, batch_size=batch_size, precision=precision, bn=bn, seed=seed

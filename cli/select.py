@@ -62,7 +62,7 @@ def select(
 
     opened = open_result(result).kept()
     noted(opened)
-    selecting, found = _measured(opened, count, given, save, method, as_json)
+    study, found = _measured(opened, count, given, save, method, as_json)
     emit(
         as_json,
         csv_path,
@@ -73,7 +73,7 @@ def select(
         lambda: selection_figure(found),
     )
     if save:
-        selecting.make(method).save(save)
+        study.make(method).save(save)
         note(f"the selector {method}, made from all {found.n} images: {save}")
 
 
@@ -88,12 +88,12 @@ def _measured(
         return None, cascade(opened, k=given["k"], folds=given["folds"], partial=given["partial"], resamples=drawn)
     from tqdm import tqdm
 
-    from itd.selectors.evaluate import Selecting, SelectRequest
+    from itd.selectors.evaluate import SelectorStudy, SelectRequest
     from itd.selectors.selector import check_method, check_selector_path
 
     if save:
         check_selector_path(save)
         check_method(method)
-    selecting = Selecting(opened, SelectRequest(resamples=count, **given), quiet=as_json)
-    with tqdm(total=opened.n, unit="img", disable=selecting.subject is None) as bar:
-        return selecting, selecting.measure(bar.update)
+    study = SelectorStudy(opened, SelectRequest(resamples=count, **given), quiet=as_json)
+    with tqdm(total=opened.n, unit="img", disable=study.source is None) as bar:
+        return study, study.measure(bar.update)

@@ -55,15 +55,15 @@ def train(
 ) -> None:
     """Train a network from scratch: SGD with momentum under one-cycle, cosine or step learning rate.
 
-    Writes a plain state dict that `itd sweep --weights`, `itd test` and `itd predict` take, beside it how it was made
-    (.json), the loss of each step (.csv) and, with --test, the learning curve (.epochs.csv). A checkpoint each epoch:
-    the same command goes on after a kill. Several GPUs: torchrun.
+    Writes a plain state dict that `itd sweep --weights`, `itd evaluate` and `itd predict` take, beside it how it was
+    made (.json), the loss of each step (.csv) and, with --test, the learning curve (.epochs.csv). A checkpoint each
+    epoch: the same command goes on after a kill. Several GPUs: torchrun.
 
     \b
     JSON: {out, model, epochs, steps, images, already}
     """
-    from itd.training.scratch import TrainRequest, train_network
-    from itd.training.trainer import Schedule
+    from itd import Schedule, TrainRequest
+    from itd import train as run
 
     schedule = Schedule(
         epochs=epochs, lr=lr, milestones=milestones, weight_decay=weight_decay, batch_size=batch_size,
@@ -71,7 +71,7 @@ def train(
     )  # fmt: skip
     bar = StepBar()
     with resumable(bar, "the last whole epoch"):
-        report = train_network(TrainRequest(schedule=schedule, **given), on_start=bar.start)
+        report = run(TrainRequest(schedule=schedule, **given), on_start=bar.start)
     if int(os.environ.get("RANK", "0")):
         return
     if as_json:

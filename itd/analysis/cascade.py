@@ -6,32 +6,18 @@ than it is measured on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from itd.analysis.sampling import Estimate, Resamples
-from itd.analysis.selection import Course, Selection
+from itd.analysis.sampling import Resamples
+from itd.analysis.selection import CascadePoint, CrossValidation, Selection
 
 if TYPE_CHECKING:
     from itd.store import Result
 
 THRESHOLDS = (*np.linspace(0, 1, 41).round(3).tolist(), 1.01)
 """Confidences at which to stop; the last is never reached, so every configuration is run."""
-
-
-@dataclass(frozen=True)
-class CascadePoint:
-    """The cascade at one threshold, measured on samples that its list was not chosen on. macs: mean of one image."""
-
-    threshold: float
-    accuracy: Estimate
-    macs: Estimate
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {"threshold": self.threshold, "accuracy": self.accuracy.as_dict(), "macs": self.macs.as_dict()}
 
 
 def cascade(
@@ -48,10 +34,10 @@ def cascade(
     >>> found.selectors["cascade"].accuracy.value  # doctest: +SKIP
     0.79
     """
-    return cascade_of(Course(result, k, folds, resamples or Resamples(result.n), partial))
+    return cascade_of(CrossValidation(result, k, folds, resamples or Resamples(result.n), partial))
 
 
-def cascade_of(course: Course) -> Selection:
+def cascade_of(course: CrossValidation) -> Selection:
     """The cascade of a cross-validation, beside its baselines."""
     result, drawn = course.result, course.drawn
     right = np.zeros((len(THRESHOLDS), result.n), bool)
@@ -77,14 +63,14 @@ def cascade_of(course: Course) -> Selection:
     )
 
 
-def fitted(course: Course) -> tuple[np.ndarray, float]:
+def fitted(course: CrossValidation) -> tuple[np.ndarray, float]:
     """The cascade to use on other images, from all samples: its rows, cheapest first, and its threshold."""
     every = np.arange(course.result.n)
     ordered = cheapest_first(course, course.rows(every))
     return ordered, THRESHOLDS[best_threshold(*_run(course, ordered, every))]
 
 
-def cheapest_first(course: Course, rows: np.ndarray) -> np.ndarray:
+def cheapest_first(course: CrossValidation, rows: np.ndarray) -> np.ndarray:
     """The rows by what they cost, in the order of the list where they cost the same."""
     return np.array(sorted(rows, key=lambda c: course.macs[c]))
 
@@ -94,7 +80,7 @@ def best_threshold(right: np.ndarray, cost: np.ndarray) -> int:
     return int(np.lexsort((cost.mean(1), -right.mean(1)))[0])
 
 
-def _run(course: Course, ordered: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _run(course: CrossValidation, ordered: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return run(course.correct[ordered][:, samples], course.confidence[ordered][:, samples], course.macs[ordered])
 
 

@@ -20,8 +20,20 @@ from itd.analysis.scores import correctness, require_default, require_whole
 from itd.errors import ResultError
 
 if TYPE_CHECKING:
-    from itd.analysis.cascade import CascadePoint
     from itd.store import Result
+
+
+@dataclass(frozen=True)
+class CascadePoint:
+    """The cascade at one threshold, measured on samples that its list was not chosen on. macs: mean of one image."""
+
+    threshold: float
+    accuracy: Estimate
+    macs: Estimate
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {"threshold": self.threshold, "accuracy": self.accuracy.as_dict(), "macs": self.macs.as_dict()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +94,7 @@ class Selection:
         }
 
 
-class Course:
+class CrossValidation:
     """One cross-validation: what its folds are, and how a selector's outcome on them is measured.
 
     correct, quality, confidence: (C, N) of the result. macs: (C,) float64. static, best: (N,) bool, the default's and

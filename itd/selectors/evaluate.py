@@ -12,7 +12,7 @@ from torch import Tensor
 
 from itd.analysis.cascade import cascade_of, fitted
 from itd.analysis.sampling import Resamples
-from itd.analysis.selection import Course, Outcome, Selection
+from itd.analysis.selection import CrossValidation, Outcome, Selection
 from itd.data.loader import batches
 from itd.engine.program import compile_program
 from itd.engine.routed import RoutedExecutor, pooled, pooling_macs, routed_program
@@ -37,7 +37,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class SelectRequest:
-    """What `itd select` takes beside the result.
+    """A study of selectors as it is typed, beside the result.
 
     k: choose among the first as many of the greedy list. folds: of the cross-validation. data, weights: the images and
     the network, for the selectors that look at them; with neither, only the cascade. seed: of the folds, the resamples
@@ -60,7 +60,7 @@ class SelectRequest:
         return self.data is not None or self.weights is not None
 
 
-class Selecting:
+class SelectorStudy:
     """One result on the way to its selectors: measured first, then, if wanted, one of them made for use.
 
     Raises ItdError for anything that cannot be, before a network is run.
@@ -69,7 +69,7 @@ class Selecting:
     def __init__(self, result: Result, request: SelectRequest, *, quiet: bool = False) -> None:
         self.result, self.request = result, request
         drawn = Resamples(max(1, result.n), request.resamples, request.seed)
-        self.course = Course(result, request.k, request.folds, drawn, request.partial)
+        self.course = CrossValidation(result, request.k, request.folds, drawn, request.partial)
         self.source: SweepSource | None = None
         self.inputs: dict[str, Inputs] = {}
         if request.looks:
@@ -125,7 +125,31 @@ class Selecting:
         )
 
 
-def learnt(course: Course, source: str, inputs: Inputs, *, seed: int = 0) -> dict[str, Outcome]:
+def select(result: Result, request: SelectRequest | None = None, **fields: Any) -> Selection:
+    """What choosing without the label achieves on a result, cross-validated by sample.
+
+    Args:
+        result: of `itd.open_result`.
+        request: how; None is the default, or one made of `fields`, which are those of `SelectRequest`.
+
+    Raises:
+        ItdError: for anything that cannot be, before a network is run.
+
+    Example:
+        >>> import itd
+        >>> itd.select(itd.open_result("results/resnet50-stride.parquet"), k=3)  # doctest: +SKIP
+    """
+    if not isinstance(result, Result):
+        raise ItdError(f"select takes a result of itd.open_result, given {type(result).__name__}; open it first")
+    if request is not None and not isinstance(request, SelectRequest):
+        raise ItdError(f"select takes a SelectRequest, given {type(request).__name__}")
+    unknown = [name for name in fields if name not in SelectRequest.__dataclass_fields__]
+    if unknown:
+        raise ItdError(f"select has no {unknown[0]}; its fields are {', '.join(SelectRequest.__dataclass_fields__)}")
+    return SelectorStudy(result.kept(), replace(request or SelectRequest(), **fields), quiet=True).measure()
+
+
+def learnt(course: CrossValidation, source: str, inputs: Inputs, *, seed: int = 0) -> dict[str, Outcome]:
     """What the learners achieve from one kind of input: name -> outcome.
 
     In each fold they are fitted on the other folds' samples alone, to choose among the list made on those.

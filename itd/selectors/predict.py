@@ -36,7 +36,7 @@ from itd.weights.resolve import resolve
 
 @dataclass(frozen=True)
 class PredictRequest:
-    """What `itd predict` takes.
+    """What is classified, and with what; None is the default.
 
     images: files, folders with files, or "digits". model: torchvision's name; the selector's where it is None.
     weights: as of `SweepRequest`. selector: a file of `itd select --save`. classes_file: one name per line, in label
@@ -81,6 +81,8 @@ def predict(request: PredictRequest, *, quiet: bool = False) -> Iterator[Predict
     >>> next(predict(PredictRequest(("digits",), "resnet18", "none"))).top[0][0] in range(10)
     True
     """
+    if not isinstance(request, PredictRequest):
+        raise ItdError(f"predict takes a PredictRequest, given {type(request).__name__}")
     images = _images(request.images)
     selector = None if request.selector is None else load_selector(request.selector)
     name = _model_name(request, selector)

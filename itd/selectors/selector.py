@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from itd.errors import ItdError
+from itd.files import replacing
 from itd.selectors.learners import LEARNERS, Learned
 
 SOURCES = ("features", "thumbnail")
@@ -55,17 +55,15 @@ class Selector:
         from safetensors.numpy import save_file
 
         path = check_selector_path(path)
-        told = {name: value for name, value in self.__dict__.items() if name != "learned"}
-        told |= {"format": _FORMAT, "kind": None if self.learned is None else self.learned.kind}
+        header = {name: value for name, value in self.__dict__.items() if name != "learned"}
+        header |= {"format": _FORMAT, "kind": None if self.learned is None else self.learned.kind}
         arrays = {} if self.learned is None else dict(self.learned.arrays)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-            save_file(contiguous or {"none": np.zeros(1)}, temporary, metadata={_KEY: json.dumps(told)})
-            os.replace(temporary, path)
+            with replacing(path) as temporary:
+                save_file(contiguous or {"none": np.zeros(1)}, temporary, metadata={_KEY: json.dumps(header)})
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise ItdError(f"cannot write {path}: {error.strerror or error}; give --save another path") from error
 
 
@@ -75,19 +73,19 @@ def load_selector(path: str | Path) -> Selector:
 
     try:
         with safe_open(str(path), "numpy") as file:
-            told = (file.metadata() or {}).get(_KEY)
+            header = (file.metadata() or {}).get(_KEY)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
     except (OSError, SafetensorError) as error:
         raise ItdError(f"cannot read the selector {path}: {error}; `itd select --save` writes one") from error
-    if told is None:
+    if header is None:
         raise ItdError(f"{path} is not a selector; `itd select --save` writes one")
-    found = json.loads(told)
-    version, kind = found.pop("format"), found.pop("kind")
+    fields = json.loads(header)
+    version, kind = fields.pop("format"), fields.pop("kind")
     if version != _FORMAT:
         raise ItdError(f"{path} has format {version}, this itd reads {_FORMAT}; make it again with `itd select --save`")
     for name in ("swept", "attributes", "configs"):
-        found[name] = tuple(found[name])
-    return Selector(**found, learned=None if kind is None else Learned(kind, arrays))
+        fields[name] = tuple(fields[name])
+    return Selector(**fields, learned=None if kind is None else Learned(kind, arrays))
 
 
 def check_selector_path(path: str | Path) -> Path:

@@ -23,8 +23,8 @@ from itd.engine.macs import macs
 from itd.errors import ItdError
 from itd.patcher import build_model
 from itd.training.curve import Curve, curves_figure
+from itd.training.evaluate import EvaluateRequest, evaluate
 from itd.training.run_files import RunFiles
-from itd.training.scratch import measure
 
 if TYPE_CHECKING:
     from itd.analysis.figures import Drawing
@@ -50,7 +50,7 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class DynamicsRow:
+class LayerComparison:
     """One network. params: how many. macs: of one image. forward_ms: of one batch in evaluation mode. epoch_s: of an
     epoch of `epoch_images` training images: a measured step (forward, backward, SGD) times the steps. top1: on the n
     labelled images, None without weights."""
@@ -74,8 +74,8 @@ class DynamicsRow:
 
 
 @dataclass(frozen=True)
-class DynamicsRequest:
-    """What `itd dynamics` takes.
+class CompareLayersRequest:
+    """A comparison as it is typed.
 
     models: names of `itd models --learned`. folder: where `itd train` put their weights; those that are there are
     tested on data. side_px, batch_size: of what is timed. repeats: how often each is timed. epoch_images: of s/epoch.
@@ -97,16 +97,20 @@ class DynamicsRequest:
         return Path(self.folder) / f"{name}.safetensors"
 
 
-def dynamics(request: DynamicsRequest, *, progress: Callable[[str], Any] | None = None) -> list[DynamicsRow]:
-    """Measures the networks. progress: told what is done next. Raises ItdError for a name that nobody knows."""
+def compare_layers(
+    request: CompareLayersRequest, *, progress: Callable[[str], Any] | None = None
+) -> list[LayerComparison]:
+    """Measures the networks. progress: called with what is done next. Raises ItdError for a name that nobody knows."""
+    if not isinstance(request, CompareLayersRequest):
+        raise ItdError(f"compare_layers takes a CompareLayersRequest, given {type(request).__name__}")
     if not request.models:
         raise ItdError("there is nothing to compare; give --models with at least one name of `itd models --learned`")
-    told = progress or (lambda text: None)
+    say = progress or (lambda text: None)
     device = resolve_device(request.device)
     networks = {name: build_model(name, 10).to(device).to(memory_format=torch.channels_last) for name in request.models}
     pixels = torch.randn(request.batch_size, 3, request.side_px, request.side_px, device=device)
     pixels = pixels.contiguous(memory_format=torch.channels_last)
-    told(f"timing, {request.repeats} rounds of {len(networks)} networks")
+    say(f"timing, {request.repeats} rounds of {len(networks)} networks")
     forward, step = timed(networks, pixels, request.repeats)
     steps = request.epoch_images / request.batch_size
     rows = []
@@ -114,13 +118,15 @@ def dynamics(request: DynamicsRequest, *, progress: Callable[[str], Any] | None 
         path = request.weights_of(name)
         top1, n = None, 0
         if path.exists():
-            told(f"testing {path}")
-            found = measure(
-                name, str(path), request.data, limit=request.limit, device=request.device, workers=request.workers
+            say(f"testing {path}")
+            evaluation = evaluate(
+                EvaluateRequest(
+                    name, str(path), request.data, limit=request.limit, device=request.device, workers=request.workers
+                )
             )
-            top1, n = found.top1, found.n
+            top1, n = evaluation.top1, evaluation.n
         rows.append(
-            DynamicsRow(
+            LayerComparison(
                 model=name,
                 params=sum(p.numel() for p in network.parameters()),
                 macs=int(macs(network, input_shape=(3, request.side_px, request.side_px))),
@@ -179,7 +185,7 @@ def _step(network: nn.Module, pixels: Tensor, labels: Tensor) -> None:
     network.eval()
 
 
-def dynamics_table(rows: Sequence[DynamicsRow], request: DynamicsRequest) -> str:
+def comparison_table(rows: Sequence[LayerComparison], request: CompareLayersRequest) -> str:
     """The comparison as text."""
     from itd.analysis.tables import align
 
@@ -203,7 +209,7 @@ def dynamics_table(rows: Sequence[DynamicsRow], request: DynamicsRequest) -> str
     return f"{align(cells)}\n{how}, for {request.epoch_images:,} images"
 
 
-def dynamics_figure(rows: Sequence[DynamicsRow], request: DynamicsRequest) -> Drawing:
+def comparison_figure(rows: Sequence[LayerComparison], request: CompareLayersRequest) -> Drawing:
     """Time of a forward pass and of an epoch for each network, with quartiles; accuracy beside the name."""
     from itd.analysis.figures.drawing import COLOURS, Drawing, Mark, new_figure, tidy
 
@@ -221,20 +227,20 @@ def dynamics_figure(rows: Sequence[DynamicsRow], request: DynamicsRequest) -> Dr
         axes.invert_yaxis()
         axes.set_xlabel(label)
         tidy(axes)
-    told = [{"model": r.model, "params": r.params, "macs": r.macs, "forward_ms": r.forward_ms.median,
+    numbers = [{"model": r.model, "params": r.params, "macs": r.macs, "forward_ms": r.forward_ms.median,
              "epoch_s": r.epoch_s.median, "top1": r.top1, "n": r.n} for r in rows]  # fmt: skip
     caption = f"Median of {request.repeats} rounds in which the networks take turns; lines: quartiles."
     return Drawing(
-        "dynamics", "Learned dynamic convolutions", caption, figure, tuple(told[0]), tuple(told), tuple(marks)
+        "layers", "Learned dynamic convolutions", caption, figure, tuple(numbers[0]), tuple(numbers), tuple(marks)
     )
 
 
-def learning_curves(request: DynamicsRequest) -> Drawing:
+def learning_curves(request: CompareLayersRequest) -> Drawing:
     """The learning curves that `itd train --test` left in the folder; DataError where it has none."""
     return curves_figure({n: Curve(RunFiles(request.weights_of(n)).curve).points() for n in request.models})
 
 
-def _label(row: DynamicsRow) -> str:
+def _label(row: LayerComparison) -> str:
     accuracy = "" if row.top1 is None else f", {100 * row.top1:.1f}%"
     return f"{row.model}\n{row.params / 1e6:.1f}M{accuracy}"
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from itd.errors import DataError
-from itd.training.run_files import replacing
+from itd.files import write_atomic
+from itd.training.run_files import disk_errors
 
 if TYPE_CHECKING:
     from itd.analysis.figures import Drawing
@@ -55,10 +57,12 @@ class Curve:
         Raises DataError where it cannot be written.
         """
         kept = [p for p in self.points() if p.epoch < point.epoch]
-        with replacing(self.path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(CurvePoint)])
-            writer.writeheader()
-            writer.writerows(asdict(p) for p in (*kept, point))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [field.name for field in fields(CurvePoint)])
+        writer.writeheader()
+        writer.writerows(asdict(p) for p in (*kept, point))
+        with disk_errors(self.path):
+            write_atomic(self.path, text.getvalue())
 
     def points(self) -> list[CurvePoint]:
         """In the order of the epochs; none where there is no file. DataError for a file that is no curve."""

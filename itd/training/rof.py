@@ -22,7 +22,8 @@ from itd.runner.request import SweepRequest
 from itd.space import Space
 from itd.training.data import TrainingSet, augmentation, random_seed, training_images
 from itd.training.run_files import RunFiles, finished, publish, weights_path
-from itd.training.trainer import Objective, Part, Schedule, has_folded_bn, train
+from itd.training.schedule import Schedule
+from itd.training.trainer import LossTerm, Objective, has_folded_bn, run_training
 from itd.weights.load import Weights, load_weights, skeleton_of
 from itd.weights.resolve import resolve, weights_name
 
@@ -97,30 +98,28 @@ def rof(
 ) -> RofReport:
     """Fine-tunes a network so that it bears any configuration of a space, and writes a plain torchvision state dict.
 
-    on_start: called with the number of steps; returns what is told (steps done, loss). quiet: no bar while the network
-    is trained on the digits first. The same request again goes on after the last whole epoch, or says that it is done.
+    The same request again goes on after the last whole epoch, or says that it is done.
 
-    Raises ItdError for anything that cannot be, a loss that is not finite, and a checkpoint of another run.
+    Args:
+        request: what is trained, on what and how.
+        on_start: called with the number of steps; returns what is called with (steps done, loss).
+        quiet: no bar while the network is trained on the digits first.
+
+    Raises:
+        ItdError: for anything that cannot be, a loss that is not finite, and a checkpoint of another run.
     """
-    data = data_source(request.data)
-    files = RunFiles(request.out_path())
+    if not isinstance(request, RofRequest):
+        raise ItdError(f"rof takes a RofRequest, given {type(request).__name__}")
+    data, files = data_source(request.data), RunFiles(request.out_path())
     if not 1 <= request.per_sample <= request.schedule.batch_size:
         raise ItdError(f"--per-sample {request.per_sample} is not allowed; give 1 to the batch size")
     device = resolve_device(request.device)
-    sweep, skeleton = request.sweep(), skeleton_of(request.model)
-    sites, swept = sweep.sites_asked()
-    space = sweep.space_of(patch(skeleton, sites, request.conventions), swept)
-    named = weights_name(request.model, request.weights, data=data, device=device, quiet=quiet)
-    weights = resolve(request.model, named, data=data, num_classes=request.num_classes, skeleton=skeleton)
+    space, weights, before = _space_and_weights(request, data, device, quiet)
     images = training_images(
         data, num_classes=request.num_classes, weights_classes=weights.num_classes, classes_file=request.classes_file
     )
-    model = sweep.patched(weights)
-    if request.schedule.bn == "train" and weights.state_dict is not None and has_folded_bn(model):
-        raise ModelError(
-            f"weights {weights.label} have their batch normalisation folded into the convolutions, so its statistics "
-            "cannot be trained; give --bn frozen"
-        )
+    model = request.sweep().patched(weights)
+    _check_bn(request, model, weights)
     training = TrainingSet(images, augmentation(data, weights.preprocess), request.schedule.seed, request.limit)
     steps = request.schedule.epochs * training.steps(request.schedule.batch_size)
     identity = _identity(request, space, images, weights)
@@ -128,14 +127,33 @@ def rof(
     done = finished(files, identity, request.schedule)
     if not done:
         objective = rof_objective(model, space, request)
-        train(
+        run_training(
             model, training, request.schedule, objective, files, identity, device=device, workers=request.workers,
             progress=on_start(steps) if on_start else None,
         )  # fmt: skip
         if int(os.environ.get("RANK", "0")) == 0:
             publish(model, weights, files, identity, request.schedule, ROF_KEY)
     sha256 = load_weights(request.model, files.out).sha256 if files.out.exists() else ""
-    return RofReport(str(files.out), named, sha256, request.schedule.epochs, steps, len(space), done)
+    return RofReport(str(files.out), before, sha256, request.schedule.epochs, steps, len(space), done)
+
+
+def _space_and_weights(
+    request: RofRequest, data: str, device: torch.device, quiet: bool
+) -> tuple[Space, Weights, str | None]:
+    """The space, which is refused before any weights are made or fetched; the weights, and what they are called."""
+    sweep, skeleton = request.sweep(), skeleton_of(request.model)
+    sites, swept = sweep.sites_asked()
+    space = sweep.space_of(patch(skeleton, sites, request.conventions), swept)
+    name = weights_name(request.model, request.weights, data=data, device=device, quiet=quiet)
+    return space, resolve(request.model, name, data=data, num_classes=request.num_classes, skeleton=skeleton), name
+
+
+def _check_bn(request: RofRequest, model: DynamicModel, weights: Weights) -> None:
+    if request.schedule.bn == "train" and weights.state_dict is not None and has_folded_bn(model):
+        raise ModelError(
+            f"weights {weights.label} have their batch normalisation folded into the convolutions, so its statistics "
+            "cannot be trained; give --bn frozen"
+        )
 
 
 def draw_configs(seed: int, step: int, configs: int, count: int = 1) -> list[int]:
@@ -148,7 +166,7 @@ def draw_configs(seed: int, step: int, configs: int, count: int = 1) -> list[int
 
 
 def rof_objective(model: DynamicModel, space: Space, request: RofRequest) -> Objective:
-    """The parts of a step's loss: cross-entropy at the drawn configurations, or distillation from the default.
+    """The terms of a step's loss: cross-entropy at the drawn configurations, or distillation from the default.
 
     With several configurations each has its part of the batch, weighed by its size, so that the gradients add up to
     those of the batch's mean loss.
@@ -160,9 +178,9 @@ def rof_objective(model: DynamicModel, space: Space, request: RofRequest) -> Obj
         with model.configured(config):
             return logits_of(network(pixels))
 
-    def parts(network: nn.Module, pixels: Tensor, labels: Tensor, step: int) -> list[Part]:
+    def terms(network: nn.Module, pixels: Tensor, labels: Tensor, step: int) -> list[LossTerm]:
         drawn = draw_configs(seed, step, len(space), request.per_sample)
-        found: list[Part] = []
+        losses: list[LossTerm] = []
         taught: dict[str, Tensor] = {}
         if request.distill:
 
@@ -171,7 +189,7 @@ def rof_objective(model: DynamicModel, space: Space, request: RofRequest) -> Obj
                 taught["p"] = F.softmax(logits.detach().float(), 1)
                 return F.cross_entropy(logits, labels)
 
-            found.append(("default", teach))
+            losses.append(("default", teach))
         for number, chosen in zip(drawn, torch.arange(len(labels)).tensor_split(len(drawn)), strict=True):
             share = len(chosen) / len(labels)
             config, here = space.configs[number], chosen.to(labels.device)
@@ -181,10 +199,10 @@ def rof_objective(model: DynamicModel, space: Space, request: RofRequest) -> Obj
                 target = taught["p"][here] if request.distill else labels[here]
                 return share * F.cross_entropy(logits, target)
 
-            found.append((f"{number}", learn))
-        return found
+            losses.append((f"{number}", learn))
+        return losses
 
-    return parts
+    return terms
 
 
 def _identity(request: RofRequest, space: Space, images: ImageSet, weights: Weights) -> dict[str, Any]:

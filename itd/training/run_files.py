@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from itd import __version__
 from itd.errors import DataError, ItdError
+from itd.files import replacing, write_atomic
+from itd.text import one_line
+from itd.training.schedule import Schedule
 from itd.weights.files import PREPROCESS_KEY
 from itd.weights.load import Weights, content_sha256
-
-if TYPE_CHECKING:
-    from itd.training.trainer import Schedule
 
 
 @dataclass(frozen=True)
@@ -53,18 +52,12 @@ class RunFiles:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Inside the block a name beside `path`; what was written there becomes `path` at its end.
-
-    Raises DataError where that cannot be written; `path` is then as it was.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def disk_errors(path: Path) -> Iterator[None]:
+    """An OSError inside the block becomes one line that names the file."""
     try:
-        yield temporary
-        os.replace(temporary, path)
+        yield
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise DataError(f"cannot write {path}: {error.strerror or error}; free some space") from error
+        raise DataError(f"cannot write {path}: {one_line(error)}; free some space") from error
 
 
 def weights_path(out: str) -> Path:
@@ -84,11 +77,11 @@ def finished(files: RunFiles, identity: dict[str, Any], schedule: Schedule) -> b
     if not files.out.exists() or files.checkpoint.exists():
         return False
     try:
-        told = json.loads(files.sidecar.read_text(encoding="utf-8"))
+        record = json.loads(files.sidecar.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        told = {}
+        record = {}
     wanted = json.loads(json.dumps({"identity": identity, "schedule": asdict(schedule)}))
-    if {name: told.get(name) for name in wanted} == wanted:
+    if {name: record.get(name) for name in wanted} == wanted:
         return True
     raise DataError(f"{files.out} is there already and is of another run; give another --out, or move it away")
 
@@ -101,12 +94,15 @@ def publish(
     schedule: Schedule,
     key: str,
 ) -> None:
-    """Writes the weights and how they were made; then the checkpoint is no longer needed. key: under which the header
-    of the .safetensors file tells it."""
+    """Writes the weights and how they were made; then the checkpoint is no longer needed.
+
+    key: under which the header of the .safetensors file says how. The record beside the weights is there before them:
+    weights under their name are a finished run's. Raises DataError where the disk refuses.
+    """
     from safetensors.torch import save_file
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    told = {
+    record = {
         "identity": identity,
         "schedule": asdict(schedule),
         "began_with": weights.label,
@@ -114,8 +110,9 @@ def publish(
         "itd": __version__,
         "torch": torch.__version__,
     }
-    header = {key: json.dumps(told), PREPROCESS_KEY: json.dumps(weights.preprocess.identity())}
-    with replacing(files.out) as temporary:
-        save_file(state, temporary, metadata=header)
-        files.sidecar.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    files.checkpoint.unlink(missing_ok=True)
+    header = {key: json.dumps(record), PREPROCESS_KEY: json.dumps(weights.preprocess.identity())}
+    with disk_errors(files.out):
+        with replacing(files.out) as temporary:
+            save_file(state, temporary, metadata=header)
+            write_atomic(files.sidecar, json.dumps(record, indent=1) + "\n")
+        files.checkpoint.unlink(missing_ok=True)

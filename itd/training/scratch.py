@@ -8,28 +8,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from itd.data.cifar10 import CIFAR10_PREPROCESS, is_cifar10
 from itd.data.images import ImageSet
-from itd.data.loader import batches
 from itd.data.open import data_source, is_digits, open_images
 from itd.data.preprocess import DIGITS_PREPROCESS, Preprocess
 from itd.device import resolve_device
-from itd.engine.precision import Precision
-from itd.errors import DataError, ItdError, NotFiniteError
+from itd.errors import DataError, ItdError
 from itd.layers.models import is_learned
 from itd.patcher import logits_of
-from itd.runner.scores import score
 from itd.training.curve import Curve, CurvePoint
 from itd.training.data import TrainingSet, augmentation, training_images
+from itd.training.evaluate import label_ranks
 from itd.training.run_files import RunFiles, finished, publish, weights_path
-from itd.training.trainer import Objective, Schedule, train
+from itd.training.schedule import Schedule
+from itd.training.trainer import Objective, run_training
 from itd.weights.load import Weights, load_weights
-from itd.weights.resolve import resolve
 
 TRAIN_KEY = "itd.train"
 """In the .safetensors header: how the weights were made, as JSON."""
@@ -80,20 +77,7 @@ class TrainReport:
     already: bool
 
 
-@dataclass(frozen=True)
-class TestReport:
-    """What a network achieves. top1, top5: shares of the n images, top5 None for fewer than six classes."""
-
-    model: str
-    weights: str
-    n: int
-    top1: float
-    top5: float | None
-
-    __test__ = False  # pytest, this is no test
-
-
-def train_network(
+def train(
     request: TrainRequest, *, on_start: Callable[[int], Callable[[int, float], Any] | None] | None = None
 ) -> TrainReport:
     """Trains a network and writes a plain state dict with its preprocessing.
@@ -102,6 +86,8 @@ def train_network(
     after the last whole epoch, or says that it is done. Raises ItdError for anything that cannot be, a loss that is not
     finite, and a checkpoint of another run.
     """
+    if not isinstance(request, TrainRequest):
+        raise ItdError(f"train takes a TrainRequest, given {type(request).__name__}")
     if not 0 <= request.label_smoothing < 1:
         raise ItdError(f"--label-smoothing {request.label_smoothing:g} is not allowed; give 0 up to 1, as in 0.1")
     data = data_source(request.data)
@@ -124,7 +110,7 @@ def train_network(
     if not done:
         model = weights.network()
         test = _tester(request, held_out, Curve(files.curve), files.checkpoint.exists(), model, preprocess, device)
-        train(
+        run_training(
             model, training, request.schedule, cross_entropy(request.label_smoothing), files, identity, device=device,
             workers=request.workers, progress=on_start(steps) if on_start else None, on_epoch=test,
         )  # fmt: skip
@@ -150,79 +136,9 @@ def cross_entropy(label_smoothing: float = 0.0) -> Objective:
     def parts(
         network: nn.Module, pixels: Tensor, labels: Tensor, step: int
     ) -> Sequence[tuple[str, Callable[[], Tensor]]]:
-        return [("-", lambda: F.cross_entropy(network(pixels), labels, label_smoothing=label_smoothing))]
+        return [("-", lambda: F.cross_entropy(logits_of(network(pixels)), labels, label_smoothing=label_smoothing))]
 
     return parts
-
-
-def measure(
-    name: str,
-    weights: str | None,
-    data: str | None,
-    *,
-    num_classes: int | None = None,
-    classes_file: str | None = None,
-    limit: int | None = None,
-    batch_size: int = 64,
-    device: str | None = None,
-    precision: str = "fp32",
-    workers: int = 0,
-    on_start: Callable[[int], Callable[[int], Any]] | None = None,
-) -> TestReport:
-    """Top-1 and top-5 of a network on labelled images. name: as of `TrainRequest`; the others as of
-    `SweepRequest`. on_start: called with the number of images; returns what is told how many were just tested."""
-    data = data_source(data)
-    where = resolve_device(device)
-    loaded = resolve(name, weights, data=data, num_classes=num_classes, device=where)
-    images = open_images(
-        data, num_classes=num_classes, weights_classes=loaded.num_classes, classes_file=classes_file, split="eval"
-    )
-    model = loaded.network()
-    samples = range(min(len(images), limit or len(images)))
-    progress = on_start(len(samples)) if on_start else None
-    rank = label_ranks(
-        model.to(where), images, samples, loaded.preprocess, where, batch_size=batch_size, precision=precision,
-        workers=workers, progress=progress,
-    )  # fmt: skip
-    top5 = float((rank < 5).mean()) if loaded.num_classes > 5 else None
-    return TestReport(name, loaded.label, len(rank), float((rank == 0).mean()), top5)
-
-
-def label_ranks(
-    model: nn.Module,
-    images: ImageSet,
-    samples: Sequence[int],
-    preprocess: Preprocess,
-    device: torch.device,
-    *,
-    batch_size: int = 64,
-    precision: str = "fp32",
-    workers: int = 0,
-    progress: Callable[[int], Any] | None = None,
-) -> np.ndarray:
-    """The label's rank (`itd.runner.scores.score`) for these samples: (n,), 0 where the network is right.
-
-    model: on the device; it is left in evaluation mode, channels-last and of the precision. progress: told how many
-    images were just tested. Raises NotFiniteError, naming the image, for a logit that is not finite.
-    """
-    kind = Precision(precision, str(device))
-    model.eval().to(kind.dtype).to(memory_format=torch.channels_last)
-    ranks = []
-    for batch in batches(images, np.array(samples, dtype=np.int32), preprocess, batch_size=batch_size, workers=workers):
-        with torch.inference_mode(), kind.flags():
-            pixels = batch.pixels.to(device, kind.dtype, memory_format=torch.channels_last)
-            logits = logits_of(model(pixels)).float().cpu()
-        scores = score(logits, torch.from_numpy(batch.labels))
-        if not bool(scores.finite.all()):
-            sample = int(batch.samples[int((~scores.finite).nonzero()[0])])
-            raise NotFiniteError(
-                f"image {sample}, {images.names[sample]}: a logit is not finite; test with --precision fp32, or train "
-                "again with a smaller --lr"
-            )
-        ranks.append(scores.rank.numpy())
-        if progress is not None:
-            progress(len(batch))
-    return np.concatenate(ranks)
 
 
 def preprocess_of(name: str, data: str) -> Preprocess:

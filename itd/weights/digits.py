@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +20,9 @@ from itd.data.cache import cache_folder
 from itd.data.digits import digits_images
 from itd.data.preprocess import DIGITS_PREPROCESS
 from itd.errors import ModelError
+from itd.files import replacing, temporary
 from itd.patcher.registry import build_model
+from itd.text import one_line
 from itd.weights.files import PREPROCESS_KEY, read_file
 
 TRAINED_KEY = "itd.trained"
@@ -171,10 +172,9 @@ def _require_fit(model_name: str, model: nn.Module, device: torch.device) -> Non
         with torch.inference_mode():
             model.eval()(torch.zeros(1, 3, 64, 64, device=device))
     except (RuntimeError, AssertionError, ValueError) as error:
-        reason = " ".join(str(error).split())[:120]
         raise ModelError(
-            f"{model_name} cannot take the 64 x 64 images of the embedded digits ({reason}); pass --data DIR and "
-            "--weights, or another --model"
+            f"{model_name} cannot take the 64 x 64 images of the embedded digits ({one_line(error)}); pass --data DIR "
+            "and --weights, or another --model"
         ) from error
 
 
@@ -194,20 +194,16 @@ def _require_writable(path: Path) -> None:
     """Find out before the training, not after it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _temporary(path).touch()
-        _temporary(path).unlink()
+        with temporary(path) as probe:
+            probe.touch()
     except OSError as error:
         raise _unwritable(path, error) from error
 
 
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-
 def _unwritable(path: Path, error: OSError) -> ModelError:
-    reason = (error.strerror or str(error)).lower()
     return ModelError(
-        f"cannot keep the trained weights in {path.parent}: {reason}; set ITD_CACHE to a folder that can be written"
+        f"cannot keep the trained weights in {path.parent}: {one_line(error)}; set ITD_CACHE to a folder that can be "
+        "written"
     )
 
 
@@ -225,18 +221,8 @@ def _publish(model: nn.Module, facts: dict[str, object], path: Path) -> None:
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     header = {TRAINED_KEY: json.dumps(facts), PREPROCESS_KEY: json.dumps(DIGITS_PREPROCESS.identity())}
-    temporary = _temporary(path)
     try:
-        save_file(state, temporary, metadata=header)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without hard links
-            os.replace(temporary, path)
+        with replacing(path, exclusive=True) as made:
+            save_file(state, made, metadata=header)
     except OSError as error:
         raise _unwritable(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from itd.analysis import Resamples
 from itd.analysis.cascade import THRESHOLDS, cascade, fitted
 from itd.analysis.figures import selection_figure
-from itd.analysis.selection import Course, fold_samples
+from itd.analysis.selection import CrossValidation, fold_samples
 from itd.errors import ResultError
 from itd.store import open_result
 from itd_cli.main import cli
@@ -91,7 +91,7 @@ def test_every_sample_goes_down_the_cascade_of_the_other_folds(tmp_path, configs
 def test_the_cascade_for_other_images_is_made_from_all_samples(tmp_path):
     for seed in range(4):
         made, result = opened(tmp_path, 9, 20, seed)
-        rows, threshold = fitted(Course(result, 4, 5, Resamples(20, 10)))
+        rows, threshold = fitted(CrossValidation(result, 4, 5, Resamples(20, 10)))
         listed = plain.greedy(made["quality"] >= 1, made["quality"], 0)[:4]
         assert rows.tolist() == sorted(listed, key=lambda c: result.macs[c])
         went = {t: [follow(made, rows, result.macs, i, t) for i in range(20)] for t in THRESHOLDS}

@@ -128,3 +128,13 @@ def test_models_lists_every_registered_model_and_its_spaces():
     assert rows["densenet121"]["sites"]["A"] == ["features.pool0", "features.denseblock1.denselayer1.conv2"]
     assert len(rows) == 31 and "resnext50_32x4d" in run("models").stdout
     assert rows["cifar-resnet18+condconv"]["configs"]["dilation"] == 625
+
+
+@pytest.mark.parametrize(("former", "now"), [("test", "evaluate"), ("dynamics", "compare-layers")])
+def test_a_former_name_of_a_command_says_its_new_one_and_does_the_same(former, now):
+    old, new = run(former, "--help"), run(now, "--help")
+    assert old.exit_code == new.exit_code == 0 and old.stdout == new.stdout
+    assert old.stderr == f"itd: note: `itd {former}` is now `itd {now}`\n" and new.stderr == ""
+    listing = run("--help").stdout.split("Commands:")[1]
+    assert f"  {now} " in listing and f"  {former} " not in listing
+    assert former not in run("nonsense").stderr.split("the commands are")[1].split(";")[0].split(", ")

@@ -12,18 +12,18 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import save_file
 
+from itd import SweepRequest, sweep
 from itd.analysis import Resamples
-from itd.analysis.selection import Course
-from itd.api import SweepRequest, sweep
+from itd.analysis.selection import CrossValidation
 from itd.data.digits import digits_images
 from itd.data.preprocess import DIGITS_PREPROCESS, Preprocess
 from itd.errors import ItdError, ResultError
 from itd.selectors import evaluate
-from itd.selectors.evaluate import Inputs, Selecting, SelectRequest, learnt, thumbnail
+from itd.selectors.evaluate import Inputs, SelectorStudy, SelectRequest, learnt, thumbnail
 from itd.selectors.learners import LEARNERS, Learned, fit
 from itd.selectors.predict import PredictRequest, predict
 from itd.selectors.selector import METHODS, Selector, load_selector
-from itd.selectors.source import open_subject, sites_text
+from itd.selectors.source import open_source, sites_text
 from itd.store import open_result
 from itd.weights.files import PREPROCESS_KEY
 from itd_cli.main import cli
@@ -127,7 +127,7 @@ def test_fitting_leaves_torchs_random_numbers_alone(problem):
 def test_random_inputs_and_labels_gain_nothing(tmp_path):
     rng = np.random.default_rng(1)
     right = rng.random((12, 1500)) < 0.5
-    course = Course(synthetic_result(tmp_path, right), 4, 5, Resamples(1500, 200))
+    course = CrossValidation(synthetic_result(tmp_path, right), 4, 5, Resamples(1500, 200))
     assert course.best.mean() > 0.9  # four coins
     found = learnt(course, "noise", Inputs(rng.normal(size=(1500, 30)).astype(np.float32), 0))
     assert set(found) == {f"noise-{kind}" for kind in LEARNERS}
@@ -139,7 +139,7 @@ def test_inputs_that_tell_which_is_right_close_the_gap(tmp_path):
     rng = np.random.default_rng(1)
     kind = rng.integers(0, 2, 600)
     right = np.stack([kind == 0, kind == 1])
-    course = Course(synthetic_result(tmp_path, right), 2, 3, Resamples(600, 20))
+    course = CrossValidation(synthetic_result(tmp_path, right), 2, 3, Resamples(600, 20))
     inputs = np.stack([kind + rng.normal(0, 0.05, 600), rng.normal(size=600)], 1)
     for outcome in learnt(course, "told", Inputs(inputs, 10)).values():
         assert outcome.accuracy.value > 0.98 and outcome.gap_closed.value > 0.96
@@ -147,7 +147,7 @@ def test_inputs_that_tell_which_is_right_close_the_gap(tmp_path):
 
 def test_no_sample_is_measured_by_what_it_taught(tmp_path, monkeypatch):
     rng = np.random.default_rng(1)
-    course = Course(synthetic_result(tmp_path, rng.random((6, 40)) < 0.5), 3, 4, Resamples(40, 20))
+    course = CrossValidation(synthetic_result(tmp_path, rng.random((6, 40)) < 0.5), 3, 4, Resamples(40, 20))
     inputs = np.arange(40.0)[:, None]  # each sample's input is its own number
     seen = []
 
@@ -168,7 +168,7 @@ def test_no_sample_is_measured_by_what_it_taught(tmp_path, monkeypatch):
         assert not set(one["taught"]) & set(one["measured"]) and sorted(one["taught"] + one["measured"]) == list(
             range(40)
         )
-        listed = Course(course.result, 3, 4, course.drawn).rows(np.array(one["taught"]))
+        listed = CrossValidation(course.result, 3, 4, course.drawn).rows(np.array(one["taught"]))
         assert fold.rows.tolist() == listed.tolist()
         assert (one["right"] == course.correct[listed][:, one["taught"]]).all()
     # what choosing in turns gives, by hand
@@ -187,10 +187,10 @@ def test_no_sample_is_measured_by_what_it_taught(tmp_path, monkeypatch):
 
 def test_averaging_is_the_mean_of_plain_probabilities(swept, weights):
     result = open_result(swept)
-    selecting = Selecting(result, select_request(weights))
+    selecting = SelectorStudy(result, select_request(weights))
     found = selecting.measure()
-    model, images = selecting.subject.model, digits_images("eval")
-    pixels = torch.stack([selecting.subject.preprocess(images.load(int(i))) for i in result.samples])
+    model, images = selecting.source.model, digits_images("eval")
+    pixels = torch.stack([selecting.source.preprocess(images.load(int(i))) for i in result.samples])
     right = np.zeros(24, bool)
     for fold in selecting.course.folds:
         total = 0
@@ -220,7 +220,7 @@ def evaluate_setting(values):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_saved_selector_classifies_as_its_parts_say(swept, weights, tmp_path, method):
     result = open_result(swept)
-    selecting = Selecting(result, select_request(weights))
+    selecting = SelectorStudy(result, select_request(weights))
     selecting.measure()
     made = selecting.make(method)
     if method == "cascade":  # so that some stop at the first, some later
@@ -288,19 +288,19 @@ def test_other_weights_images_and_results_are_refused(swept, weights, tmp_path):
         for c in range(10):
             (tmp_path / "d" / str(c)).mkdir(parents=True)
             digits_images("eval").load(c).save(tmp_path / "d" / str(c) / "x.png")
-        open_subject(result, str(tmp_path / "d"), weights)
+        open_source(result, str(tmp_path / "d"), weights)
     from itd.patcher import build_model
 
     torch.save(build_model("resnet18", 10).state_dict(), tmp_path / "w.pth")
     with pytest.raises(ResultError, match=r"weights w\.pth are not those that .* was swept with"):
-        open_subject(result, "digits", str(tmp_path / "w.pth"))
+        open_source(result, "digits", str(tmp_path / "w.pth"))
     with pytest.raises(ItdError, match="needs the network: give --data and --weights"):
-        Selecting(result, SelectRequest(k=2, resamples=20)).make("cascade")
+        SelectorStudy(result, SelectRequest(k=2, resamples=20)).make("cascade")
     with pytest.raises(ItdError, match="no such method: 'magic'"):
-        Selecting(result, select_request(weights)).make("magic")
+        SelectorStudy(result, select_request(weights)).make("magic")
     saved = swept / next(p.name for p in swept.glob("part-*"))
     with pytest.raises(ResultError, match="does not say which network"):
-        open_subject(open_result(saved), "digits", weights)
+        open_source(open_result(saved), "digits", weights)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from itd.layers.models import LEARNED
 from itd.patcher import build_model
 from itd.training import compare_layers as module
-from itd.training.compare_layers import DynamicsRequest, DynamicsRow, Spread, dynamics_figure, timed
-from itd.training.scratch import measure
+from itd.training.compare_layers import CompareLayersRequest, LayerComparison, Spread, comparison_figure, timed
+from itd.training.evaluate import EvaluateRequest, evaluate
 from itd_cli.main import cli
 
 
@@ -44,7 +44,7 @@ def test_the_command_tells_counts_times_and_the_accuracy_of_what_is_trained(tmp_
 
     save_file(build_model("cifar-resnet18", 10).state_dict(), path)
     names = "cifar-resnet18,cifar-resnet18+condconv"
-    given = ["dynamics", "--models", names, "--data", "digits", "--folder", str(tmp_path), "--side", "32"]
+    given = ["compare-layers", "--models", names, "--data", "digits", "--folder", str(tmp_path), "--side", "32"]
     given += ["--batch-size", "2", "--repeats", "3", "--limit", "4", "--epoch-images", "100"]
     answer = CliRunner().invoke(
         cli, [*given, "--json", "--plot", str(tmp_path / "d.png"), "--csv", str(tmp_path / "d.csv")]
@@ -59,7 +59,7 @@ def test_the_command_tells_counts_times_and_the_accuracy_of_what_is_trained(tmp_
         assert (
             row["epoch_s"]["median"] * 1e3 > 50 * row["forward_ms"]["median"] * 0.5
         )  # 50 steps, each more than a forward
-    expected = measure("cifar-resnet18", str(path), "digits", limit=4)
+    expected = evaluate(EvaluateRequest("cifar-resnet18", str(path), "digits", limit=4))
     assert (plain["top1"], plain["n"]) == (expected.top1, 4) and (dynamic["top1"], dynamic["n"]) == (None, 0)
     assert (tmp_path / "d.png").stat().st_size > 5000 and len((tmp_path / "d.csv").read_text().splitlines()) == 3
     text = CliRunner().invoke(cli, given).stdout
@@ -68,15 +68,15 @@ def test_the_command_tells_counts_times_and_the_accuracy_of_what_is_trained(tmp_
 
 def test_the_figure_shows_each_row():
     rows = [
-        DynamicsRow(name, 10**6, 10**7, Spread(2.0, 1.5, 3.0), Spread(20.0, 15.0, 30.0), 0.5, 100)
+        LayerComparison(name, 10**6, 10**7, Spread(2.0, 1.5, 3.0), Spread(20.0, 15.0, 30.0), 0.5, 100)
         for name in ("a", "b")
     ]
-    drawing = dynamics_figure(rows, DynamicsRequest(("a", "b")))
+    drawing = comparison_figure(rows, CompareLayersRequest(("a", "b")))
     assert [row["model"] for row in drawing.rows] == ["a", "b"] and len(drawing.marks) == 4
     assert all(0 <= x <= 1 and 0 <= y <= 1 for x, y, _ in drawing.placed_marks())
 
 
 def test_no_or_unknown_models_are_one_line():
     for given, said in ((",", "nothing to compare"), ("cifar-resnet18+magic", "no such")):
-        answer = CliRunner().invoke(cli, ["dynamics", "--models", given])
+        answer = CliRunner().invoke(cli, ["compare-layers", "--models", given])
         assert answer.exit_code == 1 and said in answer.stderr and answer.stderr.count("\n") == 1

@@ -10,10 +10,13 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from itd.errors import DataError, ItdError, NotFiniteError
+from itd.training import evaluate as evaluation
 from itd.training import scratch as learned
 from itd.training.curve import Curve, CurvePoint, curves_figure
-from itd.training.scratch import TrainRequest, measure, train_network
-from itd.training.trainer import Schedule
+from itd.patcher import build_model
+from itd.training.evaluate import EvaluateRequest, evaluate
+from itd.training.schedule import Schedule
+from itd.training.scratch import TrainRequest, train
 from itd_cli.main import cli
 
 POINTS = [CurvePoint(e, 64 * e, 3.0 - e, 36, 0.1 * e) for e in (1, 2, 3)]
@@ -52,7 +55,7 @@ def request(out, **given) -> TrainRequest:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     out = tmp_path_factory.mktemp("curve") / "resnet18.safetensors"
-    train_network(request(out, test="digits-one-scale", test_every=12))
+    train(request(out, test="digits-one-scale", test_every=12))
     return out
 
 
@@ -62,7 +65,7 @@ def test_the_last_point_is_the_accuracy_of_the_weights(trained, monkeypatch):
     from itd.data.open import open_images
 
     images = open_images("digits-one-scale")
-    model = learned.build_model("resnet18", 10).eval()
+    model = build_model("resnet18", 10).eval()
     model.load_state_dict(load_file(trained))
     preprocess = learned.preprocess_of("resnet18", "digits")
     with torch.inference_mode():
@@ -71,7 +74,7 @@ def test_the_last_point_is_the_accuracy_of_the_weights(trained, monkeypatch):
 
 
 def test_what_is_held_out_changes_no_weight(trained, tmp_path):
-    train_network(request(tmp_path / "resnet18.safetensors"))
+    train(request(tmp_path / "resnet18.safetensors"))
     ours, theirs = load_file(trained), load_file(tmp_path / "resnet18.safetensors")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert not (tmp_path / "resnet18.epochs.csv").exists()
@@ -80,10 +83,10 @@ def test_what_is_held_out_changes_no_weight(trained, tmp_path):
 def test_a_curve_of_another_run_does_not_stay_beside_the_weights(trained, tmp_path):
     stale = tmp_path / "resnet18.epochs.csv"
     stale.write_bytes(trained.with_suffix(".epochs.csv").read_bytes())
-    train_network(request(tmp_path / "resnet18.safetensors"))
+    train(request(tmp_path / "resnet18.safetensors"))
     assert not stale.exists()
     with pytest.raises(ItdError, match="trained already, without --test: its curve cannot be had any more"):
-        train_network(request(tmp_path / "resnet18.safetensors", test="digits-one-scale"))
+        train(request(tmp_path / "resnet18.safetensors", test="digits-one-scale"))
 
 
 def folders(path, classes, colour) -> str:
@@ -104,9 +107,9 @@ def test_what_is_held_out_has_the_classes_and_not_the_images_that_are_trained(tm
     }
     schedule = Schedule(1, 0.01, batch_size=8)
     with pytest.raises(DataError, match=r"has the classes b, c, d, ..., and --data .* a, b, c"):
-        train_network(TrainRequest(**given, schedule=schedule, test=folders(tmp_path / "b", "bcd", 2)))
+        train(TrainRequest(**given, schedule=schedule, test=folders(tmp_path / "b", "bcd", 2)))
     with pytest.raises(DataError, match="holds the very images that are trained on"):
-        train_network(TrainRequest(**given, schedule=schedule, test=given["data"]))
+        train(TrainRequest(**given, schedule=schedule, test=given["data"]))
 
 
 class Constant(torch.nn.Module):
@@ -123,9 +126,9 @@ def test_a_network_that_says_nothing_is_right_by_the_order_of_the_classes_alone(
 
     images, cpu = open_images("digits"), torch.device("cpu")
     given = (range(30), learned.preprocess_of("resnet18", "digits"), cpu)
-    assert learned.label_ranks(Constant(0.0), images, *given).tolist() == images.labels[:30].tolist()
+    assert evaluation.label_ranks(Constant(0.0), images, *given).tolist() == images.labels[:30].tolist()
     with pytest.raises(NotFiniteError, match=r"image 0, .*: a logit is not finite"):
-        learned.label_ranks(Constant(float("nan")), images, *given)
+        evaluation.label_ranks(Constant(float("nan")), images, *given)
 
 
 def test_the_loss_is_the_mean_of_the_epochs_steps(trained):
@@ -148,9 +151,9 @@ def test_a_run_that_goes_on_keeps_the_points_of_the_epochs_that_are_done(trained
 
     monkeypatch.setattr(learned, "label_ranks", dies)
     with pytest.raises(KeyboardInterrupt):
-        train_network(request(out, test="digits-one-scale", test_every=12))
+        train(request(out, test="digits-one-scale", test_every=12))
     monkeypatch.setattr(learned, "label_ranks", real)
-    train_network(request(out, test="digits-one-scale", test_every=12))
+    train(request(out, test="digits-one-scale", test_every=12))
     assert Curve(out.with_suffix(".epochs.csv")).points() == Curve(trained.with_suffix(".epochs.csv")).points()
 
 
@@ -164,13 +167,23 @@ def test_the_figure_draws_each_network_that_has_points():
 
 
 def test_the_commands_draw_and_tell_the_curves(trained, tmp_path):
-    given = ["dynamics", "--models", "resnet18", "--data", "digits", "--folder", str(trained.parent), "--side", "32"]
+    given = ["compare-layers", "--models", "resnet18", "--data", "digits", "--folder", str(trained.parent)]
+        "compare-layers",
+        "--models",
+        "resnet18",
+        "--data",
+        "digits",
+        "--folder",
+        str(trained.parent),
+        "--side",
+        "32",
+    ]
     given += ["--batch-size", "2", "--repeats", "3", "--limit", "4", "--json", "--curves", str(tmp_path / "c.png")]
     answer = CliRunner().invoke(cli, given)
     assert answer.exit_code == 0, answer.stderr
     (row,) = json.loads(answer.stdout)
     assert (tmp_path / "c.png").stat().st_size > 5000
-    assert measure("resnet18", str(trained), "digits", limit=4).top1 == row["top1"]
+    assert evaluate(EvaluateRequest("resnet18", str(trained), "digits", limit=4)).top1 == row["top1"]
     given[given.index("--folder") + 1] = str(tmp_path)
     answer = CliRunner().invoke(cli, given)
     assert answer.exit_code == 1 and answer.stderr.startswith("itd: error: there is no learning curve of resnet18")

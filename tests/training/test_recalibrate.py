@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch.optim.swa_utils import update_bn
 
-from itd.api import sweep
+from itd import sweep
 from itd.errors import DataError, ModelError
 from itd.patcher import build_model, patch
-from itd.runner.request import SweepRequest, patched_model, request_space
+from itd.runner.request import SweepRequest
 from itd.store import open_result
 from itd.training.recalibrate import RecalibratedExecutor, RecalibrateRequest, batch_of, recalibrate
 
@@ -30,9 +30,9 @@ def request_(tmp_path, random_network):
 
 def test_each_configurations_statistics_are_those_of_update_bn(random_network):
     request = SweepRequest("resnet18", "stride", sites="BCD", options=("1,2",))
-    _, swept, own = patched_model(request, 10)
+    swept = request.sites_asked()[1]
     model = patch(copy.deepcopy(random_network("resnet18")), "resnet18")
-    space = request_space(request, model, swept, own)
+    space = request.space_of(model, swept)
     pixels, seen = torch.randn(12, 3, 64, 64), torch.randn(5, 3, 64, 64)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     found = {}

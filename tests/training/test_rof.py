@@ -20,16 +20,16 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torchvision import models
 
-from itd.api import sweep
+from itd import sweep
 from itd.data.preprocess import DIGITS_PREPROCESS, Preprocess
 from itd.errors import DataError, ItdError, ModelError
 from itd.patcher import build_model, patch
-from itd.runner.request import patched_model, request_space
 from itd.store import open_result
 from itd.training import trainer
 from itd.training.data import Augment, TrainingSet
 from itd.training.rof import RofRequest, draw_configs, rof, rof_objective
-from itd.training.trainer import RunFiles, Schedule
+from itd.training.schedule import Schedule
+from itd.training.trainer import RunFiles
 from itd_cli.main import cli
 
 SMALL = Schedule(epochs=3, batch_size=8, lr=0.01)
@@ -47,11 +47,11 @@ def request_(tmp_path):
 def network(random_network):
     """A patched ResNet-18 without random state of its own, and 16 configurations."""
     request = RofRequest("resnet18", "dilation", options=("1,2",))
-    _, swept, own = patched_model(request.sweep(), 10)
+    swept = request.sweep().sites_asked()[1]
     import copy
 
     model = patch(copy.deepcopy(random_network("resnet18")), "resnet18")
-    return model.train(), request_space(request.sweep(), model, swept, own)
+    return model.train(), request.sweep().space_of(model, swept)
 
 
 def gradients(model) -> dict[str, torch.Tensor]:
@@ -153,7 +153,7 @@ def test_the_weights_are_plain_torchvisions_and_say_how_they_were_made(request_,
 CHILD = """
 import sys
 from itd.training.rof import RofRequest, rof
-from itd.training.trainer import Schedule
+from itd.training.schedule import Schedule
 rof(RofRequest("resnet18", "dilation", options=("1,2",), data="digits", weights="none", limit=24,
     schedule=Schedule(epochs=3, batch_size=8, lr=0.01), device="cpu", out=sys.argv[1]))
 """

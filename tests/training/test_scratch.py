@@ -18,8 +18,9 @@ from itd.data.preprocess import DIGITS_PREPROCESS, Preprocess
 from itd.errors import ItdError
 from itd.patcher import build_model
 from itd.training.data import Augment, augmentation
-from itd.training.scratch import cross_entropy, measure, preprocess_of
-from itd.training.trainer import Schedule
+from itd.training.evaluate import EvaluateRequest, evaluate
+from itd.training.schedule import Schedule
+from itd.training.scratch import cross_entropy, preprocess_of
 from itd_cli.main import cli
 
 
@@ -104,7 +105,7 @@ def test_top_1_and_top_5_are_those_of_the_logits(tmp_path):
     torch.manual_seed(0)
     model = build_model("resnet18", 10)
     torch.save(model.state_dict(), tmp_path / "w.pth")
-    found = measure("resnet18", str(tmp_path / "w.pth"), "digits", limit=30, batch_size=7)
+    found = evaluate(EvaluateRequest("resnet18", str(tmp_path / "w.pth"), "digits", limit=30, batch_size=7))
     images = digits_images("eval")
     with torch.inference_mode():
         logits = model(torch.stack([Preprocess()(images.load(i)) for i in range(30)]))
@@ -145,7 +146,7 @@ def test_a_network_is_trained_tested_swept_and_used(tmp_path, op):
         [Schedule(2, 0.005, shape="onecycle").lr_at(step, 4) for step in range(8)], rel=1e-4
     )
     assert float(log[-1]["loss"]) < float(log[0]["loss"])
-    tested = json.loads(run("test", *which, "--weights", weights, "--data", "digits", "--limit", "20", "--json"))
+    tested = json.loads(run("evaluate", *which, "--weights", weights, "--data", "digits", "--limit", "20", "--json"))
     assert tested["n"] == 20 and 0 <= tested["top1"] <= tested["top5"] <= 1
     line = json.loads(run("predict", *which, "--weights", weights, "digits", "--json").splitlines()[0])
     assert line["config"] is None and 0 <= line["top"][0]["class"] < 10
@@ -168,7 +169,7 @@ def test_a_network_is_trained_tested_swept_and_used(tmp_path, op):
         (["train", "--schedule", "linear"], "no such --schedule: 'linear'"),
         (["train", "--out", "x.pth"], "must end in .safetensors"),
         (["train", "--limit", "8"], "8 training images are fewer than one batch of 64"),
-        (["test", "--weights", "IMAGENET1K_V1", "--data", "digits"], "no published weights"),
+        (["evaluate", "--weights", "IMAGENET1K_V1", "--data", "digits"], "no published weights"),
     ],
 )
 def test_a_mistake_is_one_line(args, said, tmp_path, monkeypatch):
@@ -180,7 +181,7 @@ def test_a_mistake_is_one_line(args, said, tmp_path, monkeypatch):
 def test_weights_of_another_operator_are_one_line(tmp_path):
     torch.save(build_model("cifar-resnet18", 10).state_dict(), tmp_path / "w.pth")
     for op in ("condconv", "involution"):
-        given = ["test", "--op", op, "--weights", str(tmp_path / "w.pth"), "--data", "digits"]
+        given = ["evaluate", "--op", op, "--weights", str(tmp_path / "w.pth"), "--data", "digits"]
         answer = CliRunner().invoke(cli, given)
         assert answer.exit_code == 1 and f"weights w.pth are not for cifar-resnet18+{op}" in answer.stderr
         assert answer.stderr.count("\n") == 1

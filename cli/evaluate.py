@@ -1,4 +1,4 @@
-"""`itd test`: top-1 and top-5 of a network on labelled images."""
+"""`itd evaluate`: top-1 and top-5 of a network on labelled images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from itd_cli.options import op_options, print_json
 _COUNT = click.IntRange(min=1)
 
 
-@click.command(epilog="Example: itd test --model cifar-resnet18 --op se --weights FILE --data cifar10")
+@click.command(epilog="Example: itd evaluate --model cifar-resnet18 --op se --weights FILE --data cifar10")
 @click.option("--model", default="cifar-resnet18", show_default=True, metavar="NAME",
               help="Of `itd models --learned`, or torchvision's.")  # fmt: skip
 @op_options
@@ -25,7 +25,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one.")
 @click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode.")
 @click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")
-def test(model: str, weights: str | None, data: str | None, as_json: bool, **given: Any) -> None:
+def evaluate(as_json: bool, **fields: Any) -> None:
     """Top-1 and top-5 accuracy of a network, in evaluation mode, on labelled images.
 
     \b
@@ -33,7 +33,8 @@ def test(model: str, weights: str | None, data: str | None, as_json: bool, **giv
     """
     from tqdm import tqdm
 
-    from itd.training.scratch import measure
+    from itd import EvaluateRequest
+    from itd import evaluate as run
 
     bars = []
 
@@ -42,15 +43,14 @@ def test(model: str, weights: str | None, data: str | None, as_json: bool, **giv
         return bars[0].update
 
     try:
-        found = measure(model, weights, data, on_start=start, **given)
+        evaluation = run(EvaluateRequest(**fields), on_start=start)
     finally:
         for bar in bars:
             bar.close()
     if as_json:
-        print_json(found.__dict__)
+        print_json(evaluation.__dict__)
         return
-    top5 = "" if found.top5 is None else f", top-5 {100 * found.top5:.2f}%"
-    click.echo(f"{found.model}, {found.weights}: top-1 {100 * found.top1:.2f}%{top5} (n = {found.n:,})")
-
-
-test.__test__ = False  # type: ignore[attr-defined]  # pytest, this is no test
+    top5 = "" if evaluation.top5 is None else f", top-5 {100 * evaluation.top5:.2f}%"
+    click.echo(
+        f"{evaluation.model}, {evaluation.weights}: top-1 {100 * evaluation.top1:.2f}%{top5} (n = {evaluation.n:,})"
+    )

@@ -1,4 +1,4 @@
-"""`itd dynamics`: learned dynamic convolutions against the plain one, measured here."""
+"""`itd compare-layers`: learned dynamic convolutions against the plain one, measured here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from itd_cli.options import check_plot, emit, note, output_options
 MODELS = "cifar-resnet18,cifar-resnet18+involution,cifar-resnet18+condconv,cifar-resnet18+weightnet,cifar-resnet18+se"
 
 
-@click.command(epilog="Example: itd dynamics --data cifar10 --folder trained --plot dynamics.png")
+@click.command(
+    name="compare-layers", epilog="Example: itd compare-layers --data cifar10 --folder trained --plot layers.png"
+)
 @click.option("--models", default=MODELS, metavar="NAME[,NAME]", help="Default: CIFAR ResNet-18 with each operator.")
 @click.option("--data", metavar="DIR|cifar10|digits", help="Images to test weights on; default $ITD_DATA, else digits.")
 @click.option("--folder", default="trained", show_default=True, metavar="DIR", help="Weights of `itd train`, by name.")
@@ -24,7 +26,7 @@ MODELS = "cifar-resnet18,cifar-resnet18+involution,cifar-resnet18+condconv,cifar
 @click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode.")
 @click.option("--curves", metavar="FILE", callback=check_plot, help="Draw the learning curves of --folder.")
 @output_options(plot=True)
-def dynamics(
+def compare_layers(
     models: str,
     data: str | None,
     folder: str,
@@ -49,29 +51,24 @@ def dynamics(
     JSON: a list of {model, params, megabytes, macs,
       forward_ms, epoch_s: {median, low, high}, top1: or null, n}
     """
-    from itd.training.compare_layers import (
-        DynamicsRequest,
-        default_side_px,
-        dynamics_figure,
-        dynamics_table,
-        learning_curves,
-    )
-    from itd.training.compare_layers import dynamics as measure
+    from itd import CompareLayersRequest
+    from itd import compare_layers as run
+    from itd.training.compare_layers import comparison_figure, comparison_table, default_side_px, learning_curves
 
-    request = DynamicsRequest(
+    request = CompareLayersRequest(
         tuple(part.strip() for part in models.split(",") if part.strip()), data, folder,
         side_px or default_side_px(data), batch_size, repeats, epoch_images, limit, device, workers,
     )  # fmt: skip
     drawn = learning_curves(request) if curves else None  # says so at once where there are none
-    rows = measure(request, progress=note)
+    rows = run(request, progress=note)
     emit(
         as_json,
         csv_path,
         [row.as_dict() for row in rows],
-        lambda: dynamics_table(rows, request),
-        lambda: dynamics_figure(rows, request).rows,
+        lambda: comparison_table(rows, request),
+        lambda: comparison_figure(rows, request).rows,
         plot,
-        lambda: dynamics_figure(rows, request),
+        lambda: comparison_figure(rows, request),
     )
     if drawn and curves:
         drawn.save(curves)

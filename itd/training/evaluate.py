@@ -1,0 +1,120 @@
+"""What a network achieves on labelled images: top-1 and top-5."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from itd.data.images import ImageSet
+from itd.data.loader import batches
+from itd.data.open import data_source, open_images
+from itd.data.preprocess import Preprocess
+from itd.device import resolve_device
+from itd.engine.precision import Precision
+from itd.errors import DataError, ItdError, NotFiniteError
+from itd.patcher import logits_of
+from itd.runner.scores import score
+from itd.weights.resolve import resolve
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """An evaluation as it is typed; None is the default.
+
+    model: torchvision's name, or one of `itd models --learned`. weights, data, num_classes, classes_file, device,
+    precision, workers: as of `SweepRequest`. limit: the first images only. batch_size: images at once.
+    """
+
+    model: str = "cifar-resnet18"
+    weights: str | None = None
+    data: str | None = None
+    num_classes: int | None = None
+    classes_file: str | None = None
+    limit: int | None = None
+    batch_size: int = 64
+    device: str | None = None
+    precision: str = "fp32"
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a network achieves. top1, top5: shares of the n images, top5 None for fewer than six classes."""
+
+    model: str
+    weights: str
+    n: int
+    top1: float
+    top5: float | None
+
+
+def evaluate(request: EvaluateRequest, *, on_start: Callable[[int], Callable[[int], Any]] | None = None) -> Evaluation:
+    """Top-1 and top-5 of a network, in evaluation mode, on labelled images.
+
+    on_start: called with the number of images; returns what is called with how many were just evaluated. Raises
+    ItdError for anything that cannot be; NotFiniteError, naming the image, for a logit that is not finite.
+
+    >>> evaluate(EvaluateRequest("resnet18", "none", "digits", limit=2)).n
+    2
+    """
+    if not isinstance(request, EvaluateRequest):
+        raise ItdError(f"evaluate takes an EvaluateRequest, given {type(request).__name__}")
+    if request.limit is not None and request.limit < 1:
+        raise DataError(f"--limit {request.limit} is not allowed; give a whole number of at least 1")
+    data, device = data_source(request.data), resolve_device(request.device)
+    weights = resolve(request.model, request.weights, data=data, num_classes=request.num_classes, device=device)
+    images = open_images(
+        data,
+        num_classes=request.num_classes,
+        weights_classes=weights.num_classes,
+        classes_file=request.classes_file,
+    )
+    samples = range(min(len(images), request.limit or len(images)))
+    rank = label_ranks(
+        weights.network().to(device), images, samples, weights.preprocess, device, batch_size=request.batch_size,
+        precision=request.precision, workers=request.workers, progress=on_start(len(samples)) if on_start else None,
+    )  # fmt: skip
+    top5 = float((rank < 5).mean()) if weights.num_classes > 5 else None
+    return Evaluation(request.model, weights.label, len(rank), float((rank == 0).mean()), top5)
+
+
+def label_ranks(
+    model: nn.Module,
+    images: ImageSet,
+    samples: Sequence[int],
+    preprocess: Preprocess,
+    device: torch.device,
+    *,
+    batch_size: int = 64,
+    precision: str = "fp32",
+    workers: int = 0,
+    progress: Callable[[int], Any] | None = None,
+) -> np.ndarray:
+    """The label's rank (`itd.runner.scores.score`) for these samples: (n,), 0 where the network is right.
+
+    model: on the device; it is left in evaluation mode, channels-last and of the precision. progress: told how many
+    images were just tested. Raises NotFiniteError, naming the image, for a logit that is not finite.
+    """
+    kind = Precision(precision, str(device))
+    model.eval().to(kind.dtype).to(memory_format=torch.channels_last)
+    ranks = []
+    for batch in batches(images, np.array(samples, dtype=np.int32), preprocess, batch_size=batch_size, workers=workers):
+        with torch.inference_mode(), kind.flags():
+            pixels = batch.pixels.to(device, kind.dtype, memory_format=torch.channels_last)
+            logits = logits_of(model(pixels)).float().cpu()
+        scores = score(logits, torch.from_numpy(batch.labels))
+        if not bool(scores.finite.all()):
+            sample = int(batch.samples[int((~scores.finite).nonzero()[0])])
+            raise NotFiniteError(
+                f"image {sample}, {images.names[sample]}: a logit is not finite; test with --precision fp32, or train "
+                "again with a smaller --lr"
+            )
+        ranks.append(scores.rank.numpy())
+        if progress is not None:
+            progress(len(batch))
+    return np.concatenate(ranks)
