@@ -168,16 +168,7 @@ def test_the_figure_draws_each_network_that_has_points():
 
 def test_the_commands_draw_and_tell_the_curves(trained, tmp_path):
     given = ["compare-layers", "--models", "resnet18", "--data", "digits", "--folder", str(trained.parent)]
-        "compare-layers",
-        "--models",
-        "resnet18",
-        "--data",
-        "digits",
-        "--folder",
-        str(trained.parent),
-        "--side",
-        "32",
-    ]
+    given += ["--side", "32"]
     given += ["--batch-size", "2", "--repeats", "3", "--limit", "4", "--json", "--curves", str(tmp_path / "c.png")]
     answer = CliRunner().invoke(cli, given)
     assert answer.exit_code == 0, answer.stderr
