@@ -10,10 +10,10 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from itd.errors import DataError, ItdError, NotFiniteError
+from itd.patcher import build_model
 from itd.training import evaluate as evaluation
 from itd.training import scratch as learned
 from itd.training.curve import Curve, CurvePoint, curves_figure
-from itd.patcher import build_model
 from itd.training.evaluate import EvaluateRequest, evaluate
 from itd.training.schedule import Schedule
 from itd.training.scratch import TrainRequest, train
