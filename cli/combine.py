@@ -28,6 +28,7 @@ def combine(
     JSON: {results, attributes, n, budget, per_attribute, chosen: [[config]], configs, space}
     """
     from itd.analysis import combine as cross
+    from itd.analysis.tables import combine_rows
     from itd.space import write_space
     from itd.store import open_result
 
@@ -44,9 +45,5 @@ def combine(
             f"{found.per_attribute} of each of {' and '.join(found.attributes)}: "
             f"{len(found.space.configs)} configurations of at most {budget} -> {out}"
         ),
-        lambda: [
-            {"result": path, "place": place, "config": config}
-            for path, chosen in zip(found.results, found.chosen, strict=True)
-            for place, config in enumerate(chosen, start=1)
-        ],
+        lambda: combine_rows(found),
     )

@@ -23,7 +23,7 @@ def efficiency(result: str, count: int, seed: int, as_json: bool, csv_path: str 
     \b
     JSON: {result, n, static, best, cheapest_as_static, cheapest_as_best:
       {accuracy, macs, factor: {value, low, high, n}}, matched_topk,
-      points: [{config, settings, macs, accuracy, pareto}]}
+      points: [{config, settings, macs, accuracy, pareto}], macs_unknown: [name]}
     """
     from itd.analysis import Resamples
     from itd.analysis import efficiency as measure

@@ -54,7 +54,8 @@ def select(
       selectors: {cascade, averaging, features-logistic, ...},
         each of both {accuracy, macs, gap_closed}, each of those
         {value, low, high, n} or null,
-      thresholds, lists, curve: [{threshold, accuracy, macs}]}
+      thresholds, lists, curve: [{threshold, accuracy, macs}],
+      macs_unknown: [name]}
     """
     from itd.analysis.figures import selection_figure
     from itd.analysis.tables import selection_rows, selection_table

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itd.analysis.bootstrap_greedy import greedy_lists, list_votes
+from itd.analysis.frames import Answer
 from itd.analysis.predictions import default_rank, predictions
-from itd.analysis.sampling import Estimate, Resamples, estimate, halves
-from itd.analysis.scores import correctness
+from itd.analysis.sampling import Estimate, Resamples, as_resamples, estimate, halves
+from itd.analysis.scores import correctness, require_result
 
 if TYPE_CHECKING:
     from itd.store import Result
@@ -24,7 +25,7 @@ VOTE_KS = (3, 5, 10)
 
 
 @dataclass(frozen=True)
-class Baselines:
+class Baselines(Answer):
     """Accuracies to hold beside an oracle's, with 95% bootstrap intervals. None where it cannot be told.
 
     matched_topk: the default network allowed as many guesses for a sample as the configurations made distinct
@@ -65,7 +66,8 @@ def baselines(
     result: Result,
     *,
     vote_ks: Sequence[int] = VOTE_KS,
-    resamples: Resamples | None = None,
+    resamples: Resamples | int | None = None,
+    seed: int = 0,
     num_classes: int | None = None,
 ) -> Baselines:
     """The baselines of a result.
@@ -76,10 +78,11 @@ def baselines(
     >>> baselines(open_result("results/resnet50-stride.parquet")).matched_topk.value  # doctest: +SKIP
     0.938
     """
+    require_result(result, "baselines")
     quality = result.matrix("quality")
     correct = correctness(result, quality)
     pred, labels = result.matrix("pred"), result.labels
-    drawn = resamples or Resamples(result.n)
+    drawn = as_resamples(resamples, result.n, seed)
     default = result.default_index
     said = predictions(pred, labels, first=default)
     rank = default_rank(result)

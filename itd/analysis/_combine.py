@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from itd.analysis._greedy import first_rows
-from itd.analysis.scores import require_same_data
+from itd.analysis.frames import Answer
+from itd.analysis.scores import require_results, require_same_data
 from itd.errors import ResultError
 from itd.space import ATTRIBUTES, Setting, SpaceList
 
@@ -21,7 +22,7 @@ BUDGET = 625
 
 
 @dataclass(frozen=True)
-class Combination:
+class Combination(Answer):
     """What was chosen from each result, and the space that crosses it.
 
     per_attribute: m of the ITD paper's equation 2. chosen: for each result its first configurations, in greedy order.
@@ -71,6 +72,7 @@ def combine(results: Sequence[Result], *, budget: int = BUDGET, partial: bool = 
     >>> combine([stride, size]).per_attribute  # doctest: +SKIP
     25
     """
+    require_results(results, "combine")
     if len(results) < 2:
         raise ResultError("one result is nothing to combine; give one result for each attribute, two or more")
     names = [a for result in results for a in result.attributes]

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itd.analysis._oracle import RULES, rules_right
+from itd.analysis.frames import Answer
 from itd.analysis.predictions import distinct
-from itd.analysis.sampling import RESAMPLES, Estimate, Resamples
-from itd.analysis.scores import common, correctness, require_images, require_same_data
+from itd.analysis.sampling import Estimate, Resamples, as_resamples
+from itd.analysis.scores import common, correctness, require_images, require_result, require_same_data
 from itd.errors import ResultError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Answer):
     """Two results on the n samples they share, and after - before with paired intervals. total: samples of each."""
 
     n: int
@@ -65,7 +66,7 @@ class Comparison:
         }
 
 
-def compare(before: Result, after: Result, *, seed: int = 0, resamples: int | None = None) -> Comparison:
+def compare(before: Result, after: Result, *, seed: int = 0, resamples: Resamples | int | None = None) -> Comparison:
     """Worst, median, best and volatility of two results, and the change, on the samples that both have.
 
     The same resamples are drawn for both, so the intervals of the change are paired. Raises ResultError where the
@@ -74,13 +75,15 @@ def compare(before: Result, after: Result, *, seed: int = 0, resamples: int | No
     >>> compare(open_result("before.parquet"), open_result("after.parquet")).change["worst"].value  # doctest: +SKIP
     0.31
     """
+    require_result(before, "compare")
+    require_result(after, "compare")
     require_same_data([before, after], "compare")
     ours, theirs = common(before, after)
     if not len(ours):
         require_images(before)
         require_images(after)
         raise ResultError(f"{before.path} and {after.path} share no sample; sweep both on the same images")
-    drawn = Resamples(len(ours), RESAMPLES if resamples is None else resamples, seed)
+    drawn = as_resamples(resamples, len(ours), seed)
     sides, vectors = zip(*(_side(result, at, drawn) for result, at in ((before, ours), (after, theirs))), strict=True)
     change = {
         name: None

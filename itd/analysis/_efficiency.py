@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from itd.analysis.frames import Answer
 from itd.analysis.predictions import distinct
-from itd.analysis.sampling import Estimate, Resamples, estimate
-from itd.analysis.scores import correctness, preferred, require_default
+from itd.analysis.sampling import Estimate, Resamples, as_resamples, estimate
+from itd.analysis.scores import correctness, preferred, require_default, require_result
 from itd.errors import ResultError
 
 if TYPE_CHECKING:
@@ -43,12 +44,13 @@ class DynamicPoint:
 
 
 @dataclass(frozen=True)
-class Efficiency:
+class Efficiency(Answer):
     """Accuracy against mean MACs of one image.
 
     static: the default configuration. best: each sample's preferred configuration (the oracle). cheapest_as_static,
     cheapest_as_best: for each sample the cheapest configuration with the same prediction as those. matched_topk: of the
-    default (see `baselines`). points: every configuration on its own.
+    default (see `baselines`). points: every configuration on its own. macs_unknown: operators that no figure of cost
+    counts.
     """
 
     result: str
@@ -59,6 +61,7 @@ class Efficiency:
     cheapest_as_best: DynamicPoint
     matched_topk: Estimate
     points: tuple[StaticPoint, ...]
+    macs_unknown: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -72,10 +75,11 @@ class Efficiency:
                 {"config": p.config, "settings": p.settings, "macs": p.macs, "accuracy": p.accuracy, "pareto": p.pareto}
                 for p in self.points
             ],
+            "macs_unknown": list(self.macs_unknown),
         }
 
 
-def efficiency(result: Result, *, resamples: Resamples | None = None) -> Efficiency:
+def efficiency(result: Result, *, resamples: Resamples | int | None = None, seed: int = 0) -> Efficiency:
     """The cheapest configurations that predict the same as the static default, and as the oracle.
 
     Both are bounds: they pick with the other's prediction in hand. MACs are of the plain forward of one configuration.
@@ -84,13 +88,14 @@ def efficiency(result: Result, *, resamples: Resamples | None = None) -> Efficie
     >>> efficiency(open_result("results/resnet50-stride+size.parquet")).best.macs.value  # doctest: +SKIP
     5182718976.0
     """
+    require_result(result, "efficiency")
     default = require_default(result, "itd efficiency")
     if result.macs is None:
         raise ResultError(f"{result.path} does not say what its configurations cost; give the folder that it came from")
     macs = result.macs.astype(np.int64)
     quality, pred = result.matrix("quality"), result.matrix("pred")
     correct = correctness(result, quality)
-    drawn = resamples or Resamples(result.n)
+    drawn = as_resamples(resamples, result.n, seed)
     samples = np.arange(result.n)
     best = preferred(quality, result.matrix("nll"), default)
     as_static = cheapest(pred, pred[default], macs)
@@ -105,6 +110,7 @@ def efficiency(result: Result, *, resamples: Resamples | None = None) -> Efficie
         cheapest_as_best=_dynamic(correct, macs, as_best, drawn, than=best),
         matched_topk=drawn.mean(rank < distinct(pred)),
         points=_static_points(result, correct, macs),
+        macs_unknown=result.macs_unknown,
     )
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itd.analysis._oracle import rules_right
+from itd.analysis.frames import Answer
 from itd.analysis.predictions import default_rank, distinct
-from itd.analysis.sampling import RESAMPLES, Estimate, Resamples
-from itd.analysis.scores import common, correctness, require_default, require_same_data
+from itd.analysis.sampling import Estimate, Resamples, as_resamples
+from itd.analysis.scores import common, correctness, require_default, require_results, require_same_data
 from itd.errors import ResultError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ FIGURES = ("static", "best", "matched_topk", "over_static", "over_matched", "aga
 
 
 @dataclass(frozen=True)
-class Gain:
+class Gain(Answer):
     """One result. static, best, matched_topk: accuracies on its n samples. over_static: best - static. over_matched:
     best - matched_topk, what the oracle found beyond as many guesses. against_first: over_matched less that of the
     first result, on the samples that both have; None for the first one and where the images are others, as `apart`
@@ -50,7 +51,7 @@ class Gain:
         }
 
 
-def gain(results: Sequence[Result], *, seed: int = 0, resamples: int = RESAMPLES) -> list[Gain]:
+def gain(results: Sequence[Result], *, seed: int = 0, resamples: Resamples | int | None = None) -> list[Gain]:
     """The gain of each result, the first one being what the others are held against.
 
     Raises ResultError for a result without the network's default configuration.
@@ -58,6 +59,8 @@ def gain(results: Sequence[Result], *, seed: int = 0, resamples: int = RESAMPLES
     >>> gain([open_result("results/resnet50-stride.parquet")])[0].over_matched.value  # doctest: +SKIP
     -0.046
     """
+    require_results(results, "gain")
+    count, seed = (resamples.count, resamples.seed) if isinstance(resamples, Resamples) else (resamples, seed)
     found: list[Gain] = []
     first: np.ndarray | None = None
     for result in results:
@@ -65,14 +68,14 @@ def gain(results: Sequence[Result], *, seed: int = 0, resamples: int = RESAMPLES
         best, static = right["best"].astype(np.int8), right["static"]
         matched = default_rank(result) < distinct(result.matrix("pred"))
         beyond = best - matched
-        drawn = Resamples(result.n, resamples, seed)
+        drawn = as_resamples(count, result.n, seed)
         against = None
         apart = None if first is None else _apart(results[0], result)
         if first is None:
             first = beyond
         elif apart is None:
             ours, theirs = common(results[0], result)
-            against = Resamples(len(ours), resamples, seed).mean(beyond[theirs] - first[ours])
+            against = as_resamples(count, len(ours), seed).mean(beyond[theirs] - first[ours])
         found.append(
             Gain(
                 result=result.path,

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itd.analysis.bootstrap_greedy import greedy_lists
+from itd.analysis.frames import Answer
 from itd.analysis.predictions import default_rank, matched_curve
-from itd.analysis.sampling import Resamples, estimate
-from itd.analysis.scores import correctness, require_whole
+from itd.analysis.sampling import Resamples, as_resamples, estimate
+from itd.analysis.scores import correctness, require_result, require_whole
 
 if TYPE_CHECKING:
     from itd.store import Result
@@ -40,7 +41,7 @@ class GreedyStep:
 
 
 @dataclass(frozen=True)
-class GreedyCurve:
+class GreedyCurve(Answer):
     """The whole accumulation of one result, from one to all configurations."""
 
     result: str
@@ -70,7 +71,9 @@ class GreedyCurve:
         return {"result": self.result, "n": self.n, "static": self.static, "reach": told, "steps": steps}
 
 
-def greedy(result: Result, *, partial: bool = False, resamples: Resamples | None = None) -> GreedyCurve:
+def greedy(
+    result: Result, *, partial: bool = False, resamples: Resamples | int | None = None, seed: int = 0
+) -> GreedyCurve:
     """Adds, one after another, the configuration that is right on most of the samples that no earlier one is right on.
 
     Ties go to the higher mean quality, then the default configuration, then the lower number. Configurations that add
@@ -83,12 +86,13 @@ def greedy(result: Result, *, partial: bool = False, resamples: Resamples | None
     >>> [step.config for step in greedy(open_result("results/resnet50-stride.parquet")).steps[:3]]  # doctest: +SKIP
     [34, 118, 7]
     """
+    require_result(result, "greedy")
     require_whole(result, partial)
     quality = result.matrix("quality")
     correct = correctness(result, quality)
     default = result.default_index
     chosen, covered, bounds = accumulate(correct, greedy_priority(result, quality))
-    intervals = _intervals(correct, quality, default, resamples or Resamples(result.n))
+    intervals = _intervals(correct, quality, default, as_resamples(resamples, result.n, seed))
     del quality
     rank = default_rank(result)
     matched = None if rank is None else matched_curve(result.matrix("pred"), np.array(chosen), rank).tolist()

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itd.analysis._baselines import Baselines, baselines
-from itd.analysis.sampling import Estimate, Resamples
-from itd.analysis.scores import correctness
+from itd.analysis.frames import Answer
+from itd.analysis.sampling import Estimate, Resamples, as_resamples
+from itd.analysis.scores import correctness, require_result
 
 if TYPE_CHECKING:
     from itd.store import Result
@@ -19,7 +20,7 @@ RULES = ("static", "worst", "median", "best")
 
 
 @dataclass(frozen=True)
-class OracleAccuracy:
+class OracleAccuracy(Answer):
     """Top-1 accuracy under the oracle's rules, as fractions of n samples (ITD paper, Table 1).
 
     static: the default configuration's, None where it is not in the space. nulls: samples left out because they have
@@ -58,7 +59,8 @@ def oracle(
     result: Result,
     *,
     vote_ks: Sequence[int] = (),
-    resamples: Resamples | None = None,
+    resamples: Resamples | int | None = None,
+    seed: int = 0,
     num_classes: int | None = None,
 ) -> OracleAccuracy:
     """Static, worst, median and best accuracy of a result, with intervals and the baselines.
@@ -70,8 +72,9 @@ def oracle(
     >>> oracle(open_result("results/resnet50-stride.parquet")).best  # doctest: +SKIP
     0.93
     """
+    require_result(result, "oracle")
     right = rules_right(correctness(result), result.default_index)
-    drawn = resamples or Resamples(result.n)
+    drawn = as_resamples(resamples, result.n, seed)
     found = {rule: drawn.mean(is_right) for rule, is_right in right.items()}
     return OracleAccuracy(
         result=result.path,

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from itd.analysis.sampling import Estimate, Resamples, estimate
-from itd.analysis.scores import correctness, preferred
+from itd.analysis.frames import Answer
+from itd.analysis.sampling import Estimate, Resamples, as_resamples, estimate
+from itd.analysis.scores import correctness, preferred, require_result
 
 if TYPE_CHECKING:
     from itd.store import Result
@@ -35,7 +36,7 @@ class OptionShare:
 
 
 @dataclass(frozen=True)
-class Preferences:
+class Preferences(Answer):
     """What the samples of one result prefer. variation: of its images, `{"scale": 0.5}`, `{"context_px": 50}` or None.
     configs: those that any sample prefers, most preferred first. options: every option of every site."""
 
@@ -71,7 +72,7 @@ class Preferences:
         }
 
 
-def preferences(result: Result, *, resamples: Resamples | None = None) -> Preferences:
+def preferences(result: Result, *, resamples: Resamples | int | None = None, seed: int = 0) -> Preferences:
     """The share of samples that prefer each configuration, and each option at each site.
 
     A sample prefers its configuration of highest quality; ties go to the smaller nll, then the default, then the order.
@@ -79,10 +80,11 @@ def preferences(result: Result, *, resamples: Resamples | None = None) -> Prefer
     >>> preferences(open_result("results/resnet50-stride.parquet")).configs[0].share.value  # doctest: +SKIP
     0.021
     """
+    require_result(result, "preferences")
     quality = result.matrix("quality")
     correctness(result, quality)  # refuses a result without images
     rows = preferred(quality, result.matrix("nll"), result.default_index)
-    drawn = resamples or Resamples(result.n)
+    drawn = as_resamples(resamples, result.n, seed)
     counts = np.bincount(rows, minlength=result.configs)
     resampled = np.empty((drawn.count, result.configs))
     for b in range(drawn.count):

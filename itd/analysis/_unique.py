@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from itd.analysis.frames import Answer
 from itd.analysis.predictions import distinct
-from itd.analysis.sampling import Estimate, Resamples
-from itd.analysis.scores import correctness
+from itd.analysis.sampling import Estimate, Resamples, as_resamples
+from itd.analysis.scores import correctness, require_result
 
 if TYPE_CHECKING:
     from itd.store import Result
 
 
 @dataclass(frozen=True)
-class UniquePredictions:
+class UniquePredictions(Answer):
     """The distribution of the number of distinct predictions.
 
     histogram[u - 1]: on how many samples exactly u classes are predicted. agree: share of samples on which all
@@ -45,15 +46,16 @@ class UniquePredictions:
         }
 
 
-def unique(result: Result, *, resamples: Resamples | None = None) -> UniquePredictions:
+def unique(result: Result, *, resamples: Resamples | int | None = None, seed: int = 0) -> UniquePredictions:
     """The histogram of distinct predictions over the samples, and the share on which all configurations agree.
 
     >>> unique(open_result("results/resnet50-dilation.parquet")).agree.value  # doctest: +SKIP
     0.21
     """
+    require_result(result, "unique")
     correctness(result)  # refuses a result without images
     found = distinct(result.matrix("pred"))
-    drawn = resamples or Resamples(result.n)
+    drawn = as_resamples(resamples, result.n, seed)
     return UniquePredictions(
         result=result.path,
         n=result.n,

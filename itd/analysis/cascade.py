@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from itd.analysis.sampling import Resamples
+from itd.analysis.sampling import Resamples, as_resamples
+from itd.analysis.scores import require_result
 from itd.analysis.selection import CascadePoint, CrossValidation, Selection
 
 if TYPE_CHECKING:
@@ -21,7 +22,13 @@ THRESHOLDS = (*np.linspace(0, 1, 41).round(3).tolist(), 1.01)
 
 
 def cascade(
-    result: Result, *, k: int = 5, folds: int = 5, partial: bool = False, resamples: Resamples | None = None
+    result: Result,
+    *,
+    k: int = 5,
+    folds: int = 5,
+    partial: bool = False,
+    resamples: Resamples | int | None = None,
+    seed: int = 0,
 ) -> Selection:
     """Cross-validates a cascade of the first k configurations of a greedy list, cheapest first.
 
@@ -34,7 +41,8 @@ def cascade(
     >>> found.selectors["cascade"].accuracy.value  # doctest: +SKIP
     0.79
     """
-    return cascade_of(CrossValidation(result, k, folds, resamples or Resamples(result.n), partial))
+    require_result(result, "cascade")
+    return cascade_of(CrossValidation(result, k, folds, as_resamples(resamples, result.n, seed), partial))
 
 
 def cascade_of(course: CrossValidation) -> Selection:
@@ -60,6 +68,7 @@ def cascade_of(course: CrossValidation) -> Selection:
         thresholds=tuple(thresholds),
         lists=tuple(lists),
         curve=tuple(CascadePoint(t, drawn.mean(right[i]), drawn.mean(cost[i])) for i, t in enumerate(THRESHOLDS)),
+        macs_unknown=result.macs_unknown,
     )
 
 

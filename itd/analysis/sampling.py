@@ -95,3 +95,23 @@ def halves(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """
     order = np.random.default_rng((seed, n)).permutation(n)
     return np.sort(order[: n // 2]), np.sort(order[n // 2 :])
+
+
+def as_resamples(resamples: Resamples | int | None, n: int, seed: int = 0) -> Resamples:
+    """What a verb's `resamples` and `seed` say, for n samples: their number, or drawn ones as they are.
+
+    Raises ResultError for a number below 0, or resamples of another number of samples.
+
+    >>> as_resamples(20, 5).weights.shape
+    (20, 5)
+    """
+    if isinstance(resamples, Resamples):
+        if resamples.n != n:
+            raise ResultError(
+                f"resamples are of {resamples.n} samples, the result has {n}; draw them with Resamples({n})"
+            )
+        return resamples
+    count = RESAMPLES if resamples is None else resamples
+    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        raise ResultError(f"resamples is {resamples!r}; give their number, or Resamples({n})")
+    return Resamples(n, count, seed)

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +15,25 @@ from itd.text import shorten
 
 if TYPE_CHECKING:
     from itd.store import Result
+
+
+def require_result(result: Any, verb: str) -> None:
+    """ResultError, saying what to give, for anything that is not a result."""
+    from itd.store import Result
+
+    if isinstance(result, Result):
+        return
+    if isinstance(result, (str, Path)):
+        raise ResultError(f"{verb} takes a result, given the path {str(result)!r}; open it with itd.open_result")
+    raise ResultError(f"{verb} takes a result of itd.open_result, given {type(result).__name__}")
+
+
+def require_results(results: Any, verb: str) -> None:
+    """ResultError for anything that is not a list of results."""
+    if isinstance(results, (str, Path)) or not isinstance(results, Sequence):
+        raise ResultError(f"{verb} takes a list of results of itd.open_result, given {type(results).__name__}")
+    for result in results:
+        require_result(result, verb)
 
 
 def correctness(result: Result, quality: np.ndarray | None = None) -> np.ndarray:

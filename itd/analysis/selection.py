@@ -15,6 +15,7 @@ import numpy as np
 from itd.analysis._baselines import most_confident
 from itd.analysis._greedy import accumulate, greedy_priority
 from itd.analysis.bootstrap_greedy import list_votes
+from itd.analysis.frames import Answer
 from itd.analysis.sampling import Estimate, Resamples, estimate
 from itd.analysis.scores import correctness, require_default, require_whole
 from itd.errors import ResultError
@@ -63,12 +64,13 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Selection:
+class Selection(Answer):
     """What selectors achieve on the first k configurations of a greedy list, cross-validated by sample.
 
     baselines: static; single_best, the first of the list; most_confident and majority_vote of the k; oracle, the best
     case of the k. selectors: each by name, `cascade` always. thresholds: of the cascade, for each fold. lists: the
-    configurations of each fold, cheapest first. curve: the cascade at every threshold.
+    configurations of each fold, cheapest first. curve: the cascade at every threshold. macs_unknown:
+    operators that no figure of cost counts.
     """
 
     result: str
@@ -79,6 +81,7 @@ class Selection:
     thresholds: tuple[float, ...] = ()
     lists: tuple[tuple[int, ...], ...] = ()
     curve: tuple[CascadePoint, ...] = field(default=(), repr=False)
+    macs_unknown: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -91,6 +94,7 @@ class Selection:
             "thresholds": list(self.thresholds),
             "lists": [list(one) for one in self.lists],
             "curve": [point.as_dict() for point in self.curve],
+            "macs_unknown": list(self.macs_unknown),
         }
 
 

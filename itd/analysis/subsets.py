@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itd.analysis._oracle import rules_right
+from itd.analysis.frames import Answer
 from itd.analysis.predictions import distinct
-from itd.analysis.sampling import Estimate, Resamples
-from itd.analysis.scores import correctness, require_default
+from itd.analysis.sampling import Estimate, Resamples, as_resamples
+from itd.analysis.scores import correctness, require_default, require_result
 
 if TYPE_CHECKING:
     from itd.store import Result
@@ -36,7 +37,7 @@ class SubsetAccuracy:
 
 
 @dataclass(frozen=True)
-class Subsets:
+class Subsets(Answer):
     """Every non-empty subset of a result's swept sites, smaller ones first. static: of no dynamic site."""
 
     result: str
@@ -54,7 +55,7 @@ class Subsets:
         }
 
 
-def by_sites(result: Result, *, resamples: Resamples | None = None) -> Subsets:
+def by_sites(result: Result, *, resamples: Resamples | int | None = None, seed: int = 0) -> Subsets:
     """Worst, median and best accuracy with each non-empty subset of the sites dynamic, from one sweep.
 
     A subset's configurations are those in which every other site holds its default. matched_topk: of the same subset
@@ -63,10 +64,11 @@ def by_sites(result: Result, *, resamples: Resamples | None = None) -> Subsets:
     >>> [s.sites for s in by_sites(open_result("results/resnet50-stride.parquet")).subsets][:5]  # doctest: +SKIP
     ['A', 'B', 'C', 'D', 'AB']
     """
+    require_result(result, "by_sites")
     default = require_default(result, "--by-sites")
     correct, pred = correctness(result), result.matrix("pred")
     rank = result.matrix("rank")[default]
-    drawn = resamples or Resamples(result.n)
+    drawn = as_resamples(resamples, result.n, seed)
     found = []
     for sites, rows in subset_rows(result, default):
         rules = {rule: drawn.mean(right) for rule, right in rules_right(correct[rows], None).items()}

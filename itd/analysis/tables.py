@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from itd.analysis._baselines import Baselines
+from itd.analysis._combine import Combination
 from itd.analysis._compare import FIGURES, Comparison
 from itd.analysis._efficiency import Efficiency
 from itd.analysis._gain import FIGURES as GAIN_FIGURES
@@ -13,6 +15,7 @@ from itd.analysis._greedy import GreedyCurve, GreedyStep
 from itd.analysis._oracle import RULES, OracleAccuracy
 from itd.analysis._preferences import Preferences
 from itd.analysis._unique import UniquePredictions
+from itd.analysis.frames import rows_of
 from itd.analysis.sampling import Estimate
 from itd.analysis.selection import Selection
 from itd.analysis.subsets import Subsets
@@ -202,7 +205,25 @@ def efficiency_table(found: Efficiency) -> str:
     cells.append(
         ["matched top-k of the default", percent(found.matched_topk.value), span(found.matched_topk), *[""] * 4]
     )
-    return f"{found.result}: n = {found.n}, {len(found.points)} configurations\n" + align(cells)
+    head = f"{found.result}: n = {found.n}, {len(found.points)} configurations\n"
+    return head + align(cells) + _uncounted(found.macs_unknown)
+
+
+def efficiency_rows(found: Efficiency) -> list[Row]:
+    """One row for each configuration on its own, and one for each dynamic point."""
+    rows: list[Row] = [
+        {"what": "configuration", "config": p.config, "macs": p.macs, "accuracy": p.accuracy, "pareto": p.pareto}
+        for p in found.points
+    ]
+    for name in ("static", "cheapest_as_static", "best", "cheapest_as_best"):
+        point = getattr(found, name)
+        rows.append({"what": name, "macs": point.macs.value, "accuracy": point.accuracy.value})
+    return rows
+
+
+def _uncounted(names: Sequence[str]) -> str:
+    """The line that ends a table of costs that leave something out."""
+    return f"\nmultiply-accumulates are incomplete: they do not count {', '.join(names)}" if names else ""
 
 
 def selection_table(found: Selection) -> str:
@@ -232,7 +253,7 @@ def selection_table(found: Selection) -> str:
     thresholds = ", ".join(f"{t:g}" for t in found.thresholds)
     return (
         f"{found.result}: n = {found.n}, the first {found.k} of the greedy list, {len(found.lists)} folds\n"
-        f"{align(cells)}\nthresholds of the cascade: {thresholds}"
+        f"{align(cells)}\nthresholds of the cascade: {thresholds}{_uncounted(found.macs_unknown)}"
     )
 
 
@@ -366,3 +387,51 @@ def _flat(name: str, value: Estimate | None) -> Row:
 
 def _share(one: Any) -> Row:
     return {"share": one.share.value, "low": one.share.low, "high": one.share.high}
+
+
+def baselines_rows(found: Baselines) -> list[Row]:
+    """One row for each baseline."""
+    return [{"baseline": name} | _flat("accuracy", value) for name, value in found.named().items()]
+
+
+def subsets_rows(found: Sequence[Subsets]) -> list[Row]:
+    """One row for each subset of the sites and rule."""
+    return [
+        {"result": one.result, "n": one.n, "sites": subset.sites, "configs": subset.configs}
+        | {"rule": rule, "accuracy": value.value, "low": value.low, "high": value.high}
+        for one in found
+        for subset in one.subsets
+        for rule in ("best", "median", "worst", "matched_topk")
+        for value in [getattr(subset, rule)]
+    ]
+
+
+def unique_rows(found: Sequence[UniquePredictions]) -> list[Row]:
+    """One row for each number of distinct predictions."""
+    return [
+        {"result": one.result, "n": one.n, "distinct": distinct, "samples": samples}
+        for one in found
+        for distinct, samples in enumerate(one.histogram, start=1)
+    ]
+
+
+def combine_rows(found: Combination) -> list[Row]:
+    """One row for each configuration that was chosen."""
+    return [
+        {"result": path, "place": place, "config": config}
+        for path, chosen in zip(found.results, found.chosen, strict=True)
+        for place, config in enumerate(chosen, start=1)
+    ]
+
+
+rows_of(OracleAccuracy, lambda one: oracle_rows([one]))
+rows_of(Baselines, baselines_rows)
+rows_of(Subsets, lambda one: subsets_rows([one]))
+rows_of(UniquePredictions, lambda one: unique_rows([one]))
+rows_of(GreedyCurve, lambda one: greedy_rows([one]))
+rows_of(Preferences, lambda one: preferences_rows([one]))
+rows_of(Efficiency, efficiency_rows)
+rows_of(Selection, selection_rows)
+rows_of(Comparison, compare_rows)
+rows_of(Gain, lambda one: gain_rows([one]))
+rows_of(Combination, combine_rows)

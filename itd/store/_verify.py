@@ -49,6 +49,8 @@ def verify(path: str | Path) -> VerifyReport:
     >>> verify("results/resnet50-stride.parquet").ok  # doctest: +SKIP
     True
     """
+    if not isinstance(path, (str, Path)):
+        raise ResultError(f"verify takes the path of a result, given {type(path).__name__}")
     root = Path(path)
     manifest = manifests.load_manifest(root) if root.is_dir() else None
     if manifest is None and not root.is_file():

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,10 @@ from itd.space import SITES
 from itd.store import manifest as manifests
 from itd.store.index import Index, read_index
 from itd.store.part import Part, list_parts, read_columns, read_schema, with_record
-from itd.store.schema import SCORES, TYPES, check_columns, default_of, plain, setting_columns
+from itd.store.schema import SCORES, TYPES, check_columns, default_of, plain, setting_columns, setting_type
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -125,6 +128,28 @@ class Result:
             self._kept[column] = out
         return out
 
+    def to_pandas(self) -> pd.DataFrame:
+        """One row for each sample and configuration, by configuration, then sample.
+
+        The columns are those of the files: sample, label, config, stride_A .. of the swept attributes, pred, quality,
+        nll, rank and confidence. Samples with null rows are left out.
+        """
+        import pandas as pd
+
+        columns: dict[str, Any] = {
+            "sample": np.tile(self.samples, self.configs),
+            "label": np.tile(self.labels, self.configs),
+            "config": np.repeat(self.config_numbers.astype(np.int16), self.n),
+        }
+        for name, values in self.settings.items():
+            kind = setting_type(name).to_pandas_dtype()
+            whole = None not in values
+            array = np.array([np.nan if v is None else v for v in values], kind if whole else np.float64)
+            columns[name] = np.repeat(array, self.n)
+        for name in SCORES:
+            columns[name] = self.matrix(name).reshape(-1)
+        return pd.DataFrame(columns)
+
     def kept(self) -> Result:
         """The same result, which reads each score once and keeps it in memory: for many answers in a row."""
         return replace(self, _kept={})
@@ -150,6 +175,8 @@ def open_result(path: str | Path) -> Result:
     >>> open_result("results/resnet50-stride.parquet").n  # doctest: +SKIP
     1000
     """
+    if not isinstance(path, (str, Path)):
+        raise ResultError(f"a result is opened by its path, given {type(path).__name__}; give a folder of `itd sweep`")
     given, root = str(path), Path(path)
     if not root.exists():
         raise ResultError(

@@ -11,6 +11,7 @@ from itd.analysis._unique import UniquePredictions
 from itd.analysis.figures.drawing import COLOURS, Drawing, Mark, grid, legend_style, name_panel, shown_names, tidy
 from itd.analysis.sampling import Estimate
 from itd.analysis.subsets import Subsets
+from itd.analysis.tables import subsets_rows, unique_rows
 
 LABELS = {
     "best": "oracle best",
@@ -66,7 +67,7 @@ def sites_figure(found: Sequence[Subsets]) -> Drawing:
     >>> sites_figure([by_sites(open_result("results/resnet50-stride.parquet"))]).save("sites.png")  # doctest: +SKIP
     """
     figure, panels = grid(len(found), columns=1, width=6.8, height=2.5, sharey=True)
-    marks, numbers = [], []
+    marks = []
     look = {"best": (COLOURS[0], "^"), "median": (COLOURS[2], "o"), "worst": (COLOURS[1], "v")}
     for i, (axes, one, name) in enumerate(zip(panels, found, shown_names([f.result for f in found]), strict=True)):
         for x, subset in enumerate(one.subsets):
@@ -78,10 +79,6 @@ def sites_figure(found: Sequence[Subsets]) -> Drawing:
                     _bar(axes, x, value, *look[rule])
                 text = f"{name}, {subset.sites} ({subset.configs} configurations): {_label(rule)} {told(value)}"
                 marks.append(Mark(i, x, 100 * value.value, text))
-                numbers.append(
-                    {"result": one.result, "n": one.n, "sites": subset.sites, "configs": subset.configs}
-                    | {"rule": rule, **_interval(value)}
-                )
         axes.axhline(100 * one.static.value, color="0.35", linestyle="--", linewidth=0.9)
         axes.set_xticks(range(len(one.subsets)), [s.sites for s in one.subsets], fontsize=8)
         axes.set_ylim(-3, 103)
@@ -94,7 +91,7 @@ def sites_figure(found: Sequence[Subsets]) -> Drawing:
         "network with as many guesses for each sample as the subset made distinct predictions."
     )
     columns = ("result", "n", "sites", "configs", "rule", "accuracy", "low", "high")
-    return Drawing("sites", "Fewer dynamic sites", caption, figure, columns, tuple(numbers), tuple(marks))
+    return Drawing("sites", "Fewer dynamic sites", caption, figure, columns, tuple(subsets_rows(found)), tuple(marks))
 
 
 def unique_figure(found: Sequence[UniquePredictions]) -> Drawing:
@@ -105,17 +102,13 @@ def unique_figure(found: Sequence[UniquePredictions]) -> Drawing:
     most = max(len(one.histogram) for one in found)
     width = max(1, math.ceil(most / 50))
     figure, panels = grid(len(found), columns=3, width=3.1, height=2.5, sharex=True, sharey=True)
-    marks, numbers = [], []
+    marks = []
     for i, (axes, one, name) in enumerate(zip(panels, found, shown_names([f.result for f in found]), strict=True)):
         for start in range(1, most + 1, width):
             share = 100 * sum(one.histogram[start - 1 : start - 1 + width]) / one.n
             axes.bar(start + (width - 1) / 2, share, width=0.9 * width, color=COLOURS[0])
             which = f"{start}" if width == 1 else f"{start} to {start + width - 1}"
             marks.append(Mark(i, start + (width - 1) / 2, share, f"{name}: {which} distinct on {share:.1f}%"))
-        numbers += [
-            {"result": one.result, "n": one.n, "distinct": u, "samples": samples}
-            for u, samples in enumerate(one.histogram, start=1)
-        ]
         text = f"all agree: {told(one.agree)}\nmean {one.mean.value:.1f} of {one.configs} configurations"
         axes.text(0.97, 0.97, text, transform=axes.transAxes, ha="right", va="top", fontsize=7.5)
         name_panel(axes, name, one.n)
@@ -128,7 +121,7 @@ def unique_figure(found: Sequence[UniquePredictions]) -> Drawing:
         "." if width == 1 else f", in bins of {width}."
     )
     columns = ("result", "n", "distinct", "samples")
-    return Drawing("unique", "Distinct predictions", caption, figure, columns, tuple(numbers), tuple(marks))
+    return Drawing("unique", "Distinct predictions", caption, figure, columns, tuple(unique_rows(found)), tuple(marks))
 
 
 def told(value: Estimate) -> str:

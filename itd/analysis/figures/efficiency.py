@@ -5,6 +5,7 @@ from __future__ import annotations
 from itd.analysis._efficiency import DynamicPoint, Efficiency
 from itd.analysis.figures.bounds import told
 from itd.analysis.figures.drawing import COLOURS, Drawing, Mark, legend_style, new_figure, shown_names, tidy
+from itd.analysis.tables import efficiency_rows
 
 POINTS = {
     "static": ("static default", COLOURS[1], "o", 8),
@@ -37,10 +38,6 @@ def efficiency_figure(found: Efficiency) -> Drawing:
         Mark(0, p.macs / 1e9, 100 * p.accuracy, f"configuration {p.config}: {100 * p.accuracy:.1f}%, {_giga(p.macs)}")
         for p in front
     ]
-    rows = [
-        {"what": "configuration", "config": p.config, "macs": p.macs, "accuracy": p.accuracy, "pareto": p.pareto}
-        for p in points
-    ]
     for name, (label, colour, marker, size) in POINTS.items():
         point: DynamicPoint = getattr(found, name)
         x, y = point.macs.value / 1e9, 100 * point.accuracy.value
@@ -49,7 +46,6 @@ def efficiency_figure(found: Efficiency) -> Drawing:
         axes.plot(x, y, marker, color=colour, markersize=size, label=label, linestyle="", markeredgecolor="white")
         factor = "" if point.factor is None else f", {point.factor.value:.1f} times fewer"
         marks.append(Mark(0, x, y, f"{label}: {told(point.accuracy)}, {_giga(point.macs.value)}{factor}"))
-        rows.append({"what": name, "macs": point.macs.value, "accuracy": point.accuracy.value})
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_xlabel("mean multiply-accumulates of one image (G)")
@@ -63,7 +59,9 @@ def efficiency_figure(found: Efficiency) -> Drawing:
         "on."
     )
     columns = ("what", "config", "macs", "accuracy", "pareto")
-    return Drawing("efficiency", "Accuracy against cost", caption, figure, columns, tuple(rows), tuple(marks))
+    return Drawing(
+        "efficiency", "Accuracy against cost", caption, figure, columns, tuple(efficiency_rows(found)), tuple(marks)
+    )
 
 
 def _giga(macs: float) -> str:

@@ -34,7 +34,8 @@ from itd.analysis.report.tables import (
     subsets_tables,
     unique_tables,
 )
-from itd.analysis.sampling import RESAMPLES, Resamples
+from itd.analysis.sampling import Resamples, as_resamples
+from itd.analysis.scores import require_results
 from itd.analysis.subsets import Subsets, by_sites
 from itd.errors import EmptyResultError, ResultError
 
@@ -106,7 +107,7 @@ def report(
     results: Sequence[Result],
     *,
     partial: bool = False,
-    resamples: int = RESAMPLES,
+    resamples: Resamples | int | None = None,
     seed: int = 0,
     progress: Callable[[str], Any] | None = None,
 ) -> Report:
@@ -118,6 +119,8 @@ def report(
     >>> report([open_result("results/resnet50-stride.parquet")]).html[:15]  # doctest: +SKIP
     '<!doctype html>'
     """
+    require_results(results, "report")
+    count, seed = (resamples.count, resamples.seed) if isinstance(resamples, Resamples) else (resamples, seed)
     found = Report()
     answers: list[_Answers] = []
     shown: list[Result] = []
@@ -125,7 +128,7 @@ def report(
         if progress is not None:
             progress(result.path)
         try:
-            answers.append(_ask(result.kept(), partial, Resamples(result.n, resamples, seed), found.skipped))
+            answers.append(_ask(result.kept(), partial, as_resamples(count, result.n, seed), found.skipped))
         except EmptyResultError as error:
             found.skipped.append(str(error))
             continue
