@@ -16,19 +16,11 @@ from itd.analysis._oracle import RULES, OracleAccuracy
 from itd.analysis._preferences import Preferences
 from itd.analysis._unique import UniquePredictions
 from itd.analysis.frames import rows_of
+from itd.analysis.rules import BESIDE, in_order, rule_of
 from itd.analysis.sampling import Estimate
 from itd.analysis.selection import Selection
 from itd.analysis.subsets import Subsets
 from itd.space import format_value
-
-BESIDE = {
-    "matched_topk": "top-k",
-    "chance": "chance",
-    "single_best": "single",
-    "most_confident": "confident",
-    "vote_all": "vote",
-}
-"""Baselines that stand beside an oracle's figures, and their column heads."""
 
 GAIN_HEADS = dict(
     zip(GAIN_FIGURES, ("static", "best", "top-k", "over static", "over top-k", "against first"), strict=True)
@@ -45,7 +37,7 @@ def oracle_table(rows: Sequence[OracleAccuracy]) -> str:
     result      n  configs  static  worst  median  best  top-k  chance  single  confident  vote
     r.parquet  40      625    50.0   10.0    45.0  92.5      -       -       -          -     -
     """
-    cells = [["result", "n", "configs", *RULES, *BESIDE.values()]]
+    cells = [["result", "n", "configs", *RULES, *(rule_of(key).head for key in BESIDE)]]
     for row in rows:
         beside = [getattr(row.baselines, name) if row.baselines else None for name in BESIDE]
         cells.append(
@@ -73,25 +65,11 @@ def oracle_rows(rows: Sequence[OracleAccuracy]) -> list[Row]:
 
 def baselines_table(row: OracleAccuracy) -> str:
     """One result: every rule and baseline with its interval, and what each needs."""
-    needs = {
-        "best": "the label",
-        "matched_topk": "the label, among as many guesses as there are distinct predictions",
-        "static": "nothing",
-        "single_best": "one half of the labels; measured on the other",
-        "most_confident": "every configuration",
-        "vote_all": "every configuration",
-        "median": "the label",
-        "worst": "the label",
-        "chance": "labels dealt at random",
-    }
     named: dict[str, Estimate | None] = {**row.intervals, **(row.baselines.named() if row.baselines else {})}
-    votes = [name for name in named if name.startswith("vote_first_")]
-    needs |= dict.fromkeys(votes, "one half of the labels, and as many configurations")
-    names = ["best", "matched_topk", "static", "single_best", "most_confident", *votes, "vote_all"]
     cells = [["rule", "top-1", "95% interval", "needs"]]
-    for name in [*names, "median", "worst", "chance"]:
+    for name in in_order(list(named)):
         value = named.get(name)
-        cells.append([name, percent(value.value if value else None), span(value), needs[name]])
+        cells.append([name, percent(value.value if value else None), span(value), rule_of(name).needs])
     lines = [f"{row.result}: n = {row.n}, {row.configs} configurations", align(cells, left=(0, 3))]
     found = row.baselines
     if found is not None and found.chance_uniform is not None:
@@ -228,15 +206,14 @@ def _uncounted(names: Sequence[str]) -> str:
 
 def selection_table(found: Selection) -> str:
     """What each selector achieves, beside what it is measured by."""
-    told = {
-        "static": "static",
-        "single_best": "single best",
+    labels = {
+        **{key: rule_of(key).name for key in ("static", "single_best")},
         "most_confident": f"most confident of {found.k}",
         "majority_vote": f"majority vote of {found.k}",
         "oracle": f"oracle over the same {found.k}",
     }
-    first = {told[name]: one for name, one in found.baselines.items() if name != "oracle"}
-    named = {**first, **found.selectors, told["oracle"]: found.baselines["oracle"]}
+    first = {labels[name]: one for name, one in found.baselines.items() if name != "oracle"}
+    named = {**first, **found.selectors, labels["oracle"]: found.baselines["oracle"]}
     cells = [["", "top-1", "95% interval", "GMAC", "gap closed", "95% interval"]]
     for name, one in named.items():
         gap, macs = one.gap_closed, one.macs

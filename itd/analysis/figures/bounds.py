@@ -9,21 +9,10 @@ from typing import Any
 from itd.analysis._oracle import RULES, OracleAccuracy
 from itd.analysis._unique import UniquePredictions
 from itd.analysis.figures.drawing import COLOURS, Drawing, Mark, grid, legend_style, name_panel, shown_names, tidy
+from itd.analysis.rules import in_order, rule_of
 from itd.analysis.sampling import Estimate
 from itd.analysis.subsets import Subsets
 from itd.analysis.tables import subsets_rows, unique_rows
-
-LABELS = {
-    "best": "oracle best",
-    "matched_topk": "matched top-k",
-    "static": "static",
-    "single_best": "single best",
-    "most_confident": "most confident",
-    "vote_all": "vote of all",
-    "median": "oracle median",
-    "worst": "oracle worst",
-    "chance": "chance",
-}
 
 
 def baselines_figure(rows: Sequence[OracleAccuracy]) -> Drawing:
@@ -32,7 +21,7 @@ def baselines_figure(rows: Sequence[OracleAccuracy]) -> Drawing:
     >>> baselines_figure([oracle(open_result("results/resnet50-size.parquet"))]).save("b.png")  # doctest: +SKIP
     """
     named = [_named(row) for row in rows]
-    order = [k for k in _order(named) if any(k in found for found in named)]
+    order = [k for k in in_order([key for one in named for key in one]) if any(k in found for found in named)]
     figure, panels = grid(len(rows), columns=3, width=3.3, height=0.9 + 0.24 * len(order), sharey=True, sharex=True)
     marks, numbers = [], []
     for i, (axes, row, name, found) in enumerate(
@@ -43,10 +32,10 @@ def baselines_figure(rows: Sequence[OracleAccuracy]) -> Drawing:
             if value is None:
                 continue
             _dot(axes, value, y, *_look(key))
-            marks.append(Mark(i, 100 * value.value, y, f"{name}, {_label(key)}: {told(value)}"))
+            marks.append(Mark(i, 100 * value.value, y, f"{name}, {rule_of(key).label}: {told(value)}"))
             numbers.append({"result": row.result, "n": row.n, "rule": key, **_interval(value)})
         name_panel(axes, name, row.n)
-        axes.set_yticks(range(len(order)), [_label(key) for key in reversed(order)], fontsize=8)
+        axes.set_yticks(range(len(order)), [rule_of(key).label for key in reversed(order)], fontsize=8)
         axes.set_xlim(-2, 102)
         tidy(axes, "x")
     _label_bottom(panels, "top-1 accuracy (%)")
@@ -77,7 +66,7 @@ def sites_figure(found: Sequence[Subsets]) -> Drawing:
                 value = getattr(subset, rule)
                 if rule in look:
                     _bar(axes, x, value, *look[rule])
-                text = f"{name}, {subset.sites} ({subset.configs} configurations): {_label(rule)} {told(value)}"
+                text = f"{name}, {subset.sites} ({subset.configs} configurations): {rule_of(rule).label} {told(value)}"
                 marks.append(Mark(i, x, 100 * value.value, text))
         axes.axhline(100 * one.static.value, color="0.35", linestyle="--", linewidth=0.9)
         axes.set_xticks(range(len(one.subsets)), [s.sites for s in one.subsets], fontsize=8)
@@ -133,17 +122,6 @@ def _named(row: OracleAccuracy) -> dict[str, Estimate | None]:
     return {**row.intervals, **(row.baselines.named() if row.baselines else {})}
 
 
-def _order(named: Sequence[dict[str, Any]]) -> list[str]:
-    votes = sorted({k for found in named for k in found if k.startswith("vote_first_")}, key=lambda k: int(k[11:]))
-    keys = list(LABELS)
-    at = keys.index("vote_all")
-    return [*keys[:at], *votes, *keys[at:]]
-
-
-def _label(key: str) -> str:
-    return LABELS.get(key) or f"vote of first {key.removeprefix('vote_first_')}"
-
-
 def _interval(value: Estimate) -> dict[str, float]:
     return {"accuracy": value.value, "low": value.low, "high": value.high}
 
@@ -167,7 +145,7 @@ def _bar(axes: Any, x: float, value: Estimate, colour: str, marker: str) -> None
 
 def _sites_legend(figure: Any, axes: Any, look: dict[str, tuple[str, str]]) -> None:
     for rule, (colour, marker) in look.items():
-        axes.plot([], [], marker, color=colour, markersize=5, label=_label(rule))
+        axes.plot([], [], marker, color=colour, markersize=5, label=rule_of(rule).label)
     axes.plot([], [], "_", color="black", markersize=11, markeredgewidth=1.6, label="matched top-k")
     axes.plot([], [], color="0.35", linestyle="--", linewidth=0.9, label="static")
     figure.legend(loc="outside upper center", ncols=5, **(legend_style() | {"handlelength": 1.6}))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from itd.analysis._compare import Comparison
+from itd.analysis._oracle import RULES
 from itd.analysis.figures.bounds import told
 from itd.analysis.figures.drawing import COLOURS, MARKERS, Drawing, Mark, legend_style, new_figure, short_names, tidy
+from itd.analysis.rules import rule_of
 
-FIGURES = {"static": "static", "worst": "worst", "median": "median", "best": "best", "matched_topk": "matched\ntop-k"}
+FIGURES = (*RULES, "matched_topk")
 
 
 def compare_figure(found: Comparison) -> Drawing:
@@ -36,7 +38,7 @@ def compare_figure(found: Comparison) -> Drawing:
     for x, name in enumerate(names):
         ends = [100 * getattr(side, name).value for side in (found.before, found.after)]
         axes.plot([x - 0.11, x + 0.11], ends, color="0.6", linewidth=0.8, zorder=1)
-    axes.set_xticks(range(len(names)), [FIGURES[name] for name in names])
+    axes.set_xticks(range(len(names)), [rule_of(name).name.replace(" ", "\n") for name in names])
     axes.set_ylabel("top-1 accuracy (%)")
     axes.set_ylim(-4, 104)
     axes.set_title(f"n = {found.n:,}", fontsize=9)

@@ -15,13 +15,12 @@ from itd.analysis.figures.drawing import (
     shown_names,
     tidy,
 )
+from itd.analysis.rules import rule_of
 from itd.analysis.sampling import Estimate
 from itd.analysis.selection import Selection
 
 BASELINES = {
-    "static": "static",
-    "single_best": "single best",
-    "most_confident": "most confident",
+    **{key: rule_of(key).label for key in ("static", "single_best", "most_confident")},
     "majority_vote": "majority vote",
 }
 

@@ -10,6 +10,7 @@ from itd.analysis._preferences import Preferences
 from itd.analysis._unique import UniquePredictions
 from itd.analysis.figures import short_names
 from itd.analysis.report.page import Cell, Table
+from itd.analysis.rules import BESIDE, rule_of
 from itd.analysis.sampling import Estimate
 from itd.analysis.subsets import Subsets
 from itd.analysis.tables import format_sites, percent, span
@@ -18,22 +19,10 @@ from itd.space import format_value
 SHOWN_KS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100, 200)
 REACHED = (0.8, 0.85, 0.9, 0.95)
 
-MEANINGS = {
-    "static": "the network as it was trained",
-    "worst": "for each image the configuration of lowest quality",
-    "median": "for each image the configuration of middle quality",
-    "best": "for each image the configuration of highest quality: it knows the label",
-    "matched_topk": "the static network with as many guesses as there are distinct predictions",
-    "chance": "the best case if these labels were dealt at random",
-    "single_best": "one configuration, chosen on one half of the images, measured on the other",
-    "most_confident": "for each image the configuration with the largest softmax value",
-    "vote_all": "the class that the most configurations predict",
-}
-
 
 def glance_table(rows: Sequence[OracleAccuracy]) -> Table:
     """The oracle's rules and what to hold beside them, of every result."""
-    named = (*RULES, "matched_topk", "chance", "single_best", "most_confident", "vote_all")
+    named = (*RULES, *BESIDE)
     columns = [("result", "its name"), ("n", "images, and of how many where not all are there")]
     columns += [("configurations", "how many"), *map(_rule_column, named)]
     cells = []
@@ -75,10 +64,8 @@ def _named(row: OracleAccuracy) -> dict[str, Estimate | None]:
 
 def _rule_column(key: str) -> tuple[str, str]:
     """A rule's head and meaning."""
-    name = {"matched_topk": "matched top-k", "vote_all": "vote of all"}.get(key, key.replace("_", " "))
-    if key.startswith("vote_first_"):
-        return name.replace("first", "of first"), "the majority of the first of a greedy list, made on the other half"
-    return name, MEANINGS[key]
+    rule = rule_of(key)
+    return rule.name, rule.meaning
 
 
 def greedy_tables(curves: Sequence[GreedyCurve]) -> list[Table]:
