@@ -54,13 +54,13 @@ def baselines(
     \b
     JSON: as `itd oracle --json`, with vote_first_<k> among the baselines.
     """
-    from itd.analysis import Resamples, oracle
+    from itd.analysis import oracle
     from itd.analysis.figures import baselines_figure
     from itd.analysis.tables import baselines_table, oracle_rows
 
     rows = measured(
         results,
-        lambda result: oracle(result, vote_ks=ks, num_classes=num_classes, resamples=Resamples(result.n, count, seed)),
+        lambda result: oracle(result, vote_ks=ks, num_classes=num_classes, resamples=count, seed=seed),
     )
     emit(
         as_json,

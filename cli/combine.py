@@ -35,15 +35,15 @@ def combine(
     opened = [open_result(path) for path in results]
     for result in opened:
         noted(result)
-    found = cross(opened, budget=budget, partial=partial)
-    write_space(out, found.space)
+    combination = cross(opened, budget=budget, partial=partial)
+    write_space(out, combination.space)
     emit(
         as_json,
         csv_path,
-        {**found.as_dict(), "space": out},
+        {**combination.as_dict(), "space": out},
         lambda: (
-            f"{found.per_attribute} of each of {' and '.join(found.attributes)}: "
-            f"{len(found.space.configs)} configurations of at most {budget} -> {out}"
+            f"{combination.per_attribute} of each of {' and '.join(combination.attributes)}: "
+            f"{len(combination.space.configs)} configurations of at most {budget} -> {out}"
         ),
-        lambda: combine_rows(found),
+        lambda: combine_rows(combination),
     )

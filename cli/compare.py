@@ -32,13 +32,13 @@ def compare(
     first, second = open_result(before), open_result(after)
     for result in (first, second):
         noted(result)
-    found = measure(first, second, resamples=count, seed=seed)
+    comparison = measure(first, second, resamples=count, seed=seed)
     emit(
         as_json,
         csv_path,
-        found.as_dict(),
-        lambda: compare_table(found),
-        lambda: compare_rows(found),
+        comparison.as_dict(),
+        lambda: compare_table(comparison),
+        lambda: compare_rows(comparison),
         plot,
-        lambda: compare_figure(found),
+        lambda: compare_figure(comparison),
     )

@@ -25,18 +25,17 @@ def efficiency(result: str, count: int, seed: int, as_json: bool, csv_path: str 
       {accuracy, macs, factor: {value, low, high, n}}, matched_topk,
       points: [{config, settings, macs, accuracy, pareto}], macs_unknown: [name]}
     """
-    from itd.analysis import Resamples
     from itd.analysis import efficiency as measure
     from itd.analysis.figures import efficiency_figure
-    from itd.analysis.tables import efficiency_table
+    from itd.analysis.tables import efficiency_rows, efficiency_table
 
-    (found,) = measured((result,), lambda one: measure(one, resamples=Resamples(one.n, count, seed)))
+    (answer,) = measured((result,), lambda one: measure(one, resamples=count, seed=seed))
     emit(
         as_json,
         csv_path,
-        found.as_dict(),
-        lambda: efficiency_table(found),
-        lambda: efficiency_figure(found).rows,
+        answer.as_dict(),
+        lambda: efficiency_table(answer),
+        lambda: efficiency_rows(answer),
         plot,
-        lambda: efficiency_figure(found),
+        lambda: efficiency_figure(answer),
     )

@@ -37,16 +37,16 @@ def gain(
         return result
 
     with_images(open_result(results[0]))  # what the others are held against
-    found = measure(measured(results, with_images), resamples=count, seed=seed)
-    for row in found:
+    gains = measure(measured(results, with_images), resamples=count, seed=seed)
+    for row in gains:
         if row.apart:
             note(f"nothing against first: {row.apart}")
     emit(
         as_json,
         csv_path,
-        [row.as_dict() for row in found],
-        lambda: gain_table(found),
-        lambda: gain_rows(found),
+        [row.as_dict() for row in gains],
+        lambda: gain_table(gains),
+        lambda: gain_rows(gains),
         plot,
-        lambda: gain_figure(found),
+        lambda: gain_figure(gains),
     )

@@ -33,12 +33,12 @@ def _parse_steps(ctx: click.Context, param: click.Parameter, text: str | None) -
 def _parse_reach(ctx: click.Context, param: click.Parameter, text: str) -> tuple[float, ...]:
     """Accuracies as fractions."""
     try:
-        found = tuple(float(part) for part in text.split(","))
+        accuracies = tuple(float(part) for part in text.split(","))
     except ValueError:
-        found = ()
-    if not found or not all(0 < percent <= 100 for percent in found):
+        accuracies = ()
+    if not accuracies or not all(0 < percent <= 100 for percent in accuracies):
         raise click.BadParameter(f"{text!r} is not an accuracy in percent; allowed is for example 85 or 80,85,90", ctx)
-    return tuple(percent / 100 for percent in found)
+    return tuple(percent / 100 for percent in accuracies)
 
 
 @click.command(epilog="Example: itd greedy results/resnet50-*.parquet --plot greedy.png")
@@ -85,14 +85,11 @@ def greedy(
     JSON: [{result, n, static, reach: {percent: k or null}, steps:
       [{k, config, settings, accuracy, interval: [low, high], upper_bound, matched_topk}]}]
     """
-    from itd.analysis import Resamples
     from itd.analysis import greedy as accumulate
     from itd.analysis.figures import greedy_figure
     from itd.analysis.tables import greedy_rows, greedy_table
 
-    curves = measured(
-        results, lambda result: accumulate(result, partial=partial, resamples=Resamples(result.n, count, seed))
-    )
+    curves = measured(results, lambda result: accumulate(result, partial=partial, resamples=count, seed=seed))
     emit(
         as_json,
         csv_path,

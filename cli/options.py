@@ -69,12 +69,12 @@ def op_options(command: F) -> F:
     they make together with its `--model`."""
 
     @functools.wraps(command)
-    def composed(*args: Any, op: str, multiplier: int | None, **given: Any) -> Any:
+    def composed(*args: Any, op: str, multiplier: int | None, **options: Any) -> Any:
         if op != "conv" or multiplier is not None:
             from itd.layers.models import learned_name
 
-            given["model"] = learned_name(given["model"] or "", op, multiplier)
-        return command(*args, **given)
+            options["model"] = learned_name(options["model"] or "", op, multiplier)
+        return command(*args, **options)
 
     added = click.option(
         "--multiplier", type=click.IntRange(min=1), metavar="M", help="Of --op weightnet: its lambda; default 1."
@@ -110,18 +110,18 @@ def measured(paths: Sequence[str], measure: Callable[[Any], T]) -> list[T]:
     """
     from itd.store import open_result
 
-    found: list[T] = []
+    answers: list[T] = []
     for number, path in enumerate(paths, start=1):
         result = open_result(path)
         try:
-            found.append(measure(result))
+            answers.append(measure(result))
         except EmptyResultError as error:
-            if number == len(paths) and not found:
+            if number == len(paths) and not answers:
                 raise
             note(f"passed over: {error}")
             continue
         noted(result)
-    return found
+    return answers
 
 
 def noted(result: Any) -> None:
@@ -149,8 +149,8 @@ def emit(
     else:
         click.echo(text())
     if csv_path:
-        found = rows()
-        write_csv(csv_path, list(dict.fromkeys(name for row in found for name in row)), found)
+        table = rows()
+        write_csv(csv_path, list(dict.fromkeys(name for row in table for name in row)), table)
     if plot and draw:
         draw().save(plot)
         click.echo(f"figure: {plot}", err=as_json)

@@ -43,12 +43,11 @@ def oracle(
     if by_sites:
         _by_sites(results, count, seed, as_json, csv_path, plot)
         return
-    from itd.analysis import Resamples
     from itd.analysis import oracle as measure
     from itd.analysis.figures import baselines_figure
     from itd.analysis.tables import oracle_rows, oracle_table
 
-    rows = measured(results, lambda result: measure(result, resamples=Resamples(result.n, count, seed)))
+    rows = measured(results, lambda result: measure(result, resamples=count, seed=seed))
     emit(
         as_json,
         csv_path,
@@ -63,17 +62,17 @@ def oracle(
 def _by_sites(
     results: tuple[str, ...], count: int, seed: int, as_json: bool, csv_path: str | None, plot: str | None
 ) -> None:
-    from itd.analysis import Resamples, by_sites
+    from itd.analysis import by_sites
     from itd.analysis.figures import sites_figure
-    from itd.analysis.tables import subsets_table
+    from itd.analysis.tables import subsets_rows, subsets_table
 
-    found = measured(results, lambda result: by_sites(result, resamples=Resamples(result.n, count, seed)))
+    answers = measured(results, lambda result: by_sites(result, resamples=count, seed=seed))
     emit(
         as_json,
         csv_path,
-        [one.as_dict() for one in found],
-        lambda: "\n\n".join(map(subsets_table, found)),
-        lambda: sites_figure(found).rows,
+        [one.as_dict() for one in answers],
+        lambda: "\n\n".join(map(subsets_table, answers)),
+        lambda: subsets_rows(answers),
         plot,
-        lambda: sites_figure(found),
+        lambda: sites_figure(answers),
     )

@@ -25,18 +25,17 @@ def preferences(
       configs: [{config, settings, share: {value, low, high, n}}],
       options: [{site, attribute, value, share: {value, low, high, n}}]}]
     """
-    from itd.analysis import Resamples
     from itd.analysis import preferences as measure
     from itd.analysis.figures import preferences_figure, series_of, variation_figure
     from itd.analysis.tables import preferences_rows, preferences_table
 
-    found = measured(results, lambda result: measure(result, resamples=Resamples(result.n, count, seed)))
+    answers = measured(results, lambda result: measure(result, resamples=count, seed=seed))
     emit(
         as_json,
         csv_path,
-        [one.as_dict() for one in found],
-        lambda: "\n\n".join(map(preferences_table, found)),
-        lambda: preferences_rows(found),
+        [one.as_dict() for one in answers],
+        lambda: "\n\n".join(map(preferences_table, answers)),
+        lambda: preferences_rows(answers),
         plot,
-        lambda: variation_figure(found) if series_of(found) else preferences_figure(found),
+        lambda: variation_figure(answers) if series_of(answers) else preferences_figure(answers),
     )

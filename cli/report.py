@@ -51,17 +51,17 @@ def report(
             bar.set_description(path)
             bar.update()
 
-        found = ask(opened, partial=partial, resamples=count, seed=seed, progress=tell)
-        page = found.html
+        answers = ask(opened, partial=partial, resamples=count, seed=seed, progress=tell)
+        page = answers.html
     write_page(page, out)
-    for why in found.skipped:
+    for why in answers.skipped:
         note(f"left out: {why}")
-    rows = oracle_rows(found.glance)
+    rows = oracle_rows(answers.glance)
     if csv_path:
         write_csv(csv_path, columns_of(rows), rows)
     if as_json:
-        told: dict[str, Any] = {"report": out, "bytes": len(page.encode())}
-        told["results"] = [{"result": path, "n": n} for path, n in found.results]
-        print_json(told | {"sections": [s.title for s in found.sections], "skipped": found.skipped})
+        summary: dict[str, Any] = {"report": out, "bytes": len(page.encode())}
+        summary["results"] = [{"result": path, "n": n} for path, n in answers.results]
+        print_json(summary | {"sections": [s.title for s in answers.sections], "skipped": answers.skipped})
     else:
         click.echo(f"report: {out}")

@@ -23,18 +23,17 @@ def unique(
     JSON: [{result, n, configs, agree: {value, low, high, n}, mean: {...}, median, most,
       histogram: {distinct predictions: images}}]
     """
-    from itd.analysis import Resamples
     from itd.analysis import unique as measure
     from itd.analysis.figures import unique_figure
-    from itd.analysis.tables import unique_table
+    from itd.analysis.tables import unique_rows, unique_table
 
-    rows = measured(results, lambda result: measure(result, resamples=Resamples(result.n, count, seed)))
+    rows = measured(results, lambda result: measure(result, resamples=count, seed=seed))
     emit(
         as_json,
         csv_path,
         [row.as_dict() for row in rows],
         lambda: unique_table(rows),
-        lambda: unique_figure(rows).rows,
+        lambda: unique_rows(rows),
         plot,
         lambda: unique_figure(rows),
     )

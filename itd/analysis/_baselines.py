@@ -16,7 +16,9 @@ from itd.analysis.bootstrap_greedy import greedy_lists, list_votes
 from itd.analysis.frames import Answer
 from itd.analysis.predictions import default_rank, predictions
 from itd.analysis.sampling import Estimate, Resamples, as_resamples, estimate, halves
-from itd.analysis.scores import correctness, require_result
+from itd.analysis.scores import correctness, require_number, require_result
+from itd.errors import ResultError
+from itd.text import shorten
 
 if TYPE_CHECKING:
     from itd.store import Result
@@ -70,15 +72,27 @@ def baselines(
     seed: int = 0,
     num_classes: int | None = None,
 ) -> Baselines:
-    """The baselines of a result.
+    """The baselines of a result. Choosing on one half of the samples is repeated within each resample.
 
-    vote_ks: lengths of the greedy lists that vote. resamples: for the intervals (1,000, seed 0). num_classes: K of
-    `chance_uniform`, the result's own by default. Choosing on one half is repeated within each resample.
+    Args:
+        result: of `open_result`.
+        vote_ks: lengths of the greedy lists that vote; those above the number of configurations are left out.
+        resamples: how many bootstrap resamples the intervals are of, or drawn `Resamples`; default 1,000.
+        seed: of the resamples, and of the halves.
+        num_classes: K of `chance_uniform`; default what the result says.
 
-    >>> baselines(open_result("results/resnet50-stride.parquet")).matched_topk.value  # doctest: +SKIP
-    0.938
+    Returns:
+        Each baseline with its 95% interval, None where the result cannot give it.
+
+    Raises:
+        ResultError: what is given is no result; EmptyResultError for one without images.
+
+    Example:
+        >>> baselines(open_result("results/resnet50-stride.parquet")).matched_topk.value  # doctest: +SKIP
+        0.938
     """
     require_result(result, "baselines")
+    require_votes(vote_ks, num_classes)
     quality = result.matrix("quality")
     correct = correctness(result, quality)
     pred, labels = result.matrix("pred"), result.labels
@@ -99,6 +113,16 @@ def baselines(
         vote_greedy={k: chosen[k] for k in sorted(set(vote_ks)) if k in chosen},
         single_best_configs=tuple(int(result.config_numbers[c]) for c in configs),
     )
+
+
+def require_votes(vote_ks: Any, num_classes: Any) -> None:
+    """ResultError for lengths of lists or a number of classes that are no whole numbers."""
+    if not isinstance(vote_ks, Sequence) or isinstance(vote_ks, str):
+        raise ResultError(f"vote_ks is {shorten(repr(vote_ks))}; give a list of whole numbers, such as [3, 5, 10]")
+    for k in vote_ks:
+        require_number(k, "vote_ks", least=0)
+    if num_classes is not None:
+        require_number(num_classes, "num_classes", least=1)
 
 
 def most_confident(confidence: np.ndarray, correct: np.ndarray, default: int | None) -> np.ndarray:
@@ -123,10 +147,18 @@ def cross_measured(
 ) -> tuple[dict[int, Estimate], tuple[int, ...]]:
     """Accuracy of the vote of the first k configurations of a greedy list, chosen and measured on different halves.
 
-    correct, quality, pred: (C, N). ks: of them, 1 is the single best configuration. default: the row that wins ties.
+    Each half is measured with the list made on the other; within each resample the lists are made again.
 
-    Each half is measured with the list made on the other; within each resample the lists are made again. Returns
-    k -> accuracy over all N samples, and the first row of each half's list. Both empty for a single sample.
+    Args:
+        correct: (C, N) bool.
+        quality: (C, N).
+        pred: (C, N) classes.
+        ks: lengths of the list; 1 is the single best configuration.
+        resamples: of the N samples.
+        default: the row that wins ties, or None.
+
+    Returns:
+        k -> accuracy over all N samples, and the first row of each half's list; both empty for a single sample.
     """
     n = correct.shape[1]
     first, second = halves(n, resamples.seed)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from itd.analysis._greedy import first_rows
 from itd.analysis.frames import Answer
-from itd.analysis.scores import require_results, require_same_data
+from itd.analysis.scores import require_number, require_results, require_same_data
 from itd.errors import ResultError
 from itd.space import ATTRIBUTES, Setting, SpaceList
 
@@ -73,6 +73,34 @@ def combine(results: Sequence[Result], *, budget: int = BUDGET, partial: bool = 
     25
     """
     require_results(results, "combine")
+    attributes = _distinct_attributes(results)
+    require_same_data(results, "combine", model=True)
+    require_number(budget, "budget", least=1)
+    m = per_attribute(len(results), budget)
+    rows = [first_rows(result, m, partial=partial) for result in results]
+    chosen = tuple(tuple(int(r.config_numbers[i]) for i in first) for r, first in zip(results, rows, strict=True))
+    origin = {
+        "model": results[0].identity.get("model"),
+        "budget": budget,
+        "per_attribute": m,
+        "made_from": [
+            {"result": Path(r.path).name, "n": r.n, "configs": list(c)} for r, c in zip(results, chosen, strict=True)
+        ],
+    }
+    space = SpaceList(attributes, _crossed(results, rows), origin)
+    return Combination(
+        results=tuple(r.path for r in results),
+        attributes=attributes,
+        n=tuple(r.n for r in results),
+        budget=budget,
+        per_attribute=m,
+        chosen=chosen,
+        space=space,
+    )
+
+
+def _distinct_attributes(results: Sequence[Result]) -> tuple[str, ...]:
+    """The attributes that the results vary; ResultError for fewer than two results, or for one attribute in two."""
     if len(results) < 2:
         raise ResultError("one result is nothing to combine; give one result for each attribute, two or more")
     names = [a for result in results for a in result.attributes]
@@ -81,42 +109,13 @@ def combine(results: Sequence[Result], *, budget: int = BUDGET, partial: bool = 
             f"cannot combine results that vary the same attribute ({', '.join(names)}); give one result for each "
             "attribute"
         )
-    require_same_data(results, "combine", model=True)
-    if budget < 1:
-        raise ResultError(f"--budget {budget} leaves no configuration; give at least 1")
-    m = per_attribute(len(results), budget)
-    rows = [first_rows(result, m, partial=partial) for result in results]
+    return tuple(a for a in ATTRIBUTES if a in names)
+
+
+def _crossed(results: Sequence[Result], rows: Sequence[Sequence[int]]) -> tuple[dict[str, Setting], ...]:
+    """Every combination of a chosen row of each result, as one configuration."""
     settings = [[_setting(result, row) for row in chosen] for result, chosen in zip(results, rows, strict=True)]
-    crossed = [_merged(parts) for parts in itertools.product(*settings)]
-    space = SpaceList(tuple(a for a in ATTRIBUTES if a in names), tuple(crossed))
-    chosen = tuple(
-        tuple(int(result.config_numbers[r]) for r in found) for result, found in zip(results, rows, strict=True)
-    )
-    found = Combination(
-        results=tuple(r.path for r in results),
-        attributes=space.attributes,
-        n=tuple(r.n for r in results),
-        budget=budget,
-        per_attribute=m,
-        chosen=chosen,
-        space=space,
-    )
-    return Combination(
-        **{**found.__dict__, "space": SpaceList(space.attributes, space.configs, _origin(found, results))}
-    )
-
-
-def _origin(found: Combination, results: Sequence[Result]) -> dict[str, Any]:
-    identity = results[0].manifest["identity"] if results[0].manifest else {}
-    return {
-        "model": identity.get("model"),
-        "budget": found.budget,
-        "per_attribute": found.per_attribute,
-        "made_from": [
-            {"result": Path(r.path).name, "n": r.n, "configs": list(c)}
-            for r, c in zip(results, found.chosen, strict=True)
-        ],
-    }
+    return tuple(_merged(parts) for parts in itertools.product(*settings))
 
 
 def _setting(result: Result, row: int) -> dict[str, Setting]:

@@ -69,11 +69,24 @@ class Comparison(Answer):
 def compare(before: Result, after: Result, *, seed: int = 0, resamples: Resamples | int | None = None) -> Comparison:
     """Worst, median, best and volatility of two results, and the change, on the samples that both have.
 
-    The same resamples are drawn for both, so the intervals of the change are paired. Raises ResultError where the
-    results are of different images or labels, or share no sample.
+    The same resamples are drawn for both, so the intervals of the change are paired.
 
-    >>> compare(open_result("before.parquet"), open_result("after.parquet")).change["worst"].value  # doctest: +SKIP
-    0.31
+    Args:
+        before: a result.
+        after: another of the same images, of any network and space.
+        seed: of the resamples.
+        resamples: how many bootstrap resamples the intervals are of, or drawn `Resamples` of the common samples;
+            default 1,000.
+
+    Returns:
+        The figures of each on the common samples, and after - before.
+
+    Raises:
+        ResultError: the results are of different images or labels, or share no sample.
+
+    Example:
+        >>> compare(open_result("before.parquet"), open_result("after.parquet")).change["worst"].value  # doctest: +SKIP
+        0.31
     """
     require_result(before, "compare")
     require_result(after, "compare")
@@ -103,16 +116,16 @@ def _side(result: Result, at: np.ndarray, drawn: Resamples) -> tuple[Side, dict[
     vectors["agree"] = unique == 1
     if result.default_index is not None:
         vectors["matched_topk"] = result.matrix("rank")[result.default_index, at] < unique
-    found = {name: drawn.mean(values) for name, values in vectors.items()}
+    estimates = {name: drawn.mean(values) for name, values in vectors.items()}
     side = Side(
         result=result.path,
         configs=result.configs,
-        static=found.get("static"),
-        worst=found["worst"],
-        median=found["median"],
-        best=found["best"],
-        volatility=found["volatility"],
-        matched_topk=found.get("matched_topk"),
-        agree=found["agree"],
+        static=estimates.get("static"),
+        worst=estimates["worst"],
+        median=estimates["median"],
+        best=estimates["best"],
+        volatility=estimates["volatility"],
+        matched_topk=estimates.get("matched_topk"),
+        agree=estimates["agree"],
     )
     return side, vectors

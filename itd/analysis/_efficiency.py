@@ -119,12 +119,12 @@ def cheapest(pred: np.ndarray, wanted: np.ndarray, macs: np.ndarray) -> np.ndarr
 
     pred: (C, N). wanted: (N,), each the prediction of some row. macs: (C,).
     """
-    found = np.full(pred.shape[1], -1)
+    rows = np.full(pred.shape[1], -1)
     for row in np.argsort(macs, kind="stable"):
-        found[(found < 0) & (pred[row] == wanted)] = row
-        if (found >= 0).all():
+        rows[(rows < 0) & (pred[row] == wanted)] = row
+        if (rows >= 0).all():
             break
-    return found
+    return rows
 
 
 def _dynamic(

@@ -61,7 +61,7 @@ def gain(results: Sequence[Result], *, seed: int = 0, resamples: Resamples | int
     """
     require_results(results, "gain")
     count, seed = (resamples.count, resamples.seed) if isinstance(resamples, Resamples) else (resamples, seed)
-    found: list[Gain] = []
+    gains: list[Gain] = []
     first: np.ndarray | None = None
     for result in results:
         right = rules_right(correctness(result), require_default(result, "the gain over guessing"))
@@ -76,7 +76,7 @@ def gain(results: Sequence[Result], *, seed: int = 0, resamples: Resamples | int
         elif apart is None:
             ours, theirs = common(results[0], result)
             against = as_resamples(count, len(ours), seed).mean(beyond[theirs] - first[ours])
-        found.append(
+        gains.append(
             Gain(
                 result=result.path,
                 configs=result.configs,
@@ -90,7 +90,7 @@ def gain(results: Sequence[Result], *, seed: int = 0, resamples: Resamples | int
                 apart=apart,
             )
         )
-    return found
+    return gains
 
 
 def _apart(first: Result, other: Result) -> str | None:

@@ -67,8 +67,8 @@ class GreedyCurve(Answer):
             }
             for s in self.steps
         ]
-        told = {f"{100 * a:.10g}": self.reach(a) for a in reach}
-        return {"result": self.result, "n": self.n, "static": self.static, "reach": told, "steps": steps}
+        reached = {f"{100 * a:.10g}": self.reach(a) for a in reach}
+        return {"result": self.result, "n": self.n, "static": self.static, "reach": reached, "steps": steps}
 
 
 def greedy(
@@ -77,14 +77,25 @@ def greedy(
     """Adds, one after another, the configuration that is right on most of the samples that no earlier one is right on.
 
     Ties go to the higher mean quality, then the default configuration, then the lower number. Configurations that add
-    nothing follow in the same order. partial: also read a result whose sweep is not finished. resamples: for the
-    intervals (1,000, seed 0); of count 0 for none.
+    nothing follow in the same order. The upper bound at k is `min over j of [f(S_j) + the k largest marginal gains at
+    S_j]`, S_j the greedy sets: best-case accuracy is submodular, so no k configurations can add more to S_j (Nemhauser,
+    Wolsey, Fisher, 1978).
 
-    The upper bound at k is `min over j of [f(S_j) + the k largest marginal gains at S_j]`, S_j the greedy sets:
-    best-case accuracy is submodular, so no k configurations can add more to S_j (Nemhauser, Wolsey, Fisher, 1978).
+    Args:
+        result: of `open_result`.
+        partial: also read a result whose sweep is not finished.
+        resamples: how many bootstrap resamples the intervals are of, or drawn `Resamples`; default 1,000, 0 for none.
+        seed: of the resamples.
 
-    >>> [step.config for step in greedy(open_result("results/resnet50-stride.parquet")).steps[:3]]  # doctest: +SKIP
-    [34, 118, 7]
+    Returns:
+        The whole curve, from one to all configurations.
+
+    Raises:
+        ResultError: the sweep is not finished, or what is given is no result.
+
+    Example:
+        >>> [step.config for step in greedy(open_result("results/resnet50-stride.parquet")).steps[:3]]  # doctest: +SKIP
+        [34, 118, 7]
     """
     require_result(result, "greedy")
     require_whole(result, partial)

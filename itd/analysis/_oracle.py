@@ -67,26 +67,40 @@ def oracle(
 
     A sample counts under a rule where the quality of the configuration the rule picks is at least 1, which is where
     its prediction is the label (ITD paper, eq. 1). Median is the element `(C - 1) // 2` of the qualities in ascending
-    order. vote_ks, resamples, num_classes: see `baselines`.
+    order.
 
-    >>> oracle(open_result("results/resnet50-stride.parquet")).best  # doctest: +SKIP
-    0.93
+    Args:
+        result: of `open_result`.
+        vote_ks: lengths of the greedy lists that vote, of the baselines.
+        resamples: how many bootstrap resamples the intervals are of, or drawn `Resamples`; default 1,000.
+        seed: of the resamples, and of the halves of the baselines.
+        num_classes: of `chance_uniform` of the baselines; default what the result says.
+
+    Returns:
+        The accuracies as fractions of n samples.
+
+    Raises:
+        ResultError: what is given is no result; EmptyResultError for one without images.
+
+    Example:
+        >>> oracle(open_result("results/resnet50-stride.parquet")).best  # doctest: +SKIP
+        0.93
     """
     require_result(result, "oracle")
     right = rules_right(correctness(result), result.default_index)
     drawn = as_resamples(resamples, result.n, seed)
-    found = {rule: drawn.mean(is_right) for rule, is_right in right.items()}
+    estimates = {rule: drawn.mean(is_right) for rule, is_right in right.items()}
     return OracleAccuracy(
         result=result.path,
         n=result.n,
         configs=result.configs,
-        static=found["static"].value if "static" in found else None,
-        worst=found["worst"].value,
-        median=found["median"].value,
-        best=found["best"].value,
+        static=estimates["static"].value if "static" in estimates else None,
+        worst=estimates["worst"].value,
+        median=estimates["median"].value,
+        best=estimates["best"].value,
         nulls=result.nulls,
         requested=result.images_requested,
-        intervals=found,
+        intervals=estimates,
         baselines=baselines(result, vote_ks=vote_ks, resamples=drawn, num_classes=num_classes),
     )
 

@@ -52,8 +52,8 @@ class Preferences(Answer):
 
     def share(self, site: str, attribute: str, value: float) -> Estimate | None:
         """The share of one option, or None where the space does not have it."""
-        found = (o.share for o in self.options if (o.site, o.attribute, o.value) == (site, attribute, value))
-        return next(found, None)
+        shares = (o.share for o in self.options if (o.site, o.attribute, o.value) == (site, attribute, value))
+        return next(shares, None)
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -108,14 +108,14 @@ def preferences(result: Result, *, resamples: Resamples | int | None = None, see
 
 
 def _options(result: Result, counts: np.ndarray, resampled: np.ndarray) -> list[OptionShare]:
-    found = []
+    shares = []
     for site in result.sites:
         for attribute in result.attributes:
             values = result.settings[f"{attribute}_{site}"]
             for value in sorted({v for v in values if v is not None}):
                 rows = [i for i, v in enumerate(values) if v == value]
-                found.append(OptionShare(site, attribute, value, _share(counts, resampled, rows, result.n)))
-    return found
+                shares.append(OptionShare(site, attribute, value, _share(counts, resampled, rows, result.n)))
+    return shares
 
 
 def _share(counts: np.ndarray, resampled: np.ndarray, rows: list[int], n: int) -> Estimate:

@@ -54,14 +54,14 @@ def unique(result: Result, *, resamples: Resamples | int | None = None, seed: in
     """
     require_result(result, "unique")
     correctness(result)  # refuses a result without images
-    found = distinct(result.matrix("pred"))
+    counts = distinct(result.matrix("pred"))
     drawn = as_resamples(resamples, result.n, seed)
     return UniquePredictions(
         result=result.path,
         n=result.n,
         configs=result.configs,
-        histogram=tuple(np.bincount(found)[1:].tolist()),
-        agree=drawn.mean(found == 1),
-        mean=drawn.mean(found),
-        median=float(np.median(found)),
+        histogram=tuple(np.bincount(counts)[1:].tolist()),
+        agree=drawn.mean(counts == 1),
+        mean=drawn.mean(counts),
+        median=float(np.median(counts)),
     )

@@ -20,10 +20,17 @@ def greedy_lists(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Greedy accumulation of k configurations on each of B weightings of n samples.
 
-    correct: (C, n) bool. quality: (C, n). weights: (B, n), how often each sample counts.
+    Ties go to the higher weighted mean quality, then the default configuration, then the lower row, as in `greedy`.
 
-    Returns (B, k) rows in the order they are added and (B, k) how much weight they cover together. Ties go to the
-    higher weighted mean quality, then the default configuration, then the lower row, as in `greedy`.
+    Args:
+        correct: (C, n) bool.
+        quality: (C, n).
+        weights: (B, n), how often each sample counts.
+        k: the length of the lists; at most C.
+        default: the row of the default configuration, or None.
+
+    Returns:
+        (B, k) rows in the order they are added, and (B, k) how much weight they cover together.
     """
     k = min(k, len(correct))
     order = preferred_order(len(correct), default)
@@ -85,10 +92,16 @@ def list_votes(
 ) -> Iterator[tuple[slice, dict[int, np.ndarray]]]:
     """Whether the majority of the first k configurations of each list is right, a few lists at a time.
 
-    pred: (C, n) classes. correct: (C, n) bool. lists: (B, K) rows. ks: each at most K.
+    Where several classes have the most votes, the one that the earliest configuration of the list predicts wins.
 
-    Yields (which lists, k -> (b, n) bool). Where several classes have the most votes, the one that the earliest
-    configuration of the list predicts wins.
+    Args:
+        pred: (C, n) classes.
+        correct: (C, n) bool.
+        lists: (B, K) rows.
+        ks: how many of a list vote, each at most K.
+
+    Returns:
+        An iterator of (which lists, k -> (b, n) bool).
     """
     n = pred.shape[1]
     depth = max(ks)
@@ -97,15 +110,15 @@ def list_votes(
         part = slice(start, min(start + size, len(lists)))
         said, right = pred[lists[part, :depth]], correct[lists[part, :depth]]  # (b, depth, n)
         votes = np.ones(said.shape, np.uint8 if depth < 256 else np.uint16)
-        found: dict[int, np.ndarray] = {}
+        right_by_k: dict[int, np.ndarray] = {}
         for j in range(depth):
             if j:
                 same = (said[:, :j] == said[:, j : j + 1]).view(np.uint8)
                 votes[:, :j] += same
                 votes[:, j] += np.add.reduce(same, axis=1, dtype=votes.dtype)
             if j + 1 in ks:
-                found[j + 1] = _winners(votes[:, : j + 1], right[:, : j + 1])
-        yield part, found
+                right_by_k[j + 1] = _winners(votes[:, : j + 1], right[:, : j + 1])
+        yield part, right_by_k
 
 
 def _winners(votes: np.ndarray, right: np.ndarray) -> np.ndarray:

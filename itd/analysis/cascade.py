@@ -35,36 +35,51 @@ def cascade(
     In each fold the list is made, ordered by MACs and given its threshold (of the highest accuracy, then the fewest
     MACs) on the other folds' samples. A sample stops at the first configuration whose largest softmax value reaches the
     threshold, or at the last; what it costs is all that was run. Intervals resample the measured samples; what was
-    chosen stays chosen. Raises ResultError without a default configuration or MACs, and for fewer samples than folds.
+    chosen stays chosen.
 
-    >>> found = cascade(open_result("results/resnet50-stride.parquet"), k=4)  # doctest: +SKIP
-    >>> found.selectors["cascade"].accuracy.value  # doctest: +SKIP
-    0.79
+    Args:
+        result: of `open_result`.
+        k: the length of the greedy list.
+        folds: of the cross-validation.
+        partial: also read a result whose sweep is not finished.
+        resamples: how many bootstrap resamples the intervals are of, or drawn `Resamples`; default 1,000.
+        seed: of the resamples and the folds.
+
+    Returns:
+        The cascade's outcome beside the baselines, and its curve over all thresholds.
+
+    Raises:
+        ResultError: no default configuration, no MACs, or fewer samples than folds.
+
+    Example:
+        >>> selection = cascade(open_result("results/resnet50-stride.parquet"), k=4)  # doctest: +SKIP
+        >>> selection.selectors["cascade"].accuracy.value  # doctest: +SKIP
+        0.79
     """
     require_result(result, "cascade")
     return cascade_of(CrossValidation(result, k, folds, as_resamples(resamples, result.n, seed), partial))
 
 
-def cascade_of(course: CrossValidation) -> Selection:
+def cascade_of(validation: CrossValidation) -> Selection:
     """The cascade of a cross-validation, beside its baselines."""
-    result, drawn = course.result, course.drawn
+    result, drawn = validation.result, validation.drawn
     right = np.zeros((len(THRESHOLDS), result.n), bool)
     cost = np.zeros((len(THRESHOLDS), result.n))
     chosen_right, chosen_cost = np.zeros(result.n, bool), np.zeros(result.n)
     thresholds, lists = [], []
-    for fold in course.folds:
-        ordered, held = cheapest_first(course, fold.rows), fold.held
-        right[:, held], cost[:, held] = _run(course, ordered, held)
-        at = best_threshold(*_run(course, ordered, fold.others))
+    for fold in validation.folds:
+        ordered, held = cheapest_first(validation, fold.rows), fold.held
+        right[:, held], cost[:, held] = _run(validation, ordered, held)
+        at = best_threshold(*_run(validation, ordered, fold.others))
         chosen_right[held], chosen_cost[held] = right[at, held], cost[at, held]
         thresholds.append(THRESHOLDS[at])
         lists.append(tuple(int(result.config_numbers[c]) for c in ordered))
     return Selection(
         result=result.path,
         n=result.n,
-        k=course.k,
-        baselines=course.baselines(),
-        selectors={"cascade": course.outcome(chosen_right, chosen_cost)},
+        k=validation.k,
+        baselines=validation.baselines(),
+        selectors={"cascade": validation.outcome(chosen_right, chosen_cost)},
         thresholds=tuple(thresholds),
         lists=tuple(lists),
         curve=tuple(CascadePoint(t, drawn.mean(right[i]), drawn.mean(cost[i])) for i, t in enumerate(THRESHOLDS)),
@@ -72,16 +87,16 @@ def cascade_of(course: CrossValidation) -> Selection:
     )
 
 
-def fitted(course: CrossValidation) -> tuple[np.ndarray, float]:
+def fitted(validation: CrossValidation) -> tuple[np.ndarray, float]:
     """The cascade to use on other images, from all samples: its rows, cheapest first, and its threshold."""
-    every = np.arange(course.result.n)
-    ordered = cheapest_first(course, course.rows(every))
-    return ordered, THRESHOLDS[best_threshold(*_run(course, ordered, every))]
+    every = np.arange(validation.result.n)
+    ordered = cheapest_first(validation, validation.rows(every))
+    return ordered, THRESHOLDS[best_threshold(*_run(validation, ordered, every))]
 
 
-def cheapest_first(course: CrossValidation, rows: np.ndarray) -> np.ndarray:
+def cheapest_first(validation: CrossValidation, rows: np.ndarray) -> np.ndarray:
     """The rows by what they cost, in the order of the list where they cost the same."""
-    return np.array(sorted(rows, key=lambda c: course.macs[c]))
+    return np.array(sorted(rows, key=lambda c: validation.macs[c]))
 
 
 def best_threshold(right: np.ndarray, cost: np.ndarray) -> int:
@@ -89,8 +104,10 @@ def best_threshold(right: np.ndarray, cost: np.ndarray) -> int:
     return int(np.lexsort((cost.mean(1), -right.mean(1)))[0])
 
 
-def _run(course: CrossValidation, ordered: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return run(course.correct[ordered][:, samples], course.confidence[ordered][:, samples], course.macs[ordered])
+def _run(validation: CrossValidation, ordered: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return run(
+        validation.correct[ordered][:, samples], validation.confidence[ordered][:, samples], validation.macs[ordered]
+    )
 
 
 def run(correct: np.ndarray, confidence: np.ndarray, macs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

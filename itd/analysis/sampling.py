@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
+from itd.analysis.scores import require_number
 from itd.errors import ResultError
 
 RESAMPLES = 1000
@@ -98,9 +99,9 @@ def halves(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def as_resamples(resamples: Resamples | int | None, n: int, seed: int = 0) -> Resamples:
-    """What a verb's `resamples` and `seed` say, for n samples: their number, or drawn ones as they are.
+    """What a verb's `resamples` and `seed` say, for n samples: how many to draw (default 1,000), or drawn ones.
 
-    Raises ResultError for a number below 0, or resamples of another number of samples.
+    Drawn ones have their own seed. Raises ResultError for a number below 0, or resamples of another number of samples.
 
     >>> as_resamples(20, 5).weights.shape
     (20, 5)
@@ -114,4 +115,5 @@ def as_resamples(resamples: Resamples | int | None, n: int, seed: int = 0) -> Re
     count = RESAMPLES if resamples is None else resamples
     if not isinstance(count, int) or isinstance(count, bool) or count < 0:
         raise ResultError(f"resamples is {resamples!r}; give their number, or Resamples({n})")
+    require_number(seed, "seed", least=0)
     return Resamples(n, count, seed)

@@ -36,6 +36,14 @@ def require_results(results: Any, verb: str) -> None:
         require_result(result, verb)
 
 
+def require_number(value: Any, name: str, *, least: int, most: int | None = None) -> None:
+    """ResultError for anything that is not a whole number from `least` to `most`."""
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        allowed = f"at least {least}" if most is None else f"{least} to {most}"
+        raise ResultError(f"{name} is {shorten(repr(value))}; give a whole number, {allowed}")
+
+
 def correctness(result: Result, quality: np.ndarray | None = None) -> np.ndarray:
     """(C, N) bool: where the prediction is the label. quality: the result's, where it is loaded already."""
     require_images(result)

@@ -17,7 +17,7 @@ from itd.analysis._greedy import accumulate, greedy_priority
 from itd.analysis.bootstrap_greedy import list_votes
 from itd.analysis.frames import Answer
 from itd.analysis.sampling import Estimate, Resamples, estimate
-from itd.analysis.scores import correctness, require_default, require_whole
+from itd.analysis.scores import correctness, require_default, require_number, require_whole
 from itd.errors import ResultError
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ class Outcome:
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         names = ("accuracy", "macs", "gap_closed")
-        found = {name: getattr(self, name) for name in names}
-        return {name: None if value is None else value.as_dict() for name, value in found.items()}
+        estimates = {name: getattr(self, name) for name in names}
+        return {name: None if value is None else value.as_dict() for name, value in estimates.items()}
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,13 @@ class CrossValidation:
             raise ResultError(
                 f"{result.path} does not say what its configurations cost; give the folder that it came from"
             )
-        if not 2 <= folds <= result.n:
+        require_number(k, "k", least=1)
+        require_number(folds, "folds", least=2)
+        if folds > result.n:
             raise ResultError(
                 f"{result.n} samples cannot be cross-validated in {folds} folds; give 2 to {result.n} folds"
             )
-        if not 1 <= k <= result.configs:
+        if k > result.configs:
             raise ResultError(f"k = {k} is not allowed; give 1 to {result.configs} configurations")
         self.macs = result.macs.astype(np.float64)
         self.default = default
@@ -159,8 +161,8 @@ class CrossValidation:
 
         def vote(fold: Fold) -> np.ndarray:
             listed = fold.rows[None]
-            ((_, found),) = list_votes(pred[:, fold.held], self.correct[:, fold.held], listed, [len(fold.rows)])
-            return found[len(fold.rows)][0]
+            ((_, right_by_k),) = list_votes(pred[:, fold.held], self.correct[:, fold.held], listed, [len(fold.rows)])
+            return right_by_k[len(fold.rows)][0]
 
         def confident(fold: Fold) -> np.ndarray:
             place = np.flatnonzero(fold.rows == self.default)

@@ -69,13 +69,13 @@ def by_sites(result: Result, *, resamples: Resamples | int | None = None, seed: 
     correct, pred = correctness(result), result.matrix("pred")
     rank = result.matrix("rank")[default]
     drawn = as_resamples(resamples, result.n, seed)
-    found = []
+    accuracies = []
     for sites, rows in subset_rows(result, default):
         rules = {rule: drawn.mean(right) for rule, right in rules_right(correct[rows], None).items()}
         unique = distinct(pred[rows])
         matched = drawn.mean(rank < unique)
-        found.append(SubsetAccuracy(sites, len(rows), rules["worst"], rules["median"], rules["best"], matched))
-    return Subsets(result.path, result.n, drawn.mean(correct[default]), tuple(found))
+        accuracies.append(SubsetAccuracy(sites, len(rows), rules["worst"], rules["median"], rules["best"], matched))
+    return Subsets(result.path, result.n, drawn.mean(correct[default]), tuple(accuracies))
 
 
 def subset_rows(result: Result, default: int) -> list[tuple[str, np.ndarray]]:

@@ -52,15 +52,15 @@ def oracle_table(rows: Sequence[OracleAccuracy]) -> str:
 
 def oracle_rows(rows: Sequence[OracleAccuracy]) -> list[Row]:
     """One flat row for each result: each figure with its `_low` and `_high`."""
-    found = []
+    flat_rows = []
     for row in rows:
         flat: Row = {"result": row.result, "n": row.n, "configs": row.configs}
         named = {rule: row.intervals.get(rule) for rule in RULES}
         for name, value in {**named, **(row.baselines.named() if row.baselines else {})}.items():
             flat |= _flat(name, value)
         flat["chance_uniform"] = row.baselines.chance_uniform if row.baselines else None
-        found.append(flat | {"nulls": row.nulls, "requested": row.requested})
-    return found
+        flat_rows.append(flat | {"nulls": row.nulls, "requested": row.requested})
+    return flat_rows
 
 
 def baselines_table(row: OracleAccuracy) -> str:
@@ -71,22 +71,24 @@ def baselines_table(row: OracleAccuracy) -> str:
         value = named.get(name)
         cells.append([name, percent(value.value if value else None), span(value), rule_of(name).needs])
     lines = [f"{row.result}: n = {row.n}, {row.configs} configurations", align(cells, left=(0, 3))]
-    found = row.baselines
-    if found is not None and found.chance_uniform is not None:
-        lines.append(f"chance with every class as likely (mean |U| / K): {percent(found.chance_uniform)}")
-    if found is not None and found.single_best_configs:
-        lines.append(f"single best on each half: configuration {', '.join(map(str, found.single_best_configs))}")
+    beside = row.baselines
+    if beside is not None and beside.chance_uniform is not None:
+        lines.append(f"chance with every class as likely (mean |U| / K): {percent(beside.chance_uniform)}")
+    if beside is not None and beside.single_best_configs:
+        lines.append(f"single best on each half: configuration {', '.join(map(str, beside.single_best_configs))}")
     return "\n".join(lines)
 
 
-def subsets_table(found: Subsets) -> str:
+def subsets_table(answer: Subsets) -> str:
     """One result: each subset of sites."""
     between = "95%"
     cells = [["sites", "configs", "worst", between, "median", between, "best", between, "top-k", between]]
-    for one in found.subsets:
+    for one in answer.subsets:
         figures = (one.worst, one.median, one.best, one.matched_topk)
         cells.append([one.sites, f"{one.configs}", *(c for e in figures for c in (percent(e.value), span(e)))])
-    return f"{found.result}: n = {found.n}, static {percent(found.static.value)} {span(found.static)}\n" + align(cells)
+    return f"{answer.result}: n = {answer.n}, static {percent(answer.static.value)} {span(answer.static)}\n" + align(
+        cells
+    )
 
 
 def unique_table(rows: Sequence[UniquePredictions]) -> str:
@@ -132,25 +134,27 @@ def greedy_rows(curves: Sequence[GreedyCurve]) -> list[Row]:
     return rows
 
 
-def preferences_table(found: Preferences, top: int = 10) -> str:
+def preferences_table(answer: Preferences, top: int = 10) -> str:
     """One result: the options at each site, then the most preferred configurations."""
-    varied = "".join(f", {name} {value:g}" for name, value in (found.variation or {}).items())
+    varied = "".join(f", {name} {value:g}" for name, value in (answer.variation or {}).items())
     cells = [["site", "attribute", "option", "preferred by %", "95% interval"]]
     cells += [
-        [o.site, o.attribute, format_value(o.value), percent(o.share.value), span(o.share)] for o in found.options
+        [o.site, o.attribute, format_value(o.value), percent(o.share.value), span(o.share)] for o in answer.options
     ]
     most = [["config", "preferred by %", "95% interval", "settings"]]
-    for c in found.configs[:top]:
-        own = " (default)" if c.config == found.default else ""
+    for c in answer.configs[:top]:
+        own = " (default)" if c.config == answer.default else ""
         most.append([f"{c.config}", percent(c.share.value), span(c.share), format_sites(c.settings) + own])
-    title = f"{found.result}: n = {found.n}{varied}; {len(found.configs)} configurations are preferred by some sample"
+    title = (
+        f"{answer.result}: n = {answer.n}{varied}; {len(answer.configs)} configurations are preferred by some sample"
+    )
     return "\n".join([title, align(cells, left=(0, 1)), "", align(most, left=(3,))])
 
 
-def preferences_rows(found: Sequence[Preferences]) -> list[Row]:
+def preferences_rows(answers: Sequence[Preferences]) -> list[Row]:
     """One row for each option of each site, and one for each preferred configuration, of each result."""
     rows = []
-    for one in found:
+    for one in answers:
         variation = dict(one.variation or {})
         head = {"result": one.result, "n": one.n, "model": one.model}
         head |= {"scale": variation.get("scale"), "context_px": variation.get("context_px")}
@@ -163,7 +167,7 @@ def preferences_rows(found: Sequence[Preferences]) -> list[Row]:
     return rows
 
 
-def efficiency_table(found: Efficiency) -> str:
+def efficiency_table(answer: Efficiency) -> str:
     """One result: the default, the oracle, and the cheapest of the same predictions."""
     names = {
         "static": "static default",
@@ -173,7 +177,7 @@ def efficiency_table(found: Efficiency) -> str:
     }
     cells = [["", "top-1", "95% interval", "GMAC", "95% interval", "fewer", "95% interval"]]
     for name, label in names.items():
-        point = getattr(found, name)
+        point = getattr(answer, name)
         macs, factor = point.macs, point.factor
         cells.append(
             [label, percent(point.accuracy.value), span(point.accuracy), f"{macs.value / 1e9:.2f}"]
@@ -181,39 +185,47 @@ def efficiency_table(found: Efficiency) -> str:
             + (["", ""] if factor is None else [f"{factor.value:.2f}x", f"{factor.low:.2f}-{factor.high:.2f}"])
         )
     cells.append(
-        ["matched top-k of the default", percent(found.matched_topk.value), span(found.matched_topk), *[""] * 4]
+        ["matched top-k of the default", percent(answer.matched_topk.value), span(answer.matched_topk), *[""] * 4]
     )
-    head = f"{found.result}: n = {found.n}, {len(found.points)} configurations\n"
-    return head + align(cells) + _uncounted(found.macs_unknown)
+    head = f"{answer.result}: n = {answer.n}, {len(answer.points)} configurations\n"
+    return head + align(cells) + _last_line(answer.macs_unknown)
 
 
-def efficiency_rows(found: Efficiency) -> list[Row]:
+def efficiency_rows(answer: Efficiency) -> list[Row]:
     """One row for each configuration on its own, and one for each dynamic point."""
     rows: list[Row] = [
         {"what": "configuration", "config": p.config, "macs": p.macs, "accuracy": p.accuracy, "pareto": p.pareto}
-        for p in found.points
+        for p in answer.points
     ]
     for name in ("static", "cheapest_as_static", "best", "cheapest_as_best"):
-        point = getattr(found, name)
+        point = getattr(answer, name)
         rows.append({"what": name, "macs": point.macs.value, "accuracy": point.accuracy.value})
     return rows
 
 
-def _uncounted(names: Sequence[str]) -> str:
-    """The line that ends a table of costs that leave something out."""
-    return f"\nmultiply-accumulates are incomplete: they do not count {', '.join(names)}" if names else ""
+def uncounted(macs_unknown: Sequence[str]) -> str:
+    """What to say of costs that leave operators out; empty where all are counted.
+
+    >>> uncounted(["einsum"])
+    'multiply-accumulates are incomplete: they do not count einsum'
+    """
+    return f"multiply-accumulates are incomplete: they do not count {', '.join(macs_unknown)}" if macs_unknown else ""
 
 
-def selection_table(found: Selection) -> str:
+def _last_line(macs_unknown: Sequence[str]) -> str:
+    return f"\n{uncounted(macs_unknown)}" if macs_unknown else ""
+
+
+def selection_table(selection: Selection) -> str:
     """What each selector achieves, beside what it is measured by."""
     labels = {
         **{key: rule_of(key).name for key in ("static", "single_best")},
-        "most_confident": f"most confident of {found.k}",
-        "majority_vote": f"majority vote of {found.k}",
-        "oracle": f"oracle over the same {found.k}",
+        "most_confident": f"most confident of {selection.k}",
+        "majority_vote": f"majority vote of {selection.k}",
+        "oracle": f"oracle over the same {selection.k}",
     }
-    first = {labels[name]: one for name, one in found.baselines.items() if name != "oracle"}
-    named = {**first, **found.selectors, labels["oracle"]: found.baselines["oracle"]}
+    first = {labels[name]: one for name, one in selection.baselines.items() if name != "oracle"}
+    named = {**first, **selection.selectors, labels["oracle"]: selection.baselines["oracle"]}
     cells = [["", "top-1", "95% interval", "GMAC", "gap closed", "95% interval"]]
     for name, one in named.items():
         gap, macs = one.gap_closed, one.macs
@@ -227,51 +239,54 @@ def selection_table(found: Selection) -> str:
                 span(gap),
             ]
         )
-    thresholds = ", ".join(f"{t:g}" for t in found.thresholds)
+    thresholds = ", ".join(f"{t:g}" for t in selection.thresholds)
+    folds = len(selection.lists)
     return (
-        f"{found.result}: n = {found.n}, the first {found.k} of the greedy list, {len(found.lists)} folds\n"
-        f"{align(cells)}\nthresholds of the cascade: {thresholds}{_uncounted(found.macs_unknown)}"
+        f"{selection.result}: n = {selection.n}, the first {selection.k} of the greedy list, {folds} folds\n"
+        f"{align(cells)}\nthresholds of the cascade: {thresholds}{_last_line(selection.macs_unknown)}"
     )
 
 
-def selection_rows(found: Selection) -> list[Row]:
+def selection_rows(selection: Selection) -> list[Row]:
     """One row for each way to choose."""
     rows = []
-    for kind, named in (("baseline", found.baselines), ("selector", found.selectors)):
+    for kind, named in (("baseline", selection.baselines), ("selector", selection.selectors)):
         for name, one in named.items():
-            row: Row = {"kind": kind, "name": name, "n": found.n, "k": found.k}
+            row: Row = {"kind": kind, "name": name, "n": selection.n, "k": selection.k}
             for key in ("accuracy", "macs", "gap_closed"):
                 row |= _flat(key, getattr(one, key))
             rows.append(row)
     return rows
 
 
-def compare_table(found: Comparison) -> str:
+def compare_table(comparison: Comparison) -> str:
     """Table 2's layout: the two results, and the change with its paired interval."""
-    names = [name for name in FIGURES if getattr(found.before, name) or getattr(found.after, name)]
+    names = [name for name in FIGURES if getattr(comparison.before, name) or getattr(comparison.after, name)]
     cells = [["", "configs", *names]]
-    for side in (found.before, found.after):
+    for side in (comparison.before, comparison.after):
         values = [getattr(side, name) for name in names]
         cells.append([side.result, f"{side.configs}", *(percent(e.value if e else None) for e in values)])
         cells.append(["  95% interval", "", *map(span, values)])
-    change = [found.change[name] for name in names]
+    change = [comparison.change[name] for name in names]
     cells.append(["change", "", *("-" if e is None else f"{100 * e.value:+.1f}" for e in change)])
     cells.append(["  95% interval, paired", "", *map(span, change)])
     common = (
-        "" if found.total == (found.n, found.n) else f", those that both have of {found.total[0]} and {found.total[1]}"
+        ""
+        if comparison.total == (comparison.n, comparison.n)
+        else f", those that both have of {comparison.total[0]} and {comparison.total[1]}"
     )
-    return f"n = {found.n}{common}\n" + align(cells)
+    return f"n = {comparison.n}{common}\n" + align(cells)
 
 
-def compare_rows(found: Comparison) -> list[Row]:
+def compare_rows(comparison: Comparison) -> list[Row]:
     """One row for each figure."""
     rows = []
     for name in FIGURES:
-        row: Row = {"n": found.n, "figure": name}
+        row: Row = {"n": comparison.n, "figure": name}
         for which, value in (
-            ("before", getattr(found.before, name)),
-            ("after", getattr(found.after, name)),
-            ("change", found.change[name]),
+            ("before", getattr(comparison.before, name)),
+            ("after", getattr(comparison.after, name)),
+            ("change", comparison.change[name]),
         ):
             row |= _flat(which, value)
         rows.append(row)
@@ -293,13 +308,13 @@ def gain_table(rows: Sequence[Gain]) -> str:
 
 def gain_rows(rows: Sequence[Gain]) -> list[Row]:
     """One flat row for each result."""
-    found = []
+    flat_rows = []
     for row in rows:
         flat: Row = {"result": row.result, "n": row.n, "configs": row.configs}
         for name in GAIN_HEADS:
             flat |= _flat(name, getattr(row, name))
-        found.append(flat)
-    return found
+        flat_rows.append(flat)
+    return flat_rows
 
 
 def format_settings(step: GreedyStep) -> str:
@@ -366,37 +381,37 @@ def _share(one: Any) -> Row:
     return {"share": one.share.value, "low": one.share.low, "high": one.share.high}
 
 
-def baselines_rows(found: Baselines) -> list[Row]:
+def baselines_rows(answer: Baselines) -> list[Row]:
     """One row for each baseline."""
-    return [{"baseline": name} | _flat("accuracy", value) for name, value in found.named().items()]
+    return [{"baseline": name} | _flat("accuracy", value) for name, value in answer.named().items()]
 
 
-def subsets_rows(found: Sequence[Subsets]) -> list[Row]:
+def subsets_rows(answers: Sequence[Subsets]) -> list[Row]:
     """One row for each subset of the sites and rule."""
     return [
         {"result": one.result, "n": one.n, "sites": subset.sites, "configs": subset.configs}
         | {"rule": rule, "accuracy": value.value, "low": value.low, "high": value.high}
-        for one in found
+        for one in answers
         for subset in one.subsets
         for rule in ("best", "median", "worst", "matched_topk")
         for value in [getattr(subset, rule)]
     ]
 
 
-def unique_rows(found: Sequence[UniquePredictions]) -> list[Row]:
+def unique_rows(answers: Sequence[UniquePredictions]) -> list[Row]:
     """One row for each number of distinct predictions."""
     return [
         {"result": one.result, "n": one.n, "distinct": distinct, "samples": samples}
-        for one in found
+        for one in answers
         for distinct, samples in enumerate(one.histogram, start=1)
     ]
 
 
-def combine_rows(found: Combination) -> list[Row]:
+def combine_rows(combination: Combination) -> list[Row]:
     """One row for each configuration that was chosen."""
     return [
         {"result": path, "place": place, "config": config}
-        for path, chosen in zip(found.results, found.chosen, strict=True)
+        for path, chosen in zip(combination.results, combination.chosen, strict=True)
         for place, config in enumerate(chosen, start=1)
     ]
 

@@ -61,13 +61,13 @@ def verify(path: str | Path) -> VerifyReport:
         numbers = manifests.load_configs(root, manifest).column("config").to_numpy()
         samples = manifests.from_runs(manifest["samples"])
 
-    found = for_each(lambda part: _verify_part(part, numbers, samples), parts)
-    damaged = [entry for entry in found if isinstance(entry, Damage)]
+    checked = for_each(lambda part: _verify_part(part, numbers, samples), parts)
+    damaged = [entry for entry in checked if isinstance(entry, Damage)]
     damaged += _overlaps(parts)
     return VerifyReport(
         path=str(path),
         parts=len(parts),
-        rows=sum(entry for entry in found if isinstance(entry, int)),
+        rows=sum(entry for entry in checked if isinstance(entry, int)),
         images=0 if samples is None else len(samples),
         damaged=tuple(damaged),
         missing=() if samples is None else _missing(parts, len(samples)),

@@ -61,27 +61,27 @@ def read_index(part: Part, numbers: np.ndarray | None, samples: np.ndarray | Non
     if not len(rows["config"]):
         raise ResultError(f"{part.path} has no rows; delete it and give the same `itd sweep` command again")
     del table
-    found, order = _arrange(part, rows)
-    count = len(rows["config"]) // len(found)
+    there, order = _arrange(part, rows)
+    count = len(rows["config"]) // len(there)
     of_samples, of_labels = rows["sample"], rows["label"]
     if order is not None:
         of_samples, of_labels = of_samples[order], of_labels[order]
     here = of_samples[:count].astype(np.int32)
     labels = of_labels[:count].astype(np.int16)
-    if numbers is not None and not np.array_equal(found, numbers):
+    if numbers is not None and not np.array_equal(there, numbers):
         raise ResultError(
-            f"{part.path} has {len(found)} configurations where the result has {len(numbers)}, or other numbers; "
+            f"{part.path} has {len(there)} configurations where the result has {len(numbers)}, or other numbers; "
             "delete it and give the same `itd sweep` command again"
         )
     if samples is not None and not np.array_equal(here, samples):
         raise ResultError(
             f"{part.path} holds other samples than its name says; delete it and give the same `itd sweep` command again"
         )
-    if (of_labels.reshape(len(found), count) != labels).any():
+    if (of_labels.reshape(len(there), count) != labels).any():
         raise ResultError(f"{part.path} gives one sample two labels; write the file again")
-    index = Index(part, found, here, labels, order, None)
+    index = Index(part, there, here, labels, order, None)
     mask = _without_nulls(index)
-    return index if mask.all() else Index(part, found, here, labels, order, mask)
+    return index if mask.all() else Index(part, there, here, labels, order, mask)
 
 
 def _arrange(part: Part, rows: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:

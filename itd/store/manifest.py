@@ -150,7 +150,19 @@ def check_same(
     space: Space,
     samples: np.ndarray,
 ) -> None:
-    """Refuses to continue a result as another one, naming each field that differs."""
+    """Refuses to continue a result as another one, naming each field that differs.
+
+    Args:
+        path: of the result, for the message.
+        manifest: what is there.
+        configs: the configurations that are there.
+        identity: of the run that wants to continue.
+        space: its configurations.
+        samples: (N,) its images in order; one list must begin the other.
+
+    Raises:
+        ResultError: another run.
+    """
     differing = identity_differences(manifest["identity"], identity)
     lines = [f"{name} is {there}, given {here}" for name, there, here in differing]
     if not lines:

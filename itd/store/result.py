@@ -177,29 +177,29 @@ def open_result(path: str | Path) -> Result:
     """
     if not isinstance(path, (str, Path)):
         raise ResultError(f"a result is opened by its path, given {type(path).__name__}; give a folder of `itd sweep`")
-    given, root = str(path), Path(path)
+    name, root = str(path), Path(path)
     if not root.exists():
         raise ResultError(
-            f"no such result: {given}; give a folder or file written by `itd sweep`, such as results/*.parquet"
+            f"no such result: {name}; give a folder or file written by `itd sweep`, such as results/*.parquet"
         )
     try:
         parts = list_parts(root) if root.is_dir() else [Part(root)]  # before the manifest, which grows first
         manifest = manifests.load_manifest(root) if root.is_dir() else None
     except OSError as error:
-        raise ResultError(f"{given} cannot be read: {error.strerror}; make it readable") from error
+        raise ResultError(f"{name} cannot be read: {error.strerror}; make it readable") from error
     if manifest is not None:
-        return _open_folder(given, root, manifest, parts)
+        return _open_folder(name, root, manifest, parts)
     if not parts:
         raise ResultError(
-            f"{given} is not a result: the folder holds no Parquet file; make one with `itd sweep --out {given}`"
+            f"{name} is not a result: the folder holds no Parquet file; make one with `itd sweep --out {name}`"
         )
-    return _open_files(given, parts)
+    return _open_files(name, parts)
 
 
-def _open_folder(given: str, root: Path, manifest: dict[str, Any], parts: list[Part]) -> Result:
+def _open_folder(path: str, root: Path, manifest: dict[str, Any], parts: list[Part]) -> Result:
     configs = manifests.load_configs(root, manifest)
     samples = manifests.from_runs(manifest["samples"])
-    check_partition(given, parts, len(samples))
+    check_partition(path, parts, len(samples))
     numbers = configs.column("config").to_numpy()
 
     def read(part: Part) -> Index:
@@ -209,7 +209,7 @@ def _open_folder(given: str, root: Path, manifest: dict[str, Any], parts: list[P
 
     columns = setting_columns(manifest["attributes"])
     return _assemble(
-        given,
+        path,
         for_each(read, parts),
         attributes=manifest["attributes"],
         sites=manifest["sites"],
@@ -222,21 +222,21 @@ def _open_folder(given: str, root: Path, manifest: dict[str, Any], parts: list[P
     )
 
 
-def check_partition(given: str, parts: list[Part], images: int) -> None:
+def check_partition(path: str, parts: list[Part], images: int) -> None:
     """ResultError where a Parquet file is not a part, or parts overlap or go beyond the images."""
     for part in parts:
         if part.first < 0:
-            raise ResultError(f"{given} holds {part.name}, which is not a part of the result; move it elsewhere")
+            raise ResultError(f"{path} holds {part.name}, which is not a part of the result; move it elsewhere")
         if part.last >= images or part.last < part.first:
-            raise ResultError(f"{given} holds {part.name}, but the result has {images} images; move it elsewhere")
+            raise ResultError(f"{path} holds {part.name}, but the result has {images} images; move it elsewhere")
     for before, after in itertools.pairwise(parts):
         if after.first <= before.last:
             raise ResultError(
-                f"{given}: {before.name} and {after.name} overlap; delete one, then give the same `itd sweep` again"
+                f"{path}: {before.name} and {after.name} overlap; delete one, then give the same `itd sweep` again"
             )
 
 
-def _open_files(given: str, parts: list[Part]) -> Result:
+def _open_files(path: str, parts: list[Part]) -> Result:
     """Parquet files without a manifest: everything comes from their rows."""
     indices: list[Index] = []
     for part in map(with_record, parts):
@@ -249,11 +249,11 @@ def _open_files(given: str, parts: list[Part]) -> Result:
             default = default_of(schema)
         elif attributes != first_attributes:
             raise ResultError(
-                f"{given}: {part.name} varies {', '.join(attributes)}, the others {', '.join(first_attributes)}"
+                f"{path}: {part.name} varies {', '.join(attributes)}, the others {', '.join(first_attributes)}"
             )
     sites = [s for s in SITES if any(v is not None for c in columns if c.endswith(s) for v in settings[c])]
     return _assemble(
-        given,
+        path,
         indices,
         attributes=first_attributes,
         sites=sites,
@@ -281,7 +281,7 @@ def _settings_from_rows(index: Index, columns: list[str]) -> dict[str, list[floa
 
 
 def _assemble(
-    given: str,
+    path: str,
     indices: list[Index],
     *,
     attributes: list[str],
@@ -296,10 +296,10 @@ def _assemble(
     every = np.concatenate([np.zeros(0, np.int32), *(index.samples for index in indices)])
     distinct, counts = np.unique(every, return_counts=True)
     if len(distinct) != len(every):
-        raise ResultError(f"{given}: rows of sample {distinct[counts > 1][0]} are there twice; write the rows once")
+        raise ResultError(f"{path}: rows of sample {distinct[counts > 1][0]} are there twice; write the rows once")
     nulls = sum(len(index.samples) - index.kept for index in indices)
     return Result(
-        path=given,
+        path=path,
         attributes=tuple(attributes),
         sites=tuple(sites),
         config_numbers=numbers,

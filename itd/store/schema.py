@@ -60,10 +60,10 @@ def part_schema(attributes: Sequence[str], default: int | None) -> pa.Schema:
 def default_of(schema: pa.Schema) -> int | None:
     """The default configuration that a file's metadata names, if it does."""
     try:
-        found = json.loads((schema.metadata or {})[b"PANDAS_ATTRS"])["itd"]["default"]
+        default = json.loads((schema.metadata or {})[b"PANDAS_ATTRS"])["itd"]["default"]
     except (KeyError, TypeError, ValueError):
         return None
-    return found if isinstance(found, int) else None
+    return default if isinstance(default, int) else None
 
 
 def part_table(
@@ -76,7 +76,13 @@ def part_table(
 ) -> pa.Table:
     """The rows of one unit, ordered by configuration, then sample.
 
-    samples, labels, missing: (n,). settings: column -> one value for each configuration. scores: column -> (C, n).
+    Args:
+        schema: of the part.
+        settings: column -> one value for each configuration.
+        samples: (n,).
+        labels: (n,).
+        scores: column -> (C, n).
+        missing: (n,) bool, samples whose scores are null.
     """
     configs, n = scores["quality"].shape
     null = np.tile(missing, configs) if missing.any() else None

@@ -140,8 +140,22 @@ class ResultWriter:
     ) -> None:
         """Writes one unit; where it is there already, nothing happens.
 
-        labels: (n,) int16. pred, quality, nll, rank, confidence: (C, n). missing: (n,) bool: images whose scores are
-        null. Raises ResultError where the disk refuses; then nothing of the unit is left.
+        Args:
+            unit: of `todo`.
+            labels: (n,) int16.
+            pred: (C, n) top-1 classes.
+            quality: (C, n).
+            nll: (C, n).
+            rank: (C, n).
+            confidence: (C, n).
+            missing: (n,) bool, images whose scores are null.
+
+        Raises:
+            ResultError: the disk refuses, and nothing of the unit is left; or a score is not finite.
+
+        Example:
+            >>> for unit in writer.todo():  # doctest: +SKIP
+            ...     writer.write(unit, **scores_of(unit))
         """
         scores = {"pred": pred, "quality": quality, "nll": nll, "rank": rank, "confidence": confidence}
         missing = np.asarray(missing, dtype=bool)

@@ -177,7 +177,7 @@ def test_fewer_than_two_results_are_refused(tmp_path):
 
 @pytest.mark.parametrize("budget", [0, -1])
 def test_a_budget_of_nothing_is_refused(tmp_path, budget):
-    with pytest.raises(ResultError, match=f"--budget {budget} leaves no configuration"):
+    with pytest.raises(ResultError, match=f"budget is {budget}; give a whole number, at least 1"):
         combine([made(tmp_path / "a", "size"), made(tmp_path / "b", "dilation")], budget=budget)
 
 

@@ -127,7 +127,7 @@ def test_preference_lines_are_as_wide_as_their_share_and_the_default_is_black(re
 def test_series_group_by_model_attribute_and_variation(results):
     (series,) = series_of([preferences(r) for r in results])
     assert (series.model, series.attribute, series.kind) == ("resnet50", "dilation", "scale")
-    assert [series.at(one) for one in series.found] == [0.5, 2.0]
+    assert [series.at(one) for one in series.members] == [0.5, 2.0]
     with pytest.raises(ResultError, match="--scale or --context"):
         variation_figure([preferences(results[0])])
 

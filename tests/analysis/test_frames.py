@@ -141,3 +141,39 @@ def test_an_answer_about_cost_says_what_is_not_counted(paths):
     ):
         assert answer.as_dict()["macs_unknown"] == ["Distance: _cdist_forward"]
         assert text(answer).splitlines()[-1].endswith("they do not count Distance: _cdist_forward")
+
+
+@pytest.mark.parametrize(
+    ("verb", "keywords"),
+    [
+        ("oracle", {"seed": "x"}),
+        ("oracle", {"vote_ks": 5}),
+        ("baselines", {"vote_ks": ["a"]}),
+        ("baselines", {"num_classes": 1.5}),
+        ("unique", {"resamples": [1]}),
+        ("greedy", {"seed": -1}),
+    ],
+)
+def test_a_wrong_keyword_is_named(paths, verb, keywords):
+    with pytest.raises(ResultError, match=rf"^{next(iter(keywords))} is .*; give"):
+        getattr(itd, verb)(open_result(paths[0]), **keywords)
+
+
+def test_wrong_numbers_of_the_cascade_and_of_combine_are_named(paths):
+    results = [open_result(path) for path in paths]
+    for keywords in ({"k": "a"}, {"k": 0}, {"folds": None}, {"folds": 1}):
+        with pytest.raises(ResultError, match=rf"^{next(iter(keywords))} is .*; give a whole number, at least"):
+            cascade(results[0], **keywords)
+    with pytest.raises(ResultError, match="^budget is 2.5; give a whole number, at least 1"):
+        itd.combine(results, budget=2.5)
+
+
+def test_the_caption_of_a_figure_of_cost_says_what_is_not_counted(paths):
+    from itd.analysis.figures import efficiency_figure, selection_figure
+
+    result = open_result(paths[0])
+    for answer, draw in ((itd.efficiency, efficiency_figure), (cascade, selection_figure)):
+        assert "incomplete" not in draw(answer(result, resamples=20)).caption
+    result.manifest["macs_unknown"] = ["einsum", "matmul"]
+    for answer, draw in ((itd.efficiency, efficiency_figure), (cascade, selection_figure)):
+        assert draw(answer(result, resamples=20)).caption.endswith("they do not count einsum, matmul.")

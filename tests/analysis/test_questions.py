@@ -205,7 +205,7 @@ def test_only_results_of_one_network_on_the_same_images_are_combined(tmp_path):
         combine([size, make(tmp_path / "again", "size", seed=1)[0]])
     with pytest.raises(ResultError, match="nothing to combine"):
         combine([size])
-    with pytest.raises(ResultError, match="--budget 0"):
+    with pytest.raises(ResultError, match="budget is 0; give a whole number"):
         combine([size, make(tmp_path / "d", "dilation")[0]], budget=0)
 
 

@@ -12,7 +12,7 @@ from itd.analysis.figures.drawing import COLOURS, Drawing, Mark, grid, legend_st
 from itd.analysis.rules import in_order, rule_of
 from itd.analysis.sampling import Estimate
 from itd.analysis.subsets import Subsets
-from itd.analysis.tables import subsets_rows, unique_rows
+from itd.analysis.tables import subsets_rows, uncounted, unique_rows
 
 
 def baselines_figure(rows: Sequence[OracleAccuracy]) -> Drawing:
@@ -21,18 +21,18 @@ def baselines_figure(rows: Sequence[OracleAccuracy]) -> Drawing:
     >>> baselines_figure([oracle(open_result("results/resnet50-size.parquet"))]).save("b.png")  # doctest: +SKIP
     """
     named = [_named(row) for row in rows]
-    order = [k for k in in_order([key for one in named for key in one]) if any(k in found for found in named)]
+    order = [k for k in in_order([key for one in named for key in one]) if any(k in estimates for estimates in named)]
     figure, panels = grid(len(rows), columns=3, width=3.3, height=0.9 + 0.24 * len(order), sharey=True, sharex=True)
     marks, numbers = [], []
-    for i, (axes, row, name, found) in enumerate(
+    for i, (axes, row, name, estimates) in enumerate(
         zip(panels, rows, shown_names([r.result for r in rows]), named, strict=True)
     ):
         for y, key in enumerate(reversed(order)):
-            value = found.get(key)
+            value = estimates.get(key)
             if value is None:
                 continue
             _dot(axes, value, y, *_look(key))
-            marks.append(Mark(i, 100 * value.value, y, f"{name}, {rule_of(key).label}: {told(value)}"))
+            marks.append(Mark(i, 100 * value.value, y, f"{name}, {rule_of(key).label}: {with_interval(value)}"))
             numbers.append({"result": row.result, "n": row.n, "rule": key, **_interval(value)})
         name_panel(axes, name, row.n)
         axes.set_yticks(range(len(order)), [rule_of(key).label for key in reversed(order)], fontsize=8)
@@ -50,15 +50,15 @@ def baselines_figure(rows: Sequence[OracleAccuracy]) -> Drawing:
     )
 
 
-def sites_figure(found: Sequence[Subsets]) -> Drawing:
+def sites_figure(answers: Sequence[Subsets]) -> Drawing:
     """Worst, median and best accuracy of every subset of sites, one panel for each result (ITD paper, figure 4).
 
     >>> sites_figure([by_sites(open_result("results/resnet50-stride.parquet"))]).save("sites.png")  # doctest: +SKIP
     """
-    figure, panels = grid(len(found), columns=1, width=6.8, height=2.5, sharey=True)
+    figure, panels = grid(len(answers), columns=1, width=6.8, height=2.5, sharey=True)
     marks = []
     look = {"best": (COLOURS[0], "^"), "median": (COLOURS[2], "o"), "worst": (COLOURS[1], "v")}
-    for i, (axes, one, name) in enumerate(zip(panels, found, shown_names([f.result for f in found]), strict=True)):
+    for i, (axes, one, name) in enumerate(zip(panels, answers, shown_names([f.result for f in answers]), strict=True)):
         for x, subset in enumerate(one.subsets):
             axes.plot([x, x], [100 * subset.worst.value, 100 * subset.best.value], color="0.75", linewidth=5, zorder=1)
             axes.plot(x, 100 * subset.matched_topk.value, "_", color="black", markersize=11, markeredgewidth=1.6)
@@ -66,8 +66,8 @@ def sites_figure(found: Sequence[Subsets]) -> Drawing:
                 value = getattr(subset, rule)
                 if rule in look:
                     _bar(axes, x, value, *look[rule])
-                text = f"{name}, {subset.sites} ({subset.configs} configurations): {rule_of(rule).label} {told(value)}"
-                marks.append(Mark(i, x, 100 * value.value, text))
+                text = f"{name}, {subset.sites} ({subset.configs} configurations): {rule_of(rule).label}"
+                marks.append(Mark(i, x, 100 * value.value, f"{text} {with_interval(value)}"))
         axes.axhline(100 * one.static.value, color="0.35", linestyle="--", linewidth=0.9)
         axes.set_xticks(range(len(one.subsets)), [s.sites for s in one.subsets], fontsize=8)
         axes.set_ylim(-3, 103)
@@ -80,25 +80,25 @@ def sites_figure(found: Sequence[Subsets]) -> Drawing:
         "network with as many guesses for each sample as the subset made distinct predictions."
     )
     columns = ("result", "n", "sites", "configs", "rule", "accuracy", "low", "high")
-    return Drawing("sites", "Fewer dynamic sites", caption, figure, columns, tuple(subsets_rows(found)), tuple(marks))
+    return Drawing("sites", "Fewer dynamic sites", caption, figure, columns, tuple(subsets_rows(answers)), tuple(marks))
 
 
-def unique_figure(found: Sequence[UniquePredictions]) -> Drawing:
+def unique_figure(answers: Sequence[UniquePredictions]) -> Drawing:
     """How many distinct classes are predicted for a sample, one histogram for each result (ITD paper, figure 2).
 
     >>> unique_figure([unique(open_result("results/resnet50-stride.parquet"))]).save("unique.png")  # doctest: +SKIP
     """
-    most = max(len(one.histogram) for one in found)
+    most = max(len(one.histogram) for one in answers)
     width = max(1, math.ceil(most / 50))
-    figure, panels = grid(len(found), columns=3, width=3.1, height=2.5, sharex=True, sharey=True)
+    figure, panels = grid(len(answers), columns=3, width=3.1, height=2.5, sharex=True, sharey=True)
     marks = []
-    for i, (axes, one, name) in enumerate(zip(panels, found, shown_names([f.result for f in found]), strict=True)):
+    for i, (axes, one, name) in enumerate(zip(panels, answers, shown_names([f.result for f in answers]), strict=True)):
         for start in range(1, most + 1, width):
             share = 100 * sum(one.histogram[start - 1 : start - 1 + width]) / one.n
             axes.bar(start + (width - 1) / 2, share, width=0.9 * width, color=COLOURS[0])
             which = f"{start}" if width == 1 else f"{start} to {start + width - 1}"
             marks.append(Mark(i, start + (width - 1) / 2, share, f"{name}: {which} distinct on {share:.1f}%"))
-        text = f"all agree: {told(one.agree)}\nmean {one.mean.value:.1f} of {one.configs} configurations"
+        text = f"all agree: {with_interval(one.agree)}\nmean {one.mean.value:.1f} of {one.configs} configurations"
         axes.text(0.97, 0.97, text, transform=axes.transAxes, ha="right", va="top", fontsize=7.5)
         name_panel(axes, name, one.n)
         tidy(axes, "y")
@@ -110,10 +110,17 @@ def unique_figure(found: Sequence[UniquePredictions]) -> Drawing:
         "." if width == 1 else f", in bins of {width}."
     )
     columns = ("result", "n", "distinct", "samples")
-    return Drawing("unique", "Distinct predictions", caption, figure, columns, tuple(unique_rows(found)), tuple(marks))
+    return Drawing(
+        "unique", "Distinct predictions", caption, figure, columns, tuple(unique_rows(answers)), tuple(marks)
+    )
 
 
-def told(value: Estimate) -> str:
+def incomplete(macs_unknown: Sequence[str]) -> str:
+    """The sentence of a caption that says which operators the costs leave out; empty where they leave out none."""
+    return f" Note: {uncounted(macs_unknown)}." if macs_unknown else ""
+
+
+def with_interval(value: Estimate) -> str:
     """`93.1% (88.5 to 96.9)`."""
     return f"{100 * value.value:.1f}% ({100 * value.low:.1f} to {100 * value.high:.1f})"
 

@@ -68,11 +68,11 @@ class Drawing:
         """Each mark as (x, y, text) in fractions of the picture's width and height, from the top left corner."""
         self.figure.draw_without_rendering()  # places the panels
         width, height = self.figure.get_size_inches() * self.figure.dpi
-        found = []
+        placed = []
         for mark in self.marks:
             x, y = self.figure.axes[mark.axes].transData.transform((mark.x, mark.y))
-            found.append((float(x / width), float(1 - y / height), mark.text))
-        return found
+            placed.append((float(x / width), float(1 - y / height), mark.text))
+        return placed
 
     def _repr_png_(self) -> bytes:
         out = io.BytesIO()
@@ -140,12 +140,21 @@ def short_names(paths: Sequence[str]) -> list[str]:
 def grid(
     panels: int, *, columns: int, width: float, height: float, sharex: bool = False, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of some panels of this size in inches, at most `columns` beside one another, and the panels in order."""
+    """A figure of some panels, and the panels in order.
+
+    Args:
+        panels: how many.
+        columns: at most as many beside one another.
+        width: of a panel, in inches.
+        height: of a panel, in inches.
+        sharex: all panels have one x axis.
+        sharey: all panels have one y axis.
+    """
     across = min(columns, panels)
     down = -(-panels // across)
     figure = new_figure(max(4.2, width * across), height * down + 0.3)
     share = {"sharex": "all" if sharex else "none", "sharey": "all" if sharey else "none"}
-    found = list(figure.subplots(down, across, squeeze=False, **share).flat)  # type: ignore[call-overload]
-    for spare in found[panels:]:
+    every = list(figure.subplots(down, across, squeeze=False, **share).flat)  # type: ignore[call-overload]
+    for spare in every[panels:]:
         figure.delaxes(spare)
-    return figure, found[:panels]
+    return figure, every[:panels]

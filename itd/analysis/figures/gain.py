@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from itd.analysis._gain import Gain
-from itd.analysis.figures.bounds import told
+from itd.analysis.figures.bounds import with_interval
 from itd.analysis.figures.drawing import COLOURS, Drawing, Mark, legend_style, new_figure, shown_names, tidy
 
 KINDS = {"over_static": ("over static", "o", "white"), "over_matched": ("over matched top-k", "D", COLOURS[1])}
@@ -29,7 +29,7 @@ def gain_figure(rows: Sequence[Gain]) -> Drawing:
                 100 * value.value, at, marker, color=COLOURS[place], markerfacecolor=face, markersize=7, linestyle="",
                 label=label if y == 0 else None,
             )  # fmt: skip
-            marks.append(Mark(0, 100 * value.value, at, f"{name}, {label}: {told(value)}"))
+            marks.append(Mark(0, 100 * value.value, at, f"{name}, {label}: {with_interval(value)}"))
             numbers.append({"result": row.result, "gain": kind, **value.as_dict()})
     axes.set_yticks(range(len(rows)), [f"{name}\nn = {row.n:,}" for name, row in zip(names, rows, strict=True)])
     axes.tick_params(axis="y", labelsize=8)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from itd.analysis._preferences import Preferences
-from itd.analysis.figures.bounds import told
+from itd.analysis.figures.bounds import with_interval
 from itd.analysis.figures.drawing import (
     COLOURS,
     MARKERS,
@@ -27,20 +27,20 @@ from itd.space import format_value
 AXES = {"scale": "image scale", "context_px": "context (px)"}
 
 
-def preferences_figure(found: Sequence[Preferences]) -> Drawing:
+def preferences_figure(answers: Sequence[Preferences]) -> Drawing:
     """Each configuration that a sample prefers as a line over A to D, as wide as its share (ITD paper, figure 1).
 
     >>> preferences_figure([preferences(open_result("results/resnet50-stride.parquet"))])  # doctest: +SKIP
     """
-    figure, panels = grid(len(found), columns=3, width=3.2, height=2.9)
+    figure, panels = grid(len(answers), columns=3, width=3.2, height=2.9)
     marks: list[Mark] = []
-    for i, (axes, one, name) in enumerate(zip(panels, found, shown_names([f.result for f in found]), strict=True)):
+    for i, (axes, one, name) in enumerate(zip(panels, answers, shown_names([f.result for f in answers]), strict=True)):
         marks += _lines(axes, one, name, i)
     rows = tuple(
         {"result": one.result, "n": one.n, "config": c.config, "is_default": c.config == one.default}
         | {f"{a}_{site}": v for site, setting in c.settings.items() for a, v in setting.items()}
         | {"share": c.share.value, "low": c.share.low, "high": c.share.high}
-        for one in found
+        for one in answers
         for c in one.configs
     )
     columns = tuple(dict.fromkeys(["result", "n", "config", "is_default", *(k for row in rows for k in row)]))
@@ -67,7 +67,7 @@ def _lines(axes: Any, one: Preferences, name: str, panel: int) -> list[Mark]:
         width = max(0.4, 7 * c.share.value / top)
         alpha = 1 if own else max(0.35, 0.85 - count / 400)
         axes.plot(range(len(ys)), ys, color=colour, linewidth=width, alpha=alpha, solid_capstyle="round")
-        text = f"{name}: configuration {c.config}{' (default)' if own else ''} preferred by {told(c.share)}"
+        text = f"{name}: configuration {c.config}{' (default)' if own else ''} preferred by {with_interval(c.share)}"
         marks += [Mark(panel, x, y, text) for x, y in enumerate(ys)]
     axes.set_xticks(range(len(one.sites)), one.sites)
     axes.set_yticks(
@@ -91,17 +91,17 @@ class Series:
     model: str
     attribute: str
     kind: str
-    found: tuple[Preferences, ...]
+    members: tuple[Preferences, ...]
 
     def at(self, one: Preferences) -> float:
         """Where a result stands on the axis."""
         return (one.variation or {})[self.kind]
 
 
-def series_of(found: Sequence[Preferences]) -> list[Series]:
+def series_of(answers: Sequence[Preferences]) -> list[Series]:
     """Groups results by model, attribute and kind of variation; those without a variation are in none."""
     groups: dict[tuple[str, str, str], list[Preferences]] = {}
-    for one in found:
+    for one in answers:
         for kind in one.variation or {}:
             for attribute in one.attributes:
                 groups.setdefault((one.model or "", attribute, kind), []).append(one)
@@ -111,7 +111,7 @@ def series_of(found: Sequence[Preferences]) -> list[Series]:
     ]
 
 
-def variation_figure(found: Sequence[Preferences]) -> Drawing:
+def variation_figure(answers: Sequence[Preferences]) -> Drawing:
     """The share of samples that prefer each option at each site, against scale or context (ITD paper, figures 5, 7).
 
     One row for each model, attribute and kind of variation, one panel for each site. Raises ResultError where no result
@@ -119,10 +119,10 @@ def variation_figure(found: Sequence[Preferences]) -> Drawing:
 
     >>> variation_figure([preferences(open_result(p)) for p in glob("results/*-scale*.parquet")])  # doctest: +SKIP
     """
-    series = series_of(found)
+    series = series_of(answers)
     if not series:
         raise ResultError("none of the results is of varied images; make some with itd sweep --scale or --context")
-    sites = sorted({site for one in series for member in one.found for site in member.sites})
+    sites = sorted({site for one in series for member in one.members for site in member.sites})
     figure, panels = grid(len(series) * len(sites), columns=len(sites), width=2.3, height=2.6, sharey=True)
     marks: list[Mark] = []
     rows: list[dict[str, Any]] = []
@@ -133,7 +133,7 @@ def variation_figure(found: Sequence[Preferences]) -> Drawing:
         row = panels[i * len(sites) : (i + 1) * len(sites)]
         row[0].set_ylabel(f"{one.model}\nsamples that prefer it (%)", fontsize=8)
         row[-1].legend(title=one.attribute, loc="center left", bbox_to_anchor=(1, 0.5), **legend_style())
-    sizes = sorted({member.n for one in series for member in one.found})
+    sizes = sorted({member.n for one in series for member in one.members})
     caption = (
         f"Share of samples (n = {', '.join(map(str, sizes))} in each result) whose preferred configuration has the "
         "option at the site. Bands: 95% bootstrap intervals."
@@ -147,10 +147,10 @@ def variation_figure(found: Sequence[Preferences]) -> Drawing:
 def _site_panel(axes: Any, series: Series, site: str, panel: int, rows: list[dict[str, Any]]) -> list[Mark]:
     marks = []
     values = sorted(
-        {o.value for one in series.found for o in one.options if (o.site, o.attribute) == (site, series.attribute)}
+        {o.value for one in series.members for o in one.options if (o.site, o.attribute) == (site, series.attribute)}
     )
     for i, value in enumerate(values):
-        shares = [(series.at(one), one, one.share(site, series.attribute, value)) for one in series.found]
+        shares = [(series.at(one), one, one.share(site, series.attribute, value)) for one in series.members]
         there = [(x, one, share) for x, one, share in shares if share is not None]
         xs = [x for x, _, _ in there]
         colour = COLOURS[i % len(COLOURS)]
@@ -162,16 +162,14 @@ def _site_panel(axes: Any, series: Series, site: str, panel: int, rows: list[dic
         axes.fill_between(xs, [100 * s.low for _, _, s in there], [100 * s.high for _, _, s in there],
                           color=colour, alpha=0.08, linewidth=0)  # fmt: skip
         for x, one, share in there:
-            where = (
-                f"{AXES[series.kind]} {x:g}, {site}: {series.attribute} {label} preferred by {told(share)}, n = {one.n}"
-            )
-            marks.append(Mark(panel, x, 100 * share.value, where))
+            where = f"{AXES[series.kind]} {x:g}, {site}: {series.attribute} {label} preferred by"
+            marks.append(Mark(panel, x, 100 * share.value, f"{where} {with_interval(share)}, n = {one.n}"))
             rows.append(
                 {"model": series.model, "attribute": series.attribute, "variation": series.kind, "at": x, "n": one.n}
                 | {"site": site, "value": value, "share": share.value, "low": share.low, "high": share.high}
                 | {"result": one.result}
             )
-    xs = [series.at(one) for one in series.found]
+    xs = [series.at(one) for one in series.members]
     if series.kind == "scale":
         axes.set_xscale("log", base=2)
     axes.set_xticks(xs, [f"{x:g}" for x in xs], fontsize=8)

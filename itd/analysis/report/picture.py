@@ -20,13 +20,13 @@ def own_picture(svg: str, name: str) -> str:
     '<svg viewBox="0 0 9 9"><g><path d="M 0.12 1"/></g></svg>'
     """
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    used = {found for _, found in REFERENCE.findall(svg)}
+    used = {target for _, target in REFERENCE.findall(svg)}
 
     def short(path: re.Match[str]) -> str:
         return ' d="' + LONG.sub(r"\1", " ".join(path[1].split())) + '"'
 
     def rename(tag: re.Match[str]) -> str:
-        text = ID.sub(lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", tag[0])
+        text = ID.sub(lambda match: f' id="{name}-{match[1]}"' if match[1] in used else "", tag[0])
         text = PATH.sub(short, REFERENCE.sub(rf"\g<1>{name}-\g<2>", text))
         return re.sub(r' (?:width|height)="[^"]*"', "", text) if text.startswith("<svg") else text
 

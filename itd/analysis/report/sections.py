@@ -113,32 +113,43 @@ def report(
 ) -> Report:
     """Asks every question of every result and puts the answers on one page.
 
-    partial: also accumulate greedily over results that are not finished. resamples, seed: of the intervals. progress:
-    told each result's path before it is read. Results without images are left out; ResultError where none has any.
+    Args:
+        results: of `open_result`; those without images are left out.
+        partial: also accumulate greedily over results that are not finished.
+        resamples: how many bootstrap resamples the intervals are of, or drawn `Resamples`; default 1,000.
+        seed: of the resamples.
+        progress: called with each result's path before it is read.
 
-    >>> report([open_result("results/resnet50-stride.parquet")]).html[:15]  # doctest: +SKIP
-    '<!doctype html>'
+    Returns:
+        The answers, and the page that shows them.
+
+    Raises:
+        ResultError: no result has an image.
+
+    Example:
+        >>> report([open_result("results/resnet50-stride.parquet")]).html[:15]  # doctest: +SKIP
+        '<!doctype html>'
     """
     require_results(results, "report")
     count, seed = (resamples.count, resamples.seed) if isinstance(resamples, Resamples) else (resamples, seed)
-    found = Report()
+    page = Report()
     answers: list[_Answers] = []
     shown: list[Result] = []
     for result in results:
         if progress is not None:
             progress(result.path)
         try:
-            answers.append(_ask(result.kept(), partial, as_resamples(count, result.n, seed), found.skipped))
+            answers.append(_ask(result.kept(), partial, as_resamples(count, result.n, seed), page.skipped))
         except EmptyResultError as error:
-            found.skipped.append(str(error))
+            page.skipped.append(str(error))
             continue
         shown.append(result)
     if not answers:
-        raise ResultError(f"there is nothing to report: {'; '.join(found.skipped) or 'no result was given'}")
-    found.results = [(result.path, result.n) for result in shown]
-    found.glance = [a.oracle for a in answers]
-    found.sections = _sections(answers, found.skipped, shown)
-    return found
+        raise ResultError(f"there is nothing to report: {'; '.join(page.skipped) or 'no result was given'}")
+    page.results = [(result.path, result.n) for result in shown]
+    page.glance = [a.oracle for a in answers]
+    page.sections = _sections(answers, page.skipped, shown)
+    return page
 
 
 def _ask(result: Result, partial: bool, drawn: Resamples, skipped: list[str]) -> _Answers:
@@ -170,30 +181,32 @@ def _sections(answers: Sequence[_Answers], skipped: list[str], shown: Sequence[R
     wishes = [a.preferences for a in answers]
     plain = [w for w in wishes if not w.variation] or wishes
     gained = _each(gain_figure, [a.gain for a in answers if a.gain is not None], 12)
-    found = [
+    sections = [
         Section("At a glance", (HONEST, glance_table(rows))),
         Section("Baselines", (BASELINES, *_each(baselines_figure, rows, 6), *gained, baselines_table(rows))),
     ]
     if curves:
-        told = "How few configurations are enough, added greedily, and the most that any k of them could reach."
-        found.append(Section("Greedy accumulation", (told, *_each(greedy_figure, curves, 6), *greedy_tables(curves))))
+        text = "How few configurations are enough, added greedily, and the most that any k of them could reach."
+        sections.append(
+            Section("Greedy accumulation", (text, *_each(greedy_figure, curves, 6), *greedy_tables(curves)))
+        )
     if subsets:
-        told = "Fewer dynamic sites: the configurations in which every other site holds its default."
-        found.append(Section("Dynamic sites", (told, *_each(sites_figure, subsets, 6), *subsets_tables(subsets))))
+        text = "Fewer dynamic sites: the configurations in which every other site holds its default."
+        sections.append(Section("Dynamic sites", (text, *_each(sites_figure, subsets, 6), *subsets_tables(subsets))))
     many = [a.unique for a in answers]
-    found.append(Section("Distinct predictions", (UNIQUE, *_each(unique_figure, many, 9), *unique_tables(many))))
+    sections.append(Section("Distinct predictions", (UNIQUE, *_each(unique_figure, many, 9), *unique_tables(many))))
     varied: list[str | Table | Drawing] = [variation_figure(wishes)] if series_of(wishes) else []
     drawn = _each(preferences_figure, plain, 6)
-    found.append(Section("Preferences", (PREFERRED, *drawn, *varied, *preferences_tables(wishes))))
+    sections.append(Section("Preferences", (PREFERRED, *drawn, *varied, *preferences_tables(wishes))))
     cheap = [a.efficiency for a in answers if a.efficiency is not None]
     if cheap:
-        told = "Results that vary the stride; the other attributes hardly change the cost of the default."
-        found.append(Section("Efficiency", (told, *map(efficiency_figure, cheap))))
+        text = "Results that vary the stride; the other attributes hardly change the cost of the default."
+        sections.append(Section("Efficiency", (text, *map(efficiency_figure, cheap))))
     left_out = [*skipped, *([] if cheap else [NO_COSTS])]
     if left_out:
-        found.append(Section("Left out", tuple(left_out)))
-    found.append(Section("Provenance", (PROVENANCE, *provenance_tables(shown))))
-    return found
+        sections.append(Section("Left out", tuple(left_out)))
+    sections.append(Section("Provenance", (PROVENANCE, *provenance_tables(shown))))
+    return sections
 
 
 def _each(draw: Callable[[Any], Drawing], items: Sequence[Any], most: int) -> list[Drawing]:

@@ -27,11 +27,11 @@ def glance_table(rows: Sequence[OracleAccuracy]) -> Table:
     columns += [("configurations", "how many"), *map(_rule_column, named)]
     cells = []
     for row, name in zip(rows, short_names([r.result for r in rows]), strict=True):
-        found = _named(row)
+        estimates = _named(row)
         left_out = [f"of {row.requested:,}"] if row.partial else []
         left_out += [f"{row.nulls:,} not decoded"] if row.nulls else []
         head = (Cell(name), Cell(f"{row.n:,}", row.n, ", ".join(left_out)), Cell(f"{row.configs:,}", row.configs))
-        cells.append((*head, *(estimate_cell(found.get(key)) for key in named)))
+        cells.append((*head, *(estimate_cell(estimates.get(key)) for key in named)))
     return Table("Top-1 accuracy in percent", tuple(columns), tuple(cells))
 
 
@@ -45,13 +45,13 @@ def baselines_table(rows: Sequence[OracleAccuracy]) -> Table:
     ]
     cells = []
     for row, name in zip(rows, short_names([r.result for r in rows]), strict=True):
-        found = _named(row)
+        estimates = _named(row)
         alike = row.baselines.chance_uniform if row.baselines else None
         cells.append(
             (
                 Cell(name),
                 Cell(f"{row.n:,}", row.n),
-                *(estimate_cell(found.get(key)) for key in (*named, "matched_topk", "chance")),
+                *(estimate_cell(estimates.get(key)) for key in (*named, "matched_topk", "chance")),
                 Cell("-", "") if alike is None else Cell(percent(alike), alike),
             )
         )
@@ -106,7 +106,7 @@ def greedy_tables(curves: Sequence[GreedyCurve]) -> list[Table]:
     return tables
 
 
-def subsets_tables(found: Sequence[Subsets]) -> list[Table]:
+def subsets_tables(answers: Sequence[Subsets]) -> list[Table]:
     """Every subset of each result."""
     columns = (
         ("sites", "dynamic ones"),
@@ -114,7 +114,7 @@ def subsets_tables(found: Sequence[Subsets]) -> list[Table]:
         *map(_rule_column, (*RULES[1:], "matched_topk")),
     )
     tables = []
-    for one, name in zip(found, short_names([f.result for f in found]), strict=True):
+    for one, name in zip(answers, short_names([f.result for f in answers]), strict=True):
         rows = tuple(
             (
                 Cell(s.sites),
@@ -128,7 +128,7 @@ def subsets_tables(found: Sequence[Subsets]) -> list[Table]:
     return tables
 
 
-def unique_tables(found: Sequence[UniquePredictions]) -> list[Table]:
+def unique_tables(answers: Sequence[UniquePredictions]) -> list[Table]:
     """One row for each result."""
     columns = (
         ("result", "its name"),
@@ -149,14 +149,14 @@ def unique_tables(found: Sequence[UniquePredictions]) -> list[Table]:
             Cell(f"{u.median:g}", u.median),
             Cell(f"{len(u.histogram)}", len(u.histogram)),
         )
-        for u, name in zip(found, short_names([f.result for f in found]), strict=True)
+        for u, name in zip(answers, short_names([f.result for f in answers]), strict=True)
     )
     return [Table("Distinct predictions of an image", columns, rows)]
 
 
-def preferences_tables(found: Sequence[Preferences], top: int = 5) -> list[Table]:
+def preferences_tables(answers: Sequence[Preferences], top: int = 5) -> list[Table]:
     """The options of every result at each site, and the configurations that most images prefer."""
-    names = short_names([f.result for f in found])
+    names = short_names([f.result for f in answers])
     columns = (
         ("result", "its name"),
         ("n", "images"),
@@ -172,7 +172,7 @@ def preferences_tables(found: Sequence[Preferences], top: int = 5) -> list[Table
             Cell(f"{o.attribute} {format_value(o.value)}"),
             estimate_cell(o.share),
         )
-        for one, name in zip(found, names, strict=True)
+        for one, name in zip(answers, names, strict=True)
         for o in one.options
     )
     columns_most = (("result", "its name"), ("configuration", "and its settings"), ("preferred by %", "of the images"))
@@ -182,7 +182,7 @@ def preferences_tables(found: Sequence[Preferences], top: int = 5) -> list[Table
             Cell(f"{c.config}: {format_sites(c.settings)}{' (default)' if c.config == one.default else ''}"),
             estimate_cell(c.share),
         )
-        for one, name in zip(found, names, strict=True)
+        for one, name in zip(answers, names, strict=True)
         for c in one.configs[:top]
     )
     return [
