@@ -90,7 +90,7 @@ def preferences(result: Result, *, resamples: Resamples | int | None = None, see
     for b in range(drawn.count):
         resampled[b] = np.bincount(rows, drawn.weights[b], minlength=result.configs)
     order = [int(c) for c in np.lexsort((np.arange(result.configs), -counts)) if counts[c]]
-    identity = result.manifest["identity"] if result.manifest else {}
+    identity = result.identity
     return Preferences(
         result=result.path,
         n=result.n,

@@ -164,7 +164,7 @@ def test_wrong_numbers_of_the_cascade_and_of_combine_are_named(paths):
     for keywords in ({"k": "a"}, {"k": 0}, {"folds": None}, {"folds": 1}):
         with pytest.raises(ResultError, match=rf"^{next(iter(keywords))} is .*; give a whole number, at least"):
             cascade(results[0], **keywords)
-    with pytest.raises(ResultError, match="^budget is 2.5; give a whole number, at least 1"):
+    with pytest.raises(ResultError, match=r"^budget is 2\.5; give a whole number, at least 1"):
         itd.combine(results, budget=2.5)
 
 

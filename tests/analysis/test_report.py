@@ -138,7 +138,7 @@ def test_the_provenance_of_every_result_is_there(results, page):
     assert any("feed" * 16 in t for t in page.texts) and "scale 2.0" in page.texts
 
 
-def test_every_run_of_a_result_is_told(tmp_path):
+def test_every_run_of_a_result_is_listed(tmp_path):
     for device in ("first device", "second device"):
         run = {"device": device, "git": "0ff1ce", "classes": 1000 if device[0] == "s" else None}
         writer = synthetic.open_writer(tmp_path / "r", 8, provenance=run)
@@ -149,7 +149,7 @@ def test_every_run_of_a_result_is_told(tmp_path):
     found = report([open_result(tmp_path / "r"), open_result(tmp_path / "plain")], resamples=20)
     texts = Page(found.html).texts
     assert "All runs (2)" in texts and texts.count("0ff1ce") == 2
-    assert {"first device", "second device", "not told: there is no manifest"} <= set(texts)
+    assert {"first device", "second device", "unknown: there is no manifest"} <= set(texts)
 
 
 def test_names_cannot_write_into_the_page(tmp_path):

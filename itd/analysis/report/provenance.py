@@ -63,9 +63,9 @@ def _row(result: Result) -> list[str]:
         f", {result.nulls} not decoded" if result.nulls else ""
     )
     if result.manifest is None:
-        unknown = ["not told: there is no manifest"] + ["-"] * (len(FIELDS) - 3)
+        unknown = ["unknown: there is no manifest"] + ["-"] * (len(FIELDS) - 3)
         return [result.path, images, *unknown]
-    identity: dict[str, Any] = result.manifest["identity"]
+    identity = result.identity
     last = (_runs(result) or [{}])[-1]
     return [
         result.path,
