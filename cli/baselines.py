@@ -56,7 +56,8 @@ def baselines(
     """
     from itd.analysis import oracle
     from itd.analysis.figures import baselines_figure
-    from itd.analysis.tables import baselines_table, oracle_rows
+    from itd.analysis.frames import rows_of
+    from itd.analysis.tables import baselines_table
 
     rows = measured(
         results,
@@ -67,7 +68,7 @@ def baselines(
         csv_path,
         [row.as_dict() for row in rows],
         lambda: "\n\n".join(map(baselines_table, rows)),
-        lambda: oracle_rows(rows),
+        lambda: rows_of(rows),
         plot,
         lambda: baselines_figure(rows),
     )

@@ -28,7 +28,6 @@ def combine(
     JSON: {results, attributes, n, budget, per_attribute, chosen: [[config]], configs, space}
     """
     from itd.analysis import combine as cross
-    from itd.analysis.tables import combine_rows
     from itd.space import write_space
     from itd.store import open_result
 
@@ -45,5 +44,5 @@ def combine(
             f"{combination.per_attribute} of each of {' and '.join(combination.attributes)}: "
             f"{len(combination.space.configs)} configurations of at most {budget} -> {out}"
         ),
-        lambda: combine_rows(combination),
+        combination.rows,
     )

@@ -26,7 +26,7 @@ def compare(
     """
     from itd.analysis import compare as measure
     from itd.analysis.figures import compare_figure
-    from itd.analysis.tables import compare_rows, compare_table
+    from itd.analysis.tables import compare_table
     from itd.store import open_result
 
     first, second = open_result(before), open_result(after)
@@ -38,7 +38,7 @@ def compare(
         csv_path,
         comparison.as_dict(),
         lambda: compare_table(comparison),
-        lambda: compare_rows(comparison),
+        comparison.rows,
         plot,
         lambda: compare_figure(comparison),
     )

@@ -27,7 +27,7 @@ def efficiency(result: str, count: int, seed: int, as_json: bool, csv_path: str 
     """
     from itd.analysis import efficiency as measure
     from itd.analysis.figures import efficiency_figure
-    from itd.analysis.tables import efficiency_rows, efficiency_table
+    from itd.analysis.tables import efficiency_table
 
     (answer,) = measured((result,), lambda one: measure(one, resamples=count, seed=seed))
     emit(
@@ -35,7 +35,7 @@ def efficiency(result: str, count: int, seed: int, as_json: bool, csv_path: str 
         csv_path,
         answer.as_dict(),
         lambda: efficiency_table(answer),
-        lambda: efficiency_rows(answer),
+        answer.rows,
         plot,
         lambda: efficiency_figure(answer),
     )

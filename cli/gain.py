@@ -28,8 +28,9 @@ def gain(
     """
     from itd.analysis._gain import gain as measure
     from itd.analysis.figures import gain_figure
+    from itd.analysis.frames import rows_of
     from itd.analysis.scores import require_images
-    from itd.analysis.tables import gain_rows, gain_table
+    from itd.analysis.tables import gain_table
     from itd.store import open_result
 
     def with_images(result: Any) -> Any:
@@ -46,7 +47,7 @@ def gain(
         csv_path,
         [row.as_dict() for row in gains],
         lambda: gain_table(gains),
-        lambda: gain_rows(gains),
+        lambda: rows_of(gains),
         plot,
         lambda: gain_figure(gains),
     )

@@ -87,7 +87,8 @@ def greedy(
     """
     from itd.analysis import greedy as accumulate
     from itd.analysis.figures import greedy_figure
-    from itd.analysis.tables import greedy_rows, greedy_table
+    from itd.analysis.frames import rows_of
+    from itd.analysis.tables import greedy_table
 
     curves = measured(results, lambda result: accumulate(result, partial=partial, resamples=count, seed=seed))
     emit(
@@ -95,7 +96,7 @@ def greedy(
         csv_path,
         [curve.as_dict(reach) for curve in curves],
         lambda: "\n\n".join(greedy_table(curve, shown, reach) for curve in curves),
-        lambda: greedy_rows(curves),
+        lambda: rows_of(curves),
         plot,
         lambda: greedy_figure(curves),
     )

@@ -45,7 +45,8 @@ def oracle(
         return
     from itd.analysis import oracle as measure
     from itd.analysis.figures import baselines_figure
-    from itd.analysis.tables import oracle_rows, oracle_table
+    from itd.analysis.frames import rows_of
+    from itd.analysis.tables import oracle_table
 
     rows = measured(results, lambda result: measure(result, resamples=count, seed=seed))
     emit(
@@ -53,7 +54,7 @@ def oracle(
         csv_path,
         [row.as_dict() for row in rows],
         lambda: oracle_table(rows),
-        lambda: oracle_rows(rows),
+        lambda: rows_of(rows),
         plot,
         lambda: baselines_figure(rows),
     )
@@ -64,7 +65,8 @@ def _by_sites(
 ) -> None:
     from itd.analysis import by_sites
     from itd.analysis.figures import sites_figure
-    from itd.analysis.tables import subsets_rows, subsets_table
+    from itd.analysis.frames import rows_of
+    from itd.analysis.tables import subsets_table
 
     answers = measured(results, lambda result: by_sites(result, resamples=count, seed=seed))
     emit(
@@ -72,7 +74,7 @@ def _by_sites(
         csv_path,
         [one.as_dict() for one in answers],
         lambda: "\n\n".join(map(subsets_table, answers)),
-        lambda: subsets_rows(answers),
+        lambda: rows_of(answers),
         plot,
         lambda: sites_figure(answers),
     )

@@ -27,7 +27,8 @@ def preferences(
     """
     from itd.analysis import preferences as measure
     from itd.analysis.figures import preferences_figure, series_of, variation_figure
-    from itd.analysis.tables import preferences_rows, preferences_table
+    from itd.analysis.frames import rows_of
+    from itd.analysis.tables import preferences_table
 
     answers = measured(results, lambda result: measure(result, resamples=count, seed=seed))
     emit(
@@ -35,7 +36,7 @@ def preferences(
         csv_path,
         [one.as_dict() for one in answers],
         lambda: "\n\n".join(map(preferences_table, answers)),
-        lambda: preferences_rows(answers),
+        lambda: rows_of(answers),
         plot,
         lambda: variation_figure(answers) if series_of(answers) else preferences_figure(answers),
     )

@@ -37,9 +37,9 @@ def report(
     """
     from tqdm import tqdm
 
+    from itd.analysis.frames import columns_of, rows_of
     from itd.analysis.report import report as ask
     from itd.analysis.report import write_page
-    from itd.analysis.tables import columns_of, oracle_rows
     from itd.store import open_result
 
     opened = [open_result(path) for path in results]
@@ -56,7 +56,7 @@ def report(
     write_page(page, out)
     for why in answers.skipped:
         note(f"left out: {why}")
-    rows = oracle_rows(answers.glance)
+    rows = rows_of(answers.glance)
     if csv_path:
         write_csv(csv_path, columns_of(rows), rows)
     if as_json:

@@ -58,7 +58,7 @@ def select(
       macs_unknown: [name]}
     """
     from itd.analysis.figures import selection_figure
-    from itd.analysis.tables import selection_rows, selection_table
+    from itd.analysis.tables import selection_table
     from itd.store import open_result
 
     opened = open_result(result).kept()
@@ -69,7 +69,7 @@ def select(
         csv_path,
         found.as_dict(),
         lambda: selection_table(found),
-        lambda: selection_rows(found),
+        found.rows,
         plot,
         lambda: selection_figure(found),
     )

@@ -25,7 +25,8 @@ def unique(
     """
     from itd.analysis import unique as measure
     from itd.analysis.figures import unique_figure
-    from itd.analysis.tables import unique_rows, unique_table
+    from itd.analysis.frames import rows_of
+    from itd.analysis.tables import unique_table
 
     rows = measured(results, lambda result: measure(result, resamples=count, seed=seed))
     emit(
@@ -33,7 +34,7 @@ def unique(
         csv_path,
         [row.as_dict() for row in rows],
         lambda: unique_table(rows),
-        lambda: unique_rows(rows),
+        lambda: rows_of(rows),
         plot,
         lambda: unique_figure(rows),
     )

@@ -1,6 +1,5 @@
 """Answers from results alone, without running a network: the ITD paper's section 4, and the baselines. No torch."""
 
-from itd.analysis import tables as _tables  # noqa: F401  (says how each answer becomes rows)
 from itd.analysis._baselines import Baselines, baselines
 from itd.analysis._combine import Combination, combine
 from itd.analysis._compare import Comparison, compare

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itd.analysis.bootstrap_greedy import greedy_lists, list_votes
-from itd.analysis.frames import Answer
+from itd.analysis.frames import Answer, Row, flat
 from itd.analysis.predictions import default_rank, predictions
 from itd.analysis.sampling import Estimate, Resamples, as_resamples, estimate, halves
 from itd.analysis.scores import correctness, require_number, require_result
@@ -53,6 +53,10 @@ class Baselines(Answer):
         names = ("matched_topk", "chance", "single_best", "most_confident", "vote_all")
         votes = {f"vote_first_{k}": value for k, value in self.vote_greedy.items()}
         return {name: getattr(self, name) for name in names} | votes
+
+    def rows(self) -> list[Row]:
+        """One row for each baseline."""
+        return [{"baseline": name} | flat("accuracy", value) for name, value in self.named().items()]
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it: name -> {value, low, high, n}, and the two that are not estimates."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from itd.analysis._greedy import first_rows
-from itd.analysis.frames import Answer
+from itd.analysis.frames import Answer, Row
 from itd.analysis.scores import require_number, require_results, require_same_data
 from itd.errors import ResultError
 from itd.space import ATTRIBUTES, Setting, SpaceList
@@ -35,6 +35,14 @@ class Combination(Answer):
     per_attribute: int
     chosen: tuple[tuple[int, ...], ...]
     space: SpaceList
+
+    def rows(self) -> list[Row]:
+        """One row for each configuration that was chosen."""
+        return [
+            {"result": path, "place": place, "config": config}
+            for path, chosen in zip(self.results, self.chosen, strict=True)
+            for place, config in enumerate(chosen, start=1)
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""

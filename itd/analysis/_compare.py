@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itd.analysis._oracle import RULES, rules_right
-from itd.analysis.frames import Answer
+from itd.analysis.frames import Answer, Row, flat
 from itd.analysis.predictions import distinct
 from itd.analysis.sampling import Estimate, Resamples, as_resamples
 from itd.analysis.scores import common, correctness, require_images, require_result, require_same_data
@@ -54,6 +54,16 @@ class Comparison(Answer):
     before: Side
     after: Side
     change: dict[str, Estimate | None]
+
+    def rows(self) -> list[Row]:
+        """One row for each figure."""
+        return [
+            {"n": self.n, "figure": name}
+            | flat("before", getattr(self.before, name))
+            | flat("after", getattr(self.after, name))
+            | flat("change", self.change[name])
+            for name in FIGURES
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from itd.analysis.frames import Answer
+from itd.analysis.frames import Answer, Row
 from itd.analysis.predictions import distinct
 from itd.analysis.sampling import Estimate, Resamples, as_resamples, estimate
 from itd.analysis.scores import correctness, preferred, require_default, require_result
@@ -62,6 +62,17 @@ class Efficiency(Answer):
     matched_topk: Estimate
     points: tuple[StaticPoint, ...]
     macs_unknown: tuple[str, ...] = ()
+
+    def rows(self) -> list[Row]:
+        """One row for each configuration on its own, and one for each dynamic point."""
+        rows: list[Row] = [
+            {"what": "configuration", "config": p.config, "macs": p.macs, "accuracy": p.accuracy, "pareto": p.pareto}
+            for p in self.points
+        ]
+        for name in ("static", "cheapest_as_static", "best", "cheapest_as_best"):
+            point = getattr(self, name)
+            rows.append({"what": name, "macs": point.macs.value, "accuracy": point.accuracy.value})
+        return rows
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itd.analysis._oracle import rules_right
-from itd.analysis.frames import Answer
+from itd.analysis.frames import Answer, Row, flat
 from itd.analysis.predictions import default_rank, distinct
 from itd.analysis.sampling import Estimate, Resamples, as_resamples
 from itd.analysis.scores import common, correctness, require_default, require_results, require_same_data
@@ -39,6 +39,13 @@ class Gain(Answer):
     over_matched: Estimate
     against_first: Estimate | None
     apart: str | None = None
+
+    def rows(self) -> list[Row]:
+        """One flat row: each figure with its `_low` and `_high`."""
+        row: Row = {"result": self.result, "n": self.n, "configs": self.configs}
+        for name in FIGURES:
+            row |= flat(name, getattr(self, name))
+        return [row]
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itd.analysis.bootstrap_greedy import greedy_lists
-from itd.analysis.frames import Answer
+from itd.analysis.frames import Answer, Row, flat_settings
 from itd.analysis.predictions import default_rank, matched_curve
 from itd.analysis.sampling import Resamples, as_resamples, estimate
 from itd.analysis.scores import correctness, require_result, require_whole
@@ -52,6 +52,16 @@ class GreedyCurve(Answer):
     def reach(self, accuracy: float) -> int | None:
         """How many configurations reach an accuracy, or None where all together do not."""
         return next((s.k for s in self.steps if s.accuracy >= accuracy - 1e-12), None)
+
+    def rows(self) -> list[Row]:
+        """One row for each step."""
+        rows = []
+        for s in self.steps:
+            low, high = s.interval or (None, None)
+            row: Row = {"result": self.result, "n": self.n, "k": s.k, "config": s.config, **flat_settings(s.settings)}
+            row |= {"accuracy": s.accuracy, "low": low, "high": high}
+            rows.append(row | {"upper_bound": s.upper_bound, "matched_topk": s.matched_topk})
+        return rows
 
     def as_dict(self, reach: Sequence[float] = ()) -> dict[str, Any]:
         """As JSON has it. reach: accuracies to be told of."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itd.analysis._baselines import Baselines, baselines
-from itd.analysis.frames import Answer
+from itd.analysis.frames import Answer, Row, flat
 from itd.analysis.sampling import Estimate, Resamples, as_resamples
 from itd.analysis.scores import correctness, require_result
 
@@ -44,6 +44,15 @@ class OracleAccuracy(Answer):
     def partial(self) -> bool:
         """Whether images that were asked for are not there yet."""
         return self.n + self.nulls < self.requested
+
+    def rows(self) -> list[Row]:
+        """One flat row: each figure with its `_low` and `_high`."""
+        row: Row = {"result": self.result, "n": self.n, "configs": self.configs}
+        named = {rule: self.intervals.get(rule) for rule in RULES}
+        for name, value in {**named, **(self.baselines.named() if self.baselines else {})}.items():
+            row |= flat(name, value)
+        row["chance_uniform"] = self.baselines.chance_uniform if self.baselines else None
+        return [row | {"nulls": self.nulls, "requested": self.requested}]
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""

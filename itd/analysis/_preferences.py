@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from itd.analysis.frames import Answer
+from itd.analysis.frames import Answer, Row, flat_settings, interval
 from itd.analysis.sampling import Estimate, Resamples, as_resamples, estimate
 from itd.analysis.scores import correctness, preferred, require_result
 
@@ -54,6 +54,21 @@ class Preferences(Answer):
         """The share of one option, or None where the space does not have it."""
         shares = (o.share for o in self.options if (o.site, o.attribute, o.value) == (site, attribute, value))
         return next(shares, None)
+
+    def rows(self) -> list[Row]:
+        """One row for each option of each site, and one for each preferred configuration."""
+        variation = dict(self.variation or {})
+        head = {"result": self.result, "n": self.n, "model": self.model}
+        head |= {"scale": variation.get("scale"), "context_px": variation.get("context_px")}
+        options = [
+            head | {"what": "option", "site": o.site, "attribute": o.attribute, "value": o.value}
+            | interval("share", o.share)
+            for o in self.options
+        ]  # fmt: skip
+        return options + [
+            head | {"what": "config", "config": c.config, **flat_settings(c.settings)} | interval("share", c.share)
+            for c in self.configs
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from itd.analysis.frames import Answer
+from itd.analysis.frames import Answer, Row
 from itd.analysis.predictions import distinct
 from itd.analysis.sampling import Estimate, Resamples, as_resamples
 from itd.analysis.scores import correctness, require_result
@@ -31,6 +31,13 @@ class UniquePredictions(Answer):
     agree: Estimate
     mean: Estimate
     median: float
+
+    def rows(self) -> list[Row]:
+        """One row for each number of distinct predictions."""
+        return [
+            {"result": self.result, "n": self.n, "distinct": distinct, "samples": samples}
+            for distinct, samples in enumerate(self.histogram, start=1)
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -15,7 +15,7 @@ import numpy as np
 from itd.analysis._baselines import most_confident
 from itd.analysis._greedy import accumulate, greedy_priority
 from itd.analysis.bootstrap_greedy import list_votes
-from itd.analysis.frames import Answer
+from itd.analysis.frames import Answer, Row, flat
 from itd.analysis.sampling import Estimate, Resamples, estimate
 from itd.analysis.scores import correctness, require_default, require_number, require_whole
 from itd.errors import ResultError
@@ -82,6 +82,17 @@ class Selection(Answer):
     lists: tuple[tuple[int, ...], ...] = ()
     curve: tuple[CascadePoint, ...] = field(default=(), repr=False)
     macs_unknown: tuple[str, ...] = ()
+
+    def rows(self) -> list[Row]:
+        """One row for each way to choose."""
+        rows = []
+        for kind, named in (("baseline", self.baselines), ("selector", self.selectors)):
+            for name, one in named.items():
+                row: Row = {"kind": kind, "name": name, "n": self.n, "k": self.k}
+                for key in ("accuracy", "macs", "gap_closed"):
+                    row |= flat(key, getattr(one, key))
+                rows.append(row)
+        return rows
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itd.analysis._oracle import rules_right
-from itd.analysis.frames import Answer
+from itd.analysis.frames import Answer, Row, interval
 from itd.analysis.predictions import distinct
 from itd.analysis.sampling import Estimate, Resamples, as_resamples
 from itd.analysis.scores import correctness, require_default, require_result
@@ -44,6 +44,15 @@ class Subsets(Answer):
     n: int
     static: Estimate
     subsets: tuple[SubsetAccuracy, ...]
+
+    def rows(self) -> list[Row]:
+        """One row for each subset of the sites and rule."""
+        return [
+            {"result": self.result, "n": self.n, "sites": subset.sites, "configs": subset.configs, "rule": rule}
+            | interval("accuracy", getattr(subset, rule))
+            for subset in self.subsets
+            for rule in ("best", "median", "worst", "matched_topk")
+        ]
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""

@@ -1,12 +1,9 @@
-"""Answers as text for a terminal, in the layouts of the paper's tables, and as flat rows for CSV."""
+"""Answers as text for a terminal, in the layouts of the paper's tables."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
-from itd.analysis._baselines import Baselines
-from itd.analysis._combine import Combination
 from itd.analysis._compare import FIGURES, Comparison
 from itd.analysis._efficiency import Efficiency
 from itd.analysis._gain import FIGURES as GAIN_FIGURES
@@ -15,7 +12,6 @@ from itd.analysis._greedy import GreedyCurve, GreedyStep
 from itd.analysis._oracle import RULES, OracleAccuracy
 from itd.analysis._preferences import Preferences
 from itd.analysis._unique import UniquePredictions
-from itd.analysis.frames import rows_of
 from itd.analysis.rules import BESIDE, in_order, rule_of
 from itd.analysis.sampling import Estimate
 from itd.analysis.selection import Selection
@@ -26,8 +22,6 @@ GAIN_HEADS = dict(
     zip(GAIN_FIGURES, ("static", "best", "top-k", "over static", "over top-k", "against first"), strict=True)
 )
 """Figures of a gain, and their column heads."""
-
-Row = dict[str, Any]
 
 
 def oracle_table(rows: Sequence[OracleAccuracy]) -> str:
@@ -48,19 +42,6 @@ def oracle_table(rows: Sequence[OracleAccuracy]) -> str:
             sure = [row.intervals.get(r) for r in RULES] + beside
             cells.append(["  95% interval", "", "", *map(span, sure)])
     return align(cells)
-
-
-def oracle_rows(rows: Sequence[OracleAccuracy]) -> list[Row]:
-    """One flat row for each result: each figure with its `_low` and `_high`."""
-    flat_rows = []
-    for row in rows:
-        flat: Row = {"result": row.result, "n": row.n, "configs": row.configs}
-        named = {rule: row.intervals.get(rule) for rule in RULES}
-        for name, value in {**named, **(row.baselines.named() if row.baselines else {})}.items():
-            flat |= _flat(name, value)
-        flat["chance_uniform"] = row.baselines.chance_uniform if row.baselines else None
-        flat_rows.append(flat | {"nulls": row.nulls, "requested": row.requested})
-    return flat_rows
 
 
 def baselines_table(row: OracleAccuracy) -> str:
@@ -119,21 +100,6 @@ def greedy_table(curve: GreedyCurve, shown: Callable[[int, int], bool], reach: S
     return "\n".join(lines) + "\n" + align([head, *cells], left=(6,))
 
 
-def greedy_rows(curves: Sequence[GreedyCurve]) -> list[Row]:
-    """One row for each step of each curve."""
-    rows = []
-    for curve in curves:
-        for s in curve.steps:
-            low, high = s.interval or (None, None)
-            row: Row = {"result": curve.result, "n": curve.n, "k": s.k, "config": s.config, **flat_settings(s.settings)}
-            rows.append(
-                row
-                | {"accuracy": s.accuracy, "low": low, "high": high}
-                | {"upper_bound": s.upper_bound, "matched_topk": s.matched_topk}
-            )
-    return rows
-
-
 def preferences_table(answer: Preferences, top: int = 10) -> str:
     """One result: the options at each site, then the most preferred configurations."""
     varied = "".join(f", {name} {value:g}" for name, value in (answer.variation or {}).items())
@@ -149,22 +115,6 @@ def preferences_table(answer: Preferences, top: int = 10) -> str:
         f"{answer.result}: n = {answer.n}{varied}; {len(answer.configs)} configurations are preferred by some sample"
     )
     return "\n".join([title, align(cells, left=(0, 1)), "", align(most, left=(3,))])
-
-
-def preferences_rows(answers: Sequence[Preferences]) -> list[Row]:
-    """One row for each option of each site, and one for each preferred configuration, of each result."""
-    rows = []
-    for one in answers:
-        variation = dict(one.variation or {})
-        head = {"result": one.result, "n": one.n, "model": one.model}
-        head |= {"scale": variation.get("scale"), "context_px": variation.get("context_px")}
-        for o in one.options:
-            rows.append(
-                head | {"what": "option", "site": o.site, "attribute": o.attribute, "value": o.value} | _share(o)
-            )
-        for c in one.configs:
-            rows.append(head | {"what": "config", "config": c.config, **flat_settings(c.settings)} | _share(c))
-    return rows
 
 
 def efficiency_table(answer: Efficiency) -> str:
@@ -189,18 +139,6 @@ def efficiency_table(answer: Efficiency) -> str:
     )
     head = f"{answer.result}: n = {answer.n}, {len(answer.points)} configurations\n"
     return head + align(cells) + _last_line(answer.macs_unknown)
-
-
-def efficiency_rows(answer: Efficiency) -> list[Row]:
-    """One row for each configuration on its own, and one for each dynamic point."""
-    rows: list[Row] = [
-        {"what": "configuration", "config": p.config, "macs": p.macs, "accuracy": p.accuracy, "pareto": p.pareto}
-        for p in answer.points
-    ]
-    for name in ("static", "cheapest_as_static", "best", "cheapest_as_best"):
-        point = getattr(answer, name)
-        rows.append({"what": name, "macs": point.macs.value, "accuracy": point.accuracy.value})
-    return rows
 
 
 def uncounted(macs_unknown: Sequence[str]) -> str:
@@ -247,18 +185,6 @@ def selection_table(selection: Selection) -> str:
     )
 
 
-def selection_rows(selection: Selection) -> list[Row]:
-    """One row for each way to choose."""
-    rows = []
-    for kind, named in (("baseline", selection.baselines), ("selector", selection.selectors)):
-        for name, one in named.items():
-            row: Row = {"kind": kind, "name": name, "n": selection.n, "k": selection.k}
-            for key in ("accuracy", "macs", "gap_closed"):
-                row |= _flat(key, getattr(one, key))
-            rows.append(row)
-    return rows
-
-
 def compare_table(comparison: Comparison) -> str:
     """Table 2's layout: the two results, and the change with its paired interval."""
     names = [name for name in FIGURES if getattr(comparison.before, name) or getattr(comparison.after, name)]
@@ -278,21 +204,6 @@ def compare_table(comparison: Comparison) -> str:
     return f"n = {comparison.n}{common}\n" + align(cells)
 
 
-def compare_rows(comparison: Comparison) -> list[Row]:
-    """One row for each figure."""
-    rows = []
-    for name in FIGURES:
-        row: Row = {"n": comparison.n, "figure": name}
-        for which, value in (
-            ("before", getattr(comparison.before, name)),
-            ("after", getattr(comparison.after, name)),
-            ("change", comparison.change[name]),
-        ):
-            row |= _flat(which, value)
-        rows.append(row)
-    return rows
-
-
 def gain_table(rows: Sequence[Gain]) -> str:
     """Accuracies, the oracle's gains in points, and the gain over matched top-k against the first result's."""
     cells = [["result", "n", "configs", *GAIN_HEADS.values()]]
@@ -304,17 +215,6 @@ def gain_table(rows: Sequence[Gain]) -> str:
         cells.append([row.result, f"{row.n}", f"{row.configs}", *shown])
         cells.append(["  95% interval", "", "", *map(span, values)])
     return align(cells)
-
-
-def gain_rows(rows: Sequence[Gain]) -> list[Row]:
-    """One flat row for each result."""
-    flat_rows = []
-    for row in rows:
-        flat: Row = {"result": row.result, "n": row.n, "configs": row.configs}
-        for name in GAIN_HEADS:
-            flat |= _flat(name, getattr(row, name))
-        flat_rows.append(flat)
-    return flat_rows
 
 
 def format_settings(step: GreedyStep) -> str:
@@ -329,11 +229,6 @@ def format_sites(settings: Mapping[str, Mapping[str, float]]) -> str:
         inner = ", ".join(f"{name}={format_value(value)}" for name, value in setting.items())
         parts.append(f"{site}({inner})")
     return " ".join(parts)
-
-
-def flat_settings(settings: Mapping[str, Mapping[str, float]]) -> Row:
-    """`{"stride_A": 2, ...}`"""
-    return {f"{a}_{site}": value for site, setting in settings.items() for a, value in setting.items()}
 
 
 def percent(fraction: float | None) -> str:
@@ -357,11 +252,6 @@ def span(interval: Estimate | Sequence[float] | None) -> str:
     return f"{100 * low:.1f}-{100 * high:.1f}" if low >= 0 else f"{100 * low:+.1f} to {100 * high:+.1f}"
 
 
-def columns_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Every column that a row has, in the order they first come."""
-    return list(dict.fromkeys(name for row in rows for name in row))
-
-
 def align(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
     """Rows of cells as columns; those in `left` are aligned to the left, the others to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -370,60 +260,3 @@ def align(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
         cells = (c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
-
-
-def _flat(name: str, value: Estimate | None) -> Row:
-    keys = (name, f"{name}_low", f"{name}_high")
-    return dict.fromkeys(keys) if value is None else dict(zip(keys, (value.value, value.low, value.high), strict=True))
-
-
-def _share(one: Any) -> Row:
-    return {"share": one.share.value, "low": one.share.low, "high": one.share.high}
-
-
-def baselines_rows(answer: Baselines) -> list[Row]:
-    """One row for each baseline."""
-    return [{"baseline": name} | _flat("accuracy", value) for name, value in answer.named().items()]
-
-
-def subsets_rows(answers: Sequence[Subsets]) -> list[Row]:
-    """One row for each subset of the sites and rule."""
-    return [
-        {"result": one.result, "n": one.n, "sites": subset.sites, "configs": subset.configs}
-        | {"rule": rule, "accuracy": value.value, "low": value.low, "high": value.high}
-        for one in answers
-        for subset in one.subsets
-        for rule in ("best", "median", "worst", "matched_topk")
-        for value in [getattr(subset, rule)]
-    ]
-
-
-def unique_rows(answers: Sequence[UniquePredictions]) -> list[Row]:
-    """One row for each number of distinct predictions."""
-    return [
-        {"result": one.result, "n": one.n, "distinct": distinct, "samples": samples}
-        for one in answers
-        for distinct, samples in enumerate(one.histogram, start=1)
-    ]
-
-
-def combine_rows(combination: Combination) -> list[Row]:
-    """One row for each configuration that was chosen."""
-    return [
-        {"result": path, "place": place, "config": config}
-        for path, chosen in zip(combination.results, combination.chosen, strict=True)
-        for place, config in enumerate(chosen, start=1)
-    ]
-
-
-rows_of(OracleAccuracy, lambda one: oracle_rows([one]))
-rows_of(Baselines, baselines_rows)
-rows_of(Subsets, lambda one: subsets_rows([one]))
-rows_of(UniquePredictions, lambda one: unique_rows([one]))
-rows_of(GreedyCurve, lambda one: greedy_rows([one]))
-rows_of(Preferences, lambda one: preferences_rows([one]))
-rows_of(Efficiency, efficiency_rows)
-rows_of(Selection, selection_rows)
-rows_of(Comparison, compare_rows)
-rows_of(Gain, lambda one: gain_rows([one]))
-rows_of(Combination, combine_rows)

@@ -11,7 +11,8 @@ import pytest
 
 from itd.analysis import Resamples, gain
 from itd.analysis.figures import gain_figure
-from itd.analysis.tables import gain_rows, gain_table
+from itd.analysis.frames import rows_of
+from itd.analysis.tables import gain_table
 from itd.errors import EmptyResultError, ResultError
 
 beside = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("test_compare.py"))))
@@ -73,7 +74,7 @@ def test_against_the_first_is_paired_on_the_samples_that_both_have(three):
 
 def test_the_table_and_the_rows_hold_every_figure(three):
     found = gain(three, resamples=20)
-    table, rows = gain_table(found), gain_rows(found)
+    table, rows = gain_table(found), rows_of(found)
     assert table.splitlines()[0].split()[:3] == ["result", "n", "configs"] and len(table.splitlines()) == 7
     assert f"{100 * found[1].against_first.value:+.1f}" in table.splitlines()[3]
     assert [row["over_matched"] for row in rows] == [row.over_matched.value for row in found]

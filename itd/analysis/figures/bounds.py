@@ -9,10 +9,11 @@ from typing import Any
 from itd.analysis._oracle import RULES, OracleAccuracy
 from itd.analysis._unique import UniquePredictions
 from itd.analysis.figures.drawing import COLOURS, Drawing, Mark, grid, legend_style, name_panel, shown_names, tidy
+from itd.analysis.frames import rows_of
 from itd.analysis.rules import in_order, rule_of
 from itd.analysis.sampling import Estimate
 from itd.analysis.subsets import Subsets
-from itd.analysis.tables import subsets_rows, uncounted, unique_rows
+from itd.analysis.tables import uncounted
 
 
 def baselines_figure(rows: Sequence[OracleAccuracy]) -> Drawing:
@@ -80,7 +81,7 @@ def sites_figure(answers: Sequence[Subsets]) -> Drawing:
         "network with as many guesses for each sample as the subset made distinct predictions."
     )
     columns = ("result", "n", "sites", "configs", "rule", "accuracy", "low", "high")
-    return Drawing("sites", "Fewer dynamic sites", caption, figure, columns, tuple(subsets_rows(answers)), tuple(marks))
+    return Drawing("sites", "Fewer dynamic sites", caption, figure, columns, tuple(rows_of(answers)), tuple(marks))
 
 
 def unique_figure(answers: Sequence[UniquePredictions]) -> Drawing:
@@ -110,9 +111,7 @@ def unique_figure(answers: Sequence[UniquePredictions]) -> Drawing:
         "." if width == 1 else f", in bins of {width}."
     )
     columns = ("result", "n", "distinct", "samples")
-    return Drawing(
-        "unique", "Distinct predictions", caption, figure, columns, tuple(unique_rows(answers)), tuple(marks)
-    )
+    return Drawing("unique", "Distinct predictions", caption, figure, columns, tuple(rows_of(answers)), tuple(marks))
 
 
 def incomplete(macs_unknown: Sequence[str]) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 from itd.analysis._efficiency import DynamicPoint, Efficiency, StaticPoint
 from itd.analysis.figures.bounds import incomplete, with_interval
 from itd.analysis.figures.drawing import COLOURS, Drawing, Mark, legend_style, new_figure, shown_names, tidy
-from itd.analysis.tables import efficiency_rows
 
 POINTS = {
     "static": ("static default", COLOURS[1], "o", 8),
@@ -41,7 +40,7 @@ def efficiency_figure(answer: Efficiency) -> Drawing:
         f"on.{incomplete(answer.macs_unknown)}"
     )
     columns = ("what", "config", "macs", "accuracy", "pareto")
-    rows = tuple(efficiency_rows(answer))
+    rows = tuple(answer.rows())
     return Drawing("efficiency", "Accuracy against cost", caption, figure, columns, rows, tuple(marks))
 
 

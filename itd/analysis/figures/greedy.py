@@ -17,7 +17,7 @@ from itd.analysis.figures.drawing import (
     shown_names,
     tidy,
 )
-from itd.analysis.tables import columns_of, greedy_rows
+from itd.analysis.frames import columns_of, rows_of
 
 
 def greedy_figure(curves: Sequence[GreedyCurve]) -> Drawing:
@@ -44,7 +44,7 @@ def greedy_figure(curves: Sequence[GreedyCurve]) -> Drawing:
         figure.legend(loc="outside lower center", ncols=2, **legend_style())
     else:
         axes.legend(loc="best", **legend_style())
-    rows = tuple(greedy_rows(curves))
+    rows = tuple(rows_of(curves))
     columns = tuple(columns_of(rows))
     caption = (
         "Configurations are added greedily: each is right on most of the samples that no earlier one is right on. "
