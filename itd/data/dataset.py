@@ -82,7 +82,7 @@ def dataset_length(dataset: Any) -> int:
         )
     try:
         count = len(dataset)
-    except TypeError as error:
+    except Exception as error:  # a data set of a user's own raises anything
         raise DataError(
             f"images has no length ({one_line(error)}); give a map-style data set, not an iterable one"
         ) from error
@@ -112,8 +112,8 @@ def as_label(label: Any, index: int) -> int:
     >>> as_label(torch.tensor([7]), 0)
     7
     """
-    array = np.asarray(label.cpu() if isinstance(label, Tensor) else label)
-    if array.size != 1 or array.dtype.kind not in "iu":
+    array = _as_array(label)
+    if array is None or array.size != 1 or array.dtype.kind not in "iu":
         raise ItemError(
             f"sample {index} has the label {one_line(label, 40)} ({_kind(label)}); a label is an int, or a tensor or "
             "array of one: give labels= and a data set of single labels"
@@ -122,6 +122,15 @@ def as_label(label: Any, index: int) -> int:
     if not 0 <= value < MAX_CLASSES:
         raise ItemError(f"sample {index} has the label {value}; allowed are 0 to {MAX_CLASSES - 1}")
     return value
+
+
+def _as_array(value: Any) -> np.ndarray | None:
+    """A number, or a nest of them, as an array; None for what is none, such as lists of several lengths."""
+    try:
+        array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+    except (TypeError, ValueError, RuntimeError):
+        return None
+    return array
 
 
 def as_image(image: Any, index: int) -> Image.Image | Tensor:
@@ -163,10 +172,13 @@ def known_labels(dataset: Any) -> np.ndarray | None:
         labels = known_labels(inner)
         return None if labels is None else labels[np.asarray(indices, np.int64)]
     for name in ("targets", "labels"):
-        values = getattr(dataset, name, None)
-        if values is None or callable(values):
+        try:
+            values = getattr(dataset, name, None)
+        except Exception:  # a property of a user's own raises anything, and then holds no labels
             continue
-        array = np.asarray(values.cpu() if isinstance(values, Tensor) else values)
+        array = None if values is None or callable(values) else _as_array(values)
+        if array is None:
+            continue
         if array.shape in ((len(dataset),), (len(dataset), 1)) and array.dtype.kind in "iu":
             return array.reshape(-1)
     return None
@@ -191,17 +203,22 @@ def read_labels(dataset: Any, labels: Any = None) -> Iterator[int | np.ndarray]:
 
 
 def _given_labels(labels: Any, count: int) -> np.ndarray:
-    array = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
-    if array.shape != (count,) or array.dtype.kind not in "iu":
+    array = _as_array(labels)
+    if array is None or array.shape != (count,) or array.dtype.kind not in "iu":
+        kind = _kind(labels if array is None else array)
         raise DataError(
-            f"labels is {_kind(array)}, and there are {count} images; give one int for each, in the order of the images"
+            f"labels is {kind}, and there are {count} images; give one int for each, in the order of the images"
         )
     return array
 
 
 def class_names_of(dataset: Any, class_names: Any = None) -> tuple[str, ...]:
-    """The classes' names in label order: the user's, else the data set's own `classes`, else none."""
-    names = getattr(dataset, "classes", ()) if class_names is None else class_names
+    """The classes' names in label order: the user's, else the data set's own `classes` or `class_names`, else none."""
+    try:
+        own = getattr(dataset, "classes", getattr(dataset, "class_names", ()))
+    except Exception:  # as of `known_labels`
+        own = ()
+    names = own if class_names is None else class_names
     if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(n, str) for n in names):
         if class_names is None:
             return ()

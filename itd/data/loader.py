@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import queue
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -58,6 +59,11 @@ class Pixels:
     def __getitem__(self, index: int) -> Tensor:
         """Raises DataError naming the sample where it cannot be decoded, ItemError where it is not what it must be."""
         pixels = self._preprocessed(self.images.load(index), index)
+        if not bool(pixels.isfinite().all()):
+            raise ItemError(
+                f"sample {index} has values that are not finite; a fused activation can make numbers of them, so mend "
+                "the data set or preprocess="
+            )
         if self.shape is not None and tuple(pixels.shape) != self.shape:
             raise ItemError(
                 f"sample {index} has the shape {tuple(pixels.shape)}, the first one {self.shape}; every image must "
@@ -95,7 +101,7 @@ class Pixels:
         if not isinstance(pixels, Tensor) or not pixels.is_floating_point() or pixels.ndim != 3:
             kind = f"{tuple(pixels.shape)} of {pixels.dtype}" if isinstance(pixels, Tensor) else type(pixels).__name__
             raise ItemError(f"preprocess= makes {kind} of sample {index}; it has to make a float tensor (C, H, W)")
-        return pixels.detach().to(torch.float32)
+        return pixels.detach().cpu().to(torch.float32)
 
 
 def digest(pixels: Tensor) -> str:
@@ -185,18 +191,19 @@ def stream(
             pin_memory=pin_memory,
         )
         items = iter(loader)
-    return _batches(pixels, _guarded(items, workers), allow_missing)
+    return _batches(pixels, _guarded(items), allow_missing)
 
 
-def _batches(pixels: Pixels, items: Iterator[Any], allow_missing: bool) -> Iterator[Batch]:
-    for samples, values, errors in items:
-        for error in filter(None, errors):
-            if error.startswith(_REFUSED):
-                raise ItemError(error.removeprefix(_REFUSED))
-            if not allow_missing:
-                raise DataError(error)
-        missing = np.array([error is not None for error in errors])
-        yield Batch(samples, values, pixels.images.labels[samples], missing)
+def _batches(pixels: Pixels, items: Generator[Any, None, None], allow_missing: bool) -> Iterator[Batch]:
+    with contextlib.closing(items):  # ends the workers here, whoever holds the error that came
+        for samples, values, errors in items:
+            for error in filter(None, errors):
+                if error.startswith(_REFUSED):
+                    raise ItemError(error.removeprefix(_REFUSED))
+                if not allow_missing:
+                    raise DataError(error)
+            missing = np.array([error is not None for error in errors])
+            yield Batch(samples, values, pixels.images.labels[samples], missing)
 
 
 class _Batches:
@@ -211,16 +218,24 @@ class _Batches:
                 yield np.asarray(samples[first : first + self.batch_size]).tolist()
 
 
-def _guarded(items: Iterator[Any], workers: int) -> Iterator[Any]:
+def _guarded(items: Iterator[Any]) -> Generator[Any, None, None]:
     """The items; a worker that was killed (most often for memory) becomes one line."""
     try:
         yield from items
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise DataError(
-            f"one of {workers} processes that decode images died (out of memory, most often); pass fewer --workers"
-        ) from error
+        _raise_worker_death(error)
+    finally:
+        shut_down = getattr(items, "_shutdown_workers", None)
+        if shut_down is not None:  # torch would do so when it is collected, which may be in the middle of other work
+            shut_down()
+
+
+def _raise_worker_death(error: RuntimeError) -> NoReturn:
+    if "DataLoader worker" not in str(error):
+        raise error
+    raise DataError(
+        "one of the processes that decode images died (out of memory, most often); pass fewer --workers"
+    ) from error
 
 
 _REFUSED = "\0"
@@ -278,7 +293,10 @@ def ahead(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
     thread.start()
     try:
         while True:
-            kind, value = ready.get()
+            try:
+                kind, value = ready.get()
+            except RuntimeError as error:  # raised by the signal handler that watches the DataLoader's workers
+                _raise_worker_death(error)
             if kind == "error":
                 raise value
             if kind == "end":

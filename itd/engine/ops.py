@@ -172,6 +172,10 @@ class ConvOp(Op):
         return shape[0], self.weight.shape[0], *size
 
     def meta(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        if x.shape[1] != self.weight.shape[1] * self.groups:
+            raise ShapeError(
+                f"a convolution takes {self.weight.shape[1] * self.groups} channels, and {x.shape[1]} are given"
+            )
         shape = self._out_shape(tuple(x.shape))
         if min(shape[2:]) < 1:
             raise WindowError("a convolution's window exceeds its input")

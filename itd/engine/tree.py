@@ -103,7 +103,7 @@ class TreeExecutor:
         """Every configuration, or some, on every image. pixels: (N, C, H, W) float32, on any device."""
         pixels = pixels.to(self.device, self.precision.dtype, memory_format=CHANNELS_LAST, non_blocking=True)
         count = pixels.shape[0]
-        self._wanted = None if configs is None else self._prefixes_of(list(configs))
+        self._wanted = None if configs is None else self._prefixes_of(checked_configs(configs, len(self.space)))
         queues: list[dict[Shapes, Queue]] = [{} for _ in self.stages]
         self._push(queues, 0, Segment({0: pixels}, np.zeros(count, np.int64), np.arange(count)))
         with torch.inference_mode(), self.precision.flags():
@@ -255,6 +255,14 @@ def run_nodes(stage: Stage, entering: dict[int, Tensor]) -> dict[int, Tensor]:
         for i in frees:
             del values[i]
     return {i: values[i] for i in stage.leaving}
+
+
+def checked_configs(configs: Iterable[int], count: int) -> list[int]:
+    """The numbers of some configurations, each once; SpaceError for one that there is not."""
+    numbers = sorted({int(number) for number in configs})
+    if numbers and not 0 <= numbers[0] <= numbers[-1] < count:
+        raise SpaceError(f"no such configuration among {count}: {numbers[0]} to {numbers[-1]}")
+    return numbers
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

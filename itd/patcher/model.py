@@ -23,9 +23,9 @@ from itd.patcher.dynamic import (
 )
 from itd.patcher.output_stride import output_stride
 from itd.patcher.registry import MODELS, ModelEntry, SiteModule, Sites, as_sites, resolve_sites
-from itd.space import ATTRIBUTES, Conventions, Setting, SiteSpec, Space, build_space
+from itd.space import ATTRIBUTES, SITES, Conventions, Setting, SiteSpec, Space, build_space
 from itd.space.setting import OPTIONS
-from itd.text import listed, one_line
+from itd.text import listed, one_line, shorten
 
 
 class DynamicModel(nn.Module):
@@ -102,14 +102,15 @@ def patch(
     """
     _check_model(model)
     conventions = conventions or Conventions()
+    if not isinstance(conventions, Conventions):
+        raise ModelError(f"conventions is {type(conventions).__name__}; give an itd.Conventions")
     entry = entry_of(sites) if isinstance(sites, str) else None
     new = _unpatched_copy(model)
     resolved = resolve_sites(new, entry.sites if entry else as_sites(sites))
     for modules in resolved.values():
         for module in modules:
-            parent, _, child = module.path.rpartition(".")
-            layer = wrap_layer(module.path, new.get_submodule(module.path), conventions)
-            new.get_submodule(parent)._modules[child] = layer
+            layer = new.get_submodule(module.path)
+            _replace(new, layer, wrap_layer(module.path, layer, conventions))
     new.__class__ = _dynamic_class(type(new))  # type: ignore[arg-type]
     new.sites, new.conventions, new.entry = resolved, conventions, entry  # type: ignore[assignment]
     return new.eval()  # type: ignore[return-value]
@@ -147,12 +148,20 @@ def _unpatched_copy(model: nn.Module) -> nn.Module:
         return new
     for modules in new.sites.values():
         for module in modules:
-            parent, _, child = module.path.rpartition(".")
-            new.get_submodule(parent)._modules[child] = unwrap_layer(new.get_submodule(module.path))
+            layer = new.get_submodule(module.path)
+            _replace(new, layer, unwrap_layer(layer))
     new.__class__ = type(new).__bases__[1]
     for name in ("sites", "conventions", "entry"):
         del new.__dict__[name]
     return new
+
+
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Puts a layer in another's place, under every name that it is reached by."""
+    for module in list(model.modules()):
+        for name, child in module._modules.items():
+            if child is old:
+                module._modules[name] = new
 
 
 def logits_of(output: Any) -> Any:
@@ -281,9 +290,12 @@ def model_space(
         )
     if isinstance(attributes, str):
         attributes = [attributes]
+    if not isinstance(attributes, (list, tuple)):
+        raise SpaceError(f"attributes is {attributes!r}; give a list of {', '.join(ATTRIBUTES)}")
     unknown = [a for a in attributes if a not in ATTRIBUTES]
     if unknown or not attributes:
         raise SpaceError(f"no such attribute: {listed(unknown) or '(none)'}; allowed are {', '.join(ATTRIBUTES)}")
+    _check_asked(entry, stem_stride, swept, options, stride_range, input_shape)
     entry = entry or model.entry
     if stem_stride is None and entry is not None:
         stem_stride = entry.stem_stride
@@ -298,6 +310,44 @@ def model_space(
         stride_range=stride_range,
     )
     return check_space(model, space)
+
+
+def _check_asked(entry: Any, stem_stride: Any, swept: Any, options: Any, stride_range: Any, input_shape: Any) -> None:
+    """SpaceError for an argument of `model_space` of another kind than it says."""
+    faults = {
+        "entry": entry is not None and not isinstance(entry, ModelEntry),
+        "stem_stride": stem_stride is not None and not (isinstance(stem_stride, (int, float)) and stem_stride > 0),
+        "swept": swept is not None and not (isinstance(swept, (str, list, tuple)) and all(s in SITES for s in swept)),
+        "options": options is not None and not _are_options(options),
+        "stride_range": not _whole(stride_range, 2) or stride_range[0] > stride_range[1],
+        "input_shape": not _whole(input_shape, 3),
+    }
+    given = {"entry": entry, "stem_stride": stem_stride, "swept": swept, "options": options}
+    given |= {"stride_range": stride_range, "input_shape": input_shape}
+    wanted = {
+        "entry": "a ModelEntry", "stem_stride": "a number above 0", "swept": "site names, as in ['A', 'B']",
+        "options": "{('A', 'dilation'): (1, 2)}", "stride_range": "(low, high)", "input_shape": "(C, H, W)",
+    }  # fmt: skip
+    for name, wrong in faults.items():
+        if wrong:
+            raise SpaceError(f"{name} is {shorten(repr(given[name]))}; give {wanted[name]}")
+
+
+def _whole(value: Any, count: int) -> bool:
+    """Whether a value is so many whole numbers of at least 1."""
+    return (
+        isinstance(value, (tuple, list, torch.Size))
+        and len(value) == count
+        and all(type(part) is int and part >= 1 for part in value)
+    )
+
+
+def _are_options(options: Any) -> bool:
+    return isinstance(options, Mapping) and all(
+        isinstance(key, tuple) and len(key) == 2 and isinstance(values, (list, tuple, range))
+        and all(isinstance(value, (int, float)) for value in values)
+        for key, values in options.items()
+    )  # fmt: skip
 
 
 def measured_stem_stride(model: DynamicModel, input_shape: tuple[int, int, int] = (3, 224, 224)) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -167,10 +167,11 @@ def register_model(entry: ModelEntry, build: Callable[[int], nn.Module] | None =
         raise ModelError(f"register_model takes a ModelEntry, given {type(entry).__name__}")
     if entry.name in MODELS or entry.name in _BUILDERS or is_learned(entry.name):
         raise ModelError(f"{entry.name} is registered already; give another name")
-    if not entry.sites or not set(entry.sites) <= set(SITES):
-        raise ModelError(
-            f"{entry.name} has the sites {', '.join(entry.sites) or '(none)'}; allowed are {', '.join(SITES)}"
-        )
+    if not isinstance(entry.name, str) or not entry.name:
+        raise ModelError(f"the entry's name is {entry.name!r}; give a text")
+    if build is not None and not callable(build):
+        raise ModelError(f"build is {type(build).__name__}; give a function from a number of classes to a network")
+    entry = replace(entry, sites=as_sites(entry.sites))
     if build is None:
         check_model_name(entry.name)
     else:
@@ -241,6 +242,10 @@ def as_sites(sites: Any) -> Sites:
     return made
 
 
+def _is_set(value: Any) -> bool:
+    return isinstance(value, (set, frozenset))
+
+
 def layer_attributes(sites: Sites) -> dict[str, frozenset[str]]:
     """Module path -> the attributes that the layer takes."""
     return {module.path: module.attributes for modules in sites.values() for module in modules}
@@ -248,7 +253,8 @@ def layer_attributes(sites: Sites) -> dict[str, frozenset[str]]:
 
 def resolve_sites(model: nn.Module, sites: Sites) -> Sites:
     """Sites whose modules all say what they take: a 1x1 convolution and a pool only stride, any other everything."""
-    by_path = dict(model.named_modules())
+    by_path = dict(model.named_modules(remove_duplicate=False))
+    first = {id(module): path for path, module in model.named_modules()}  # a shared module has several names
     resolved: Sites = {}
     seen: dict[str, str] = {}
     for name, modules in sites.items():
@@ -256,12 +262,19 @@ def resolve_sites(model: nn.Module, sites: Sites) -> Sites:
         for module in modules:
             if module.path not in by_path:
                 raise ModelError(f"site {name}: the model has no module {module.path!r}; see model.named_modules()")
-            if module.path in (other.path for other in found):
-                raise ModelError(f"{module.path} is twice in site {name}; name it once")
-            if seen.setdefault(module.path, name) != name:
-                raise ModelError(f"{module.path} is in sites {seen[module.path]} and {name}; a module has one site")
             layer = by_path[module.path]
+            path = first[id(layer)]
+            if path in (other.path for other in found):
+                raise ModelError(f"{module.path} is twice in site {name}; name it once")
+            if seen.setdefault(path, name) != name:
+                raise ModelError(f"{module.path} is in sites {seen[path]} and {name}; a module has one site")
+            strange = [a for a in module.attributes if a not in ATTRIBUTES] if _is_set(module.attributes) else ["?"]
+            if strange:
+                raise ModelError(
+                    f"{module.path} takes {module.attributes!r}; give a frozenset of {', '.join(ATTRIBUTES)}, or an "
+                    "empty one for all that the layer can take"
+                )
             pointwise = not isinstance(layer, (nn.Conv2d, PerSampleConv2d)) or set(layer.kernel_size) == {1}
-            found.append(SiteModule(module.path, module.attributes or (STRIDE if pointwise else ALL)))
+            found.append(SiteModule(path, module.attributes or (STRIDE if pointwise else ALL)))
         resolved[name] = tuple(found)
     return resolved

@@ -94,6 +94,8 @@ class SweepJob:
         (8, (3, 64, 64))
     """
 
+    network_sha256: str | None
+
     def __init__(
         self,
         model: DynamicModel,
@@ -112,6 +114,7 @@ class SweepJob:
             images, preprocess, fingerprint=fingerprint, labels=labels, class_names=class_names, limit=limit
         )
         self._set(model, space, taken, name, content_sha256(model.state_dict()), "given", None)
+        self.network_sha256 = network_sha256(self.trace)
 
     @classmethod
     def assembled(
@@ -148,6 +151,8 @@ class SweepJob:
         self.num_classes = _count_classes(self.costs)
         self._check_labels()
         self._programs: dict[tuple[str, str], Program] = {}
+        self.network_sha256 = None
+        self._versions = _versions(model)
 
     def __len__(self) -> int:
         """How many images are selected."""
@@ -169,6 +174,11 @@ class SweepJob:
 
     def program(self, device: torch.device | str = "cpu", precision: Precision | None = None) -> Program:
         """The network compiled for this job's space, once for each device and number format."""
+        if _versions(self.model) != self._versions:
+            raise ModelError(
+                f"the weights of {self.name} changed since its job was made, and a result would be named after the old "
+                "ones; make the job again"
+            )
         precision = precision or Precision()
         key = (str(torch.device(device)), precision.name)
         if key not in self._programs:
@@ -177,8 +187,10 @@ class SweepJob:
 
     def identity(self, precision: str = "fp32") -> dict[str, Any]:
         """What makes two results the same, as JSON values."""
+        own = {} if self.network_sha256 is None else {"network_sha256": self.network_sha256}
         return {
             "model": self.name,
+            **own,
             "weights_sha256": self.weights_sha256,
             "sites": {name: [m.path for m in modules] for name, modules in self.model.sites.items()},
             "space": self.space_identity,
@@ -207,6 +219,11 @@ def _check_types(model: Any, space: Any, name: Any, preprocess: Any, fingerprint
             f"SweepJob takes what itd.patch returned, given {type(model).__name__}; patch the model with its sites "
             "first"
         )
+    training = next((path for path, module in model.named_modules() if module.training), None)
+    if training is not None:
+        raise ModelError(
+            f"{training or 'the network'} is in training mode; call model.eval() on what itd.patch returned"
+        )
     if not isinstance(space, Space):
         raise SpaceError(f"space is {type(space).__name__}; give what itd.model_space returned")
     if [site.name for site in space.sites] != list(model.sites):
@@ -215,7 +232,7 @@ def _check_types(model: Any, space: Any, name: Any, preprocess: Any, fingerprint
             "give the space that itd.model_space made for this network"
         )
     check_space(model, space)
-    if not isinstance(name, str) or not name or "/" in name:
+    if not isinstance(name, str) or not name.strip(". ") or "/" in name or "\0" in name:
         raise ItdError(f"name is {name!r}; give what results shall call the network, a text without a slash")
     if preprocess is not None and not callable(preprocess):
         raise DataError(
@@ -225,10 +242,36 @@ def _check_types(model: Any, space: Any, name: Any, preprocess: Any, fingerprint
         raise DataError(
             f"fingerprint is {shorten(repr(fingerprint))}; give a text that stands for images and preprocessing"
         )
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, (int, np.integer)) or limit < 1):
         raise DataError(f"limit is {limit!r}; give a whole number of at least 1, or None for all images")
     if any(t.is_meta for t in (*model.parameters(), *model.buffers())):
         raise ModelError("the network's tensors are on the meta device and have no values; give it weights first")
+
+
+def network_sha256(traced: Trace) -> str:
+    """What a network computes apart from its parameters: its modules, the calls between them, and its plain buffers.
+
+    A name of the registry says so much; of a network of a user's own two that hold the same tensors may differ.
+    """
+    saved = set(traced.model.state_dict())
+    calls = [
+        (
+            node.op,
+            torch.typename(node.target) if callable(node.target) else str(node.target),
+            repr((node.args, node.kwargs)),
+        )
+        for node in traced.graph.nodes
+    ]
+    modules = [(name, type(m).__name__, m.extra_repr()) for name, m in traced.model.named_modules() if name]
+    digest_of = hashlib.sha256(repr((calls, modules)).encode())
+    plain = {name: tensor for name, tensor in traced.model.named_buffers() if name not in saved}
+    digest_of.update(content_sha256(plain).encode())
+    return digest_of.hexdigest()
+
+
+def _versions(model: DynamicModel) -> list[tuple[int, int]]:
+    """Which tensors a network holds, and how often each was changed in place."""
+    return [(id(t), t._version) for t in (*model.parameters(), *model.buffers()) if not t.is_inference()]
 
 
 def possible_space(traced: Trace, space: Space, shape: Shape) -> tuple[Space, PrefixCosts]:

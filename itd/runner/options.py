@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -37,6 +38,11 @@ class RunOptions:
         chosen = {name: getattr(request, name) for name in names} if request is not None else {}
         chosen |= {name: value for name, value in keywords.items() if value is not None and name != "out"}
         out = keywords.get("out")
+        if out is not None and not isinstance(out, (str, Path)):
+            raise ItdError(f"out is {type(out).__name__}; give the path of the result's folder")
+        strange = [name for name in keywords if name not in (*names, "out")]
+        if strange:
+            raise ItdError(f"there is no {strange[0]}; how to run is said by out, {', '.join(names)}")
         if out is None and request is not None:
             out = request.out_path()
         _check_counts(chosen)
@@ -60,5 +66,9 @@ def _check_counts(chosen: dict[str, Any]) -> None:
                 f"--{name.replace('_', '-')} {value} is not allowed; give a whole number of at least {least}"
             )
     shard = chosen.get("shard")
-    if shard is not None and not (isinstance(shard, tuple) and len(shard) == 2 and 0 <= shard[0] <= shard[1] >= 1):
+    if shard is not None and not (_is_pair(shard) and 0 <= shard[0] <= shard[1] >= 1):
         raise ResultError(f"no such shard: {shard!r}; allowed is (i, n) with i from 1 to n")
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == 2 and all(type(part) is int for part in value)

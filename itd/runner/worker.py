@@ -14,7 +14,7 @@ from torch import Tensor
 from itd.data.loader import Batch, ahead, stream
 from itd.engine.executor import Executor
 from itd.engine.tree import default_batch_size
-from itd.errors import NotFiniteError
+from itd.errors import ItdError, NotFiniteError
 from itd.runner.job import SweepJob
 from itd.runner.scores import COLUMNS, ScoreBuffer
 from itd.space import format_config
@@ -76,6 +76,8 @@ class Worker:
 
         def samples() -> Iterator[np.ndarray]:
             for unit in units:
+                if not len(unit.samples):
+                    raise ItdError(f"unit {unit.first} to {unit.last} has no samples; give units of at least one")
                 waiting.append(unit)
                 yield unit.samples
 

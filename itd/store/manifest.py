@@ -24,6 +24,7 @@ REQUIRED = ("identity", "samples", "images_per_unit", "attributes", "sites", "co
 """What every manifest has. Later versions add fields; an older manifest is read without them."""
 
 IDENTITY_DEFAULTS: Mapping[str, Any] = {
+    "network_sha256": None,
     "every": 1,
     "variation": None,
     "recalibration": None,

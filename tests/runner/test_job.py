@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import multiprocessing
+import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +26,8 @@ from torchvision.datasets import FakeData, ImageFolder
 import itd
 from itd.engine.tracing import _Tracer
 from itd.errors import DataError, ItdError, ModelError, NotFiniteError, ResultError, SpaceError
+from itd.patcher import MODELS, ModelEntry
+from itd.patcher.registry import _BUILDERS
 from itd.space import Setting
 from itd.store import open_result, verify
 from support.networks import SITES, MyNet, by_hand
@@ -544,3 +549,173 @@ def test_a_worker_gives_the_scores_of_one_unit_and_takes_units_as_they_come(tmp_
         for name, values in scores.columns.items():
             assert values.shape == (len(job.space), len(scores.unit))
             np.testing.assert_allclose(values, alone.columns[name], rtol=1e-5)
+
+
+class Gelu(MyNet):
+    def forward(self, x):
+        x = self.block2(nn.functional.gelu(self.stem.conv(x)))
+        return self.head(x.mean((2, 3)))
+
+
+def test_another_network_with_the_same_tensors_is_refused(tmp_path):
+    out = tmp_path / "r.parquet"
+    itd.sweep(make_job(limit=3), out=out, device="cpu")
+    wider = MyNet()
+    wider.block2.norm.eps = 0.5
+    buffered, other = MyNet(), MyNet()
+    buffered.register_buffer("shift", torch.ones(1), persistent=False)
+    other.register_buffer("shift", torch.zeros(1), persistent=False)
+    for net in (Gelu(), wider, buffered):
+        with pytest.raises(ResultError, match="network_sha256"):
+            itd.sweep(make_job(net=net), out=out, device="cpu")
+    assert make_job(net=buffered).identity() != make_job(net=other).identity()
+    assert itd.sweep(make_job(), out=out, device="cpu").done == 4
+
+
+def test_weights_that_change_after_the_job_was_made_are_refused(tmp_path):
+    net = MyNet()
+    job = make_job(net=net)
+    with torch.no_grad():
+        net.head.weight.mul_(-3)
+    with pytest.raises(ModelError, match="the weights of mynet changed since its job was made"):
+        itd.sweep(job, out=tmp_path / "r.parquet", device="cpu")
+    assert not (tmp_path / "r.parquet").exists()
+
+
+def test_values_that_are_not_finite_are_named_before_an_activation_hides_them(tmp_path):
+    for value in (float("nan"), float("inf")):
+        job = make_job(images=refusing(lambda image, label, v=value: (image * v, label), at=2), fingerprint="f")
+        with pytest.raises(DataError, match="sample 2 has values that are not finite"):
+            itd.sweep(job, out=tmp_path / "r.parquet", device="cpu")
+
+
+class Mixing(MyNet):
+    def forward(self, x):
+        x = self.block2(self.stem.act(self.stem.conv(x)))
+        return self.head((x / x.abs().max()).mean((2, 3)))
+
+
+def test_a_network_that_mixes_the_images_of_a_batch_is_refused(tmp_path):
+    with pytest.raises(ModelError, match=r"not the same network|not one row for each"):
+        itd.sweep(make_job(net=Mixing()), out=tmp_path / "r.parquet", device="cpu")
+
+
+def test_a_head_of_zeros_is_a_network_like_any_other(tmp_path):
+    net = MyNet()
+    nn.init.zeros_(net.head.weight)
+    nn.init.zeros_(net.head.bias)
+    assert itd.sweep(make_job(net=net), out=tmp_path / "r.parquet", device="cpu").done == 7
+
+
+def test_images_of_another_number_of_channels_are_refused_when_the_job_is_made():
+    with pytest.raises(SpaceError, match="takes 3 channels, and 1 are given"):
+        make_job(images=Images(3, (1, 20, 24)))
+
+
+class Shared(MyNet):
+    def __init__(self):
+        super().__init__()
+        self.again = nn.Sequential(self.stem.conv, nn.ReLU())
+
+    def forward(self, x):
+        return self.head(self.block2(self.again(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("path", ["stem.conv", "again.0"])
+def test_a_layer_with_two_names_is_a_site_under_either(path):
+    net = Shared()
+    model = itd.patch(net, {"A": path})
+    x = torch.randn(2, *SHAPE)
+    with torch.no_grad(), model.configured({"A": Setting(dilation=2)}):
+        assert torch.allclose(model(x), by_hand(net.eval(), x, {"dilation": 2}, {}), atol=1e-6)
+    space = itd.model_space(model, ["dilation"], input_shape=SHAPE)
+    assert len(itd.SweepJob(model, space, Images(), name="shared")) == 7
+    with pytest.raises(ModelError, match="a module has one site"):
+        itd.patch(net, {"A": "stem.conv", "B": "again.0"})
+
+
+class Dies(Images):
+    def __getitem__(self, index):
+        if index == 3 and self.change is not None and torch.utils.data.get_worker_info():
+            os._exit(1)
+        if index == 5 and self.change is None:
+            raise KeyError("broken")
+        return self.pixels[index], self.classes_[index]
+
+
+def test_a_decoding_process_that_dies_is_one_line_and_none_stays_behind(tmp_path):
+    for change, words in (
+        (lambda i, image, label: (image, label), "processes that decode images died"),
+        (None, "sample"),
+    ):
+        images = Dies(change=change)
+        job = make_job(images=images, fingerprint="f", labels=images.classes_)
+        with pytest.raises(DataError, match=words) as caught:
+            itd.sweep(job, out=tmp_path / "r.parquet", device="cpu", workers=2, batch_size=2)
+        assert "\n" not in str(caught.value) and not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"attributes": None}, "attributes is None"),
+        ({"options": 5}, "options is 5"),
+        ({"options": {"A": (1, 2)}}, "options is"),
+        ({"options": {("A", "dilation"): 2}}, "options is"),
+        ({"input_shape": 224}, "input_shape is 224"),
+        ({"input_shape": (3, 0, 0)}, "input_shape is"),
+        ({"stride_range": 5}, "stride_range is 5"),
+        ({"swept": 5}, "swept is 5"),
+        ({"stem_stride": "x"}, "stem_stride is 'x'"),
+        ({"entry": "resnet18"}, "entry is 'resnet18'"),
+    ],
+)
+def test_a_space_of_wrong_types_is_said_by_the_parameter(kwargs, words):
+    model = itd.patch(MyNet(), SITES)
+    with pytest.raises(SpaceError, match=re.escape(words)):
+        itd.model_space(model, **{"attributes": ["dilation"], **kwargs})
+
+
+def test_wrong_types_in_sites_entries_labels_and_units_are_said():
+    with pytest.raises(ModelError, match=r"stem\.conv takes"):
+        itd.patch(MyNet(), {"A": itd.SiteModule("stem.conv", frozenset({"speed"}))})
+    with pytest.raises(ModelError, match="conventions is str"):
+        itd.patch(MyNet(), SITES, "x")
+    for entry, build in (
+        (ModelEntry("", {"A": "stem"}, 1, None), None),
+        (ModelEntry("mine", 5, 1, None), None),
+        (ModelEntry("mine", {"A": "stem.conv"}, 1, None), 5),
+        ("mine", None),
+    ):
+        with pytest.raises(ModelError):
+            itd.register_model(entry, build)
+    for labels in ([[1], [2, 3]], [0.5] * 7):
+        with pytest.raises(DataError, match="labels is"):
+            make_job(labels=labels)
+    for label in ([1, [2, 3]], torch.tensor(1.0, dtype=torch.bfloat16), torch.tensor(1.0, requires_grad=True)):
+        with pytest.raises(DataError, match="sample 2 has the label"):
+            make_job(images=refusing(lambda image, _, wrong=label: (image, wrong)))
+    ragged = Images()
+    ragged.targets = [[1], [2, 3]]
+    assert len(make_job(images=ragged)) == 7
+    job = make_job()
+    for how in ({"shard": (0.5, 2)}, {"shard": ("a", 2)}, {"out": 5}, {"foo": 1}):
+        with pytest.raises(ItdError):
+            itd.plan(job, **how)
+    model = itd.patch(MyNet(), SITES)
+    model.block2.norm.train()
+    with pytest.raises(ModelError, match=r"block2\.norm is in training mode"):
+        itd.SweepJob(model, job.space, Images(), name="mynet")
+
+
+def test_a_registered_network_of_ones_own_is_known_by_name():
+    entry = ModelEntry("mynet-test", {"A": "stem.conv", "B": ["block2.conv", "block2.project"]}, 1, None)
+    itd.register_model(entry, lambda classes: MyNet(classes=classes))
+    try:
+        assert any(row["model"] == "mynet-test" and row["configs"]["dilation"] == 25 for row in itd.models())
+        request = itd.SweepRequest("mynet-test", "dilation", data="digits", weights="none", limit=2)
+        assert itd.plan(request).configs == 25
+        with pytest.raises(ModelError, match="registered already"):
+            itd.register_model(entry)
+    finally:
+        del MODELS["mynet-test"], _BUILDERS["mynet-test"]
