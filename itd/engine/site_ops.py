@@ -91,7 +91,8 @@ class FactoredSizeOp(Op):
         return self.mix(torch.cat(filtered, dim=1))
 
     def meta(self, x: Tensor) -> Tensor:
-        return self.mix.meta(self.rows[0].meta(self.columns[0].meta(x)))
+        wide = self.rows[0].meta(self.columns[0].meta(x))
+        return self.mix.meta(wide.new_empty((wide.shape[0], self.k0**2 * wide.shape[1], *wide.shape[2:])))
 
     def macs(self, out: Tensor, *args: Any, **kwargs: Any) -> int:
         tall = self.columns[0].meta(args[0])
