@@ -8,7 +8,7 @@ from torchvision import models as torchvision_models
 
 import itd
 from itd.engine.macs import macs
-from itd.errors import ItdError, ModelError
+from itd.errors import ItdError, ModelError, SpaceError
 from itd.layers import CondConv2d
 from itd.patcher import build_model, model_space, patch
 from itd.store import open_result
@@ -129,7 +129,9 @@ def test_a_patched_network_at_a_configuration_costs_what_the_engine_says(name, a
     lists = {(site, attribute): values for site, values in options.items()}
     space = model_space(model, [attribute], swept=list(options), options=lists, stride_range=(1, 999))
     plain, _ = engine.costs(model, space, 64)
-    assert [macs(model, config, (3, 64, 64)) for config in space.configs] == list(plain.per_config)
+    counted = [macs(model, config, (3, 64, 64)) for config in space.configs]
+    assert counted == list(plain.per_config)
+    assert not any(number.unknown for number in counted)  # resizing a kernel is done once: no part of an image's cost
 
 
 def test_a_learned_layer_at_stride_one_half_does_not_count_the_zeros():
@@ -174,6 +176,14 @@ def test_the_shape_may_be_any_and_bad_input_is_said():
         ((net, None, 224), ItdError, "input_shape is 224"),
         ((net, None, (1, 20)), ItdError, "input_shape is"),
         ((net, None, (1, 0, 3)), ItdError, "input_shape is"),
+        ((net, None, (1, True, 3)), ItdError, "input_shape is"),
+        ((net, "A=2"), SpaceError, "config is 'A=2'; give site -> Setting"),
+        ((net, 3), SpaceError, "config is 3"),
+        ((net, {"A": 2}), SpaceError, "config is {'A': 2}"),
+        ((net, [itd.Setting()] * 9), SpaceError, "config has 9 settings; give one for each of the sites"),
+        ((net, {"Z": itd.Setting()}), SpaceError, "no such site: Z"),
+        ((patch(MyNet(channels=1), SITES).to("meta"), {"Z": itd.Setting()}), SpaceError, "no such site: Z"),
+        ((torchvision_models.vit_b_32(), None, (3, 100, 100)), ModelError, "does not take an image.*Expected 224"),
         ((net, None, (3, 20, 20)), ModelError, "does not take an image of 20 x 20 with 3 channels"),
         ((MyNet(), {"A": itd.Setting(stride=1)}), ModelError, "a configuration is of a patched network"),
     ):
