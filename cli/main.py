@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from itd.errors import ItdError
-from itd_cli.options import Interrupted, note
+from itd_cli.options import Interrupted, as_typed, note
 
 COMMANDS = {
     "sweep": ("itd_cli.sweep:sweep", "Run every configuration of a network on every image."),
@@ -116,7 +116,7 @@ def _usage(error: click.ClickException) -> str:
 
 
 def _end(message: str, code: int) -> NoReturn:
-    line = "interrupted" if code == 130 and not message else " ".join(message.split())
+    line = "interrupted" if code == 130 and not message else " ".join(as_typed(message).split())
     prefix = "itd: " if code == 130 else "itd: error: "
     click.echo(prefix + line, err=True)
     sys.exit(code)

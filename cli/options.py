@@ -8,6 +8,7 @@ import functools
 import io
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -98,9 +99,35 @@ def print_json(value: Any) -> None:
         click.echo(json.dumps(value))
 
 
+OPTIONS = {
+    "attributes": "attr",
+    "classes_file": "classes",
+    "context_px": "context",
+    "crop_px": "crop",
+    "resize_px": "resize",
+    "shape": "schedule",
+    "space_file": "space",
+}
+"""Parameter of the library -> its option, where that is not its own name with dashes."""
+
+
+def as_typed(message: str) -> str:
+    """A message of the library, which names parameters as `name` or `name=value`, with the options of commands.
+
+    >>> as_typed("give a smaller `batch_size`, or `precision=fp32`")
+    'give a smaller --batch-size, or --precision fp32'
+    """
+
+    def option(match: re.Match[str]) -> str:
+        name, value = match[1], match[2]
+        return f"--{OPTIONS.get(name, name).replace('_', '-')}" + (f" {value}" if value else "")
+
+    return re.sub(r"`([a-z]\w*)(?:=([^`]*))?`", option, message)
+
+
 def note(text: str) -> None:
     """A remark, on standard error, so that standard output holds only what was asked for."""
-    click.echo(f"itd: note: {text}", err=True)
+    click.echo(f"itd: note: {as_typed(text)}", err=True)
 
 
 def measured(paths: Sequence[str], measure: Callable[[Any], T]) -> list[T]:

@@ -64,7 +64,7 @@ def require_whole(result: Result, partial: bool) -> None:
     if result.partial and not partial:
         raise ResultError(
             f"{result.path} is not finished: {result.images_done} of {result.images_requested} images are there; give "
-            "its `itd sweep` command again to finish it, or --partial to use what is there"
+            "its `itd sweep` command again to finish it, or `partial` to use what is there"
         )
 
 
@@ -73,7 +73,7 @@ def require_default(result: Result, what: str) -> int:
     if result.default_index is None:
         raise ResultError(
             f"{result.path} does not hold the network's default configuration, which {what} needs; sweep again with "
-            "--options that hold each site's own value"
+            "`options` that hold each site's own value"
         )
     return result.default_index
 

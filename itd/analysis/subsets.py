@@ -74,7 +74,7 @@ def by_sites(result: Result, *, resamples: Resamples | int | None = None, seed: 
     ['A', 'B', 'C', 'D', 'AB']
     """
     require_result(result, "by_sites")
-    default = require_default(result, "--by-sites")
+    default = require_default(result, "`by_sites`")
     correct, pred = correctness(result), result.matrix("pred")
     rank = result.matrix("rank")[default]
     drawn = as_resamples(resamples, result.n, seed)

@@ -33,7 +33,7 @@ class FolderReader:
             raise
         except Exception as error:  # PIL's decoders raise a dozen unrelated types on damaged files
             raise DataError(
-                f"cannot decode image {index}, {path}: {one_line(error)}; replace the file, or pass --allow-missing to "
+                f"cannot decode image {index}, {path}: {one_line(error)}; replace the file, or pass `allow_missing` to "
                 "record it as missing"
             ) from error
 
@@ -77,9 +77,9 @@ def _class_folders(root: Path) -> list[str]:
     """The class folders' names, sorted; hidden ones are passed over."""
     expected = "expected one folder of images per class"
     if not root.exists():
-        raise DataError(f"no such data folder: {root}; {expected}, or --data digits for the embedded digits")
+        raise DataError(f"no such data folder: {root}; {expected}, or `data=digits` for the embedded digits")
     if not root.is_dir():
-        raise DataError(f"--data {root} is a file; {expected}")
+        raise DataError(f"`data={root}` is a file; {expected}")
     entries = _scan(root)
     folders = sorted(entry.name for entry in entries if entry.is_dir())
     if not folders:
@@ -98,17 +98,17 @@ def _class_names(
         return names
     count = 1000 if count is None else count
     if not 1 <= count <= MAX_CLASSES:
-        raise DataError(f"--num-classes {count} is not allowed; give a whole number from 1 to {MAX_CLASSES}")
+        raise DataError(f"`num_classes={count}` is not allowed; give a whole number from 1 to {MAX_CLASSES}")
     if count == 1000:
         names = imagenet_wnids()
-        advice = f"pass --num-classes {len(folders)} for data other than ImageNet, or --classes FILE"
+        advice = f"pass `num_classes={len(folders)}` for data other than ImageNet, or `classes_file=FILE`"
         _refuse_strangers(root, folders, names, "the 1000 WordNet ids of ImageNet (such as n01440764)", advice)
         return names
     if len(folders) != count:
         raise DataError(
             f"{root} has {len(folders)} class folders ({listed(folders, quoted=True)}), but there are {count} classes; "
-            f"pass --num-classes {len(folders)}, or --classes FILE with all {count} folder names where only some are "
-            "present"
+            f"pass `num_classes={len(folders)}`, or `classes_file=FILE` with all {count} folder names where only some "
+            "are present"
         )
     return tuple(folders)
 
@@ -129,18 +129,22 @@ def _read_classes(path: Path, count: int | None) -> tuple[str, ...]:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"cannot read --classes {path}: {one_line(error)}; expected one folder name per line"
+            f"cannot read `classes_file={path}`: {one_line(error)}; expected one folder name per line"
         ) from error
     names = tuple(line.strip() for line in lines if line.strip())
     if len(set(names)) != len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
-        raise DataError(f"--classes {path} names {listed(twice, quoted=True)} more than once; each class has one line")
+        raise DataError(
+            f"`classes_file={path}` names {listed(twice, quoted=True)} more than once; each class has one line"
+        )
     if not 1 <= len(names) <= MAX_CLASSES:
-        raise DataError(f"--classes {path} names {len(names)} classes; expected one folder name per line, 1 to 32767")
+        raise DataError(
+            f"`classes_file={path}` names {len(names)} classes; expected one folder name per line, 1 to 32767"
+        )
     if count is not None and len(names) != count:
         raise DataError(
-            f"--classes {path} names {len(names)} classes, but --num-classes or the weights say {count}; list all of "
-            "them, in label order"
+            f"`classes_file={path}` names {len(names)} classes, but `num_classes` or the weights say {count}; list all "
+            "of them, in label order"
         )
     return names
 

@@ -66,7 +66,7 @@ def select(n_total: int, every: int = 1, limit: int | None = None) -> np.ndarray
     [0, 3]
     """
     if every < 1:
-        raise DataError(f"--every {every} is not allowed; give a whole number of at least 1")
+        raise DataError(f"`every={every}` is not allowed; give a whole number of at least 1")
     if limit is not None and limit < 1:
-        raise DataError(f"--limit {limit} is not allowed; give a whole number of at least 1, or leave it out for all")
+        raise DataError(f"`limit={limit}` is not allowed; give a whole number of at least 1, or leave it out for all")
     return np.arange(0, n_total, every, dtype=np.int32)[:limit]

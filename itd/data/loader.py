@@ -177,9 +177,9 @@ def stream(
         DataError: names the first image, in the order of the samples, that cannot be decoded.
     """
     if batch_size < 1:
-        raise DataError(f"--batch-size {batch_size} is not allowed; give a whole number of at least 1")
+        raise DataError(f"`batch_size={batch_size}` is not allowed; give a whole number of at least 1")
     if workers < 0:
-        raise DataError(f"--workers {workers} is not allowed; give 0 to decode in this process, or more")
+        raise DataError(f"`workers={workers}` is not allowed; give 0 to decode in this process, or more")
     with warnings.catch_warnings():
         # More workers than cores is the user's choice, and can pay on a slow disk.
         warnings.filterwarnings("ignore", message="This DataLoader will create")
@@ -234,7 +234,7 @@ def _raise_worker_death(error: RuntimeError) -> NoReturn:
     if "DataLoader worker" not in str(error):
         raise error
     raise DataError(
-        "one of the processes that decode images died (out of memory, most often); pass fewer --workers"
+        "one of the processes that decode images died (out of memory, most often); pass fewer `workers`"
     ) from error
 
 

@@ -45,8 +45,8 @@ def open_images(
     if is_cifar10(source):
         if (classes or 10) != 10 or classes_file is not None:
             raise DataError(
-                f"CIFAR-10 has its ten classes, but --num-classes or the weights say {classes}, or --classes names "
-                "others; pass weights for ten classes, and no --classes"
+                f"CIFAR-10 has its ten classes, but `num_classes` or the weights say {classes}, or `classes_file` "
+                "names others; pass weights for ten classes, and no `classes_file`"
             )
         return cifar10_images(source, split)
     return folder_images(source, num_classes=classes, classes_file=classes_file)
@@ -64,9 +64,11 @@ def is_digits(data: str | Path | None) -> bool:
 
 def _check_digits(num_classes: int | None, classes_file: str | Path | None) -> None:
     if classes_file is not None:
-        raise DataError("--classes is for folders of images; the embedded digits have their ten classes: leave it out")
+        raise DataError(
+            "`classes_file` is for folders of images; the embedded digits have their ten classes: leave it out"
+        )
     if num_classes not in (None, 10):
         raise DataError(
-            f"the embedded digits have 10 classes, but --num-classes or the weights ask for {num_classes}; "
-            "pass --data DIR, or leave --weights out to train on the digits"
+            f"the embedded digits have 10 classes, but `num_classes` or the weights ask for {num_classes}; "
+            "pass `data=DIR`, or leave `weights` out to train on the digits"
         )

@@ -50,11 +50,13 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         if self.crop_px < 1:
-            raise DataError(f"--crop {self.crop_px} is not an image size; give a whole number of pixels of at least 1")
+            raise DataError(
+                f"`crop_px={self.crop_px}` is not an image size; give a whole number of pixels of at least 1"
+            )
         if self.resize_px is not None and self.resize_px < self.crop_px:
             raise DataError(
-                f"--resize {self.resize_px} is smaller than --crop {self.crop_px}, which would add a black border; "
-                f"give --resize of at least {self.crop_px}"
+                f"`resize_px={self.resize_px}` is smaller than `crop_px={self.crop_px}`, which would add a black "
+                f"border; give `resize_px` of at least {self.crop_px}"
             )
         if self.interpolation not in _INTERPOLATIONS:
             allowed = ", ".join(_INTERPOLATIONS)
@@ -63,16 +65,14 @@ class Preprocess:
 
     def _check_variation(self) -> None:
         if self.scale is not None and self.context_px is not None:
-            raise DataError("--scale and --context vary the images in two ways at once; give one of them")
+            raise DataError("`scale` and `context_px` vary the images in two ways at once; give one of them")
         if self.scale is not None and not 1 / 16 <= self.scale <= 16:
-            raise DataError(
-                f"--scale {self.scale:g} is not allowed; give factors from 0.0625 to 16, as in --scale 0.5,1,2"
-            )
+            raise DataError(f"`scale={self.scale:g}` is not allowed; give factors from 0.0625 to 16, as in 0.5")
         most = self.resize_px or self.crop_px
         if self.context_px is not None and not 1 <= self.context_px <= most:
             raise DataError(
-                f"--context {self.context_px} is not allowed; give 1 to {most} pixels, the side that the images are "
-                "resized to (--resize)"
+                f"`context_px={self.context_px}` is not allowed; give 1 to {most} pixels, the side that the images are "
+                "resized to (`resize_px`)"
             )
 
     @property

@@ -146,7 +146,7 @@ class Costs:
                 shown = tuple(values[i].shape) if isinstance(values[i], Tensor) else type(values[i]).__name__
                 raise ModelError(
                     f"a value that is not one row for each image ({shown}) crosses a site in this network; write sizes "
-                    "as x.flatten(1) or view(x.shape[0], -1), keep images apart, or choose other --sites"
+                    "as x.flatten(1) or view(x.shape[0], -1), keep images apart, or choose other `sites`"
                 )
         return tuple((1, *values[i].shape[1:]) for i in ids)
 
@@ -261,7 +261,7 @@ def _possible(work: Callable[[], Cost], space: Space, prefixes: Prefixes, number
         config = space.configs[int(prefixes.configs[prefix])]
         advice = "leave that option out, or give images of another size"
         if "stride" in space.attributes:
-            advice = "let the shortcut's projection take the same stride (--sites A=conv+projection), or " + advice
+            advice = "let the shortcut's projection take the same stride (`sites=A=conv+projection`), or " + advice
         raise SpaceError(
             f"{format_config(space.sites, config)} does not fit the network ({error}); {advice}"
         ) from error

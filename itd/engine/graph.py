@@ -122,7 +122,7 @@ class _Builder:
         nodes = _without_dead(self.nodes, self.output)
         missing = self.site_paths - {n.site for n in nodes}
         if missing:
-            raise ModelError(f"no logit depends on {', '.join(sorted(missing))}; choose other --sites")
+            raise ModelError(f"no logit depends on {', '.join(sorted(missing))}; choose other `sites`")
         return Graph(tuple(nodes), self.output)
 
     def _finish(self, node: fx.Node) -> None:

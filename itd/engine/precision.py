@@ -28,7 +28,7 @@ class Precision:
         if self.name not in PRECISIONS:
             raise SpaceError(f"no such precision: {self.name!r}; allowed are {', '.join(PRECISIONS)}")
         if self.name == "tf32" and not self.device.startswith("cuda"):
-            raise SpaceError(f"precision tf32 is a GPU's format, --device is {self.device}; give fp32 or bf16")
+            raise SpaceError(f"precision tf32 is a GPU's format, and `device={self.device}`; give fp32 or bf16")
 
     @property
     def dtype(self) -> torch.dtype:

@@ -179,7 +179,7 @@ class TreeExecutor:
             if len(segment) == 1:
                 raise ItdError(
                     f"out of memory on {self.device} with a single image at {shapes}; "
-                    "give fewer --options, a smaller --crop or another --device"
+                    "give fewer `options`, a smaller `crop_px` or another `device`"
                 ) from error
             half = len(segment) // 2
         else:

@@ -57,11 +57,11 @@ def learned_name(model: str, op: str = "conv", multiplier: int | None = None) ->
     """
     ops = _ops_of(model)
     if op not in ops:
-        raise ModelError(f"no such --op for {model}: {op!r}; allowed are {', '.join(ops)}")
+        raise ModelError(f"no such `op` for {model}: {op!r}; allowed are {', '.join(ops)}")
     if op != "weightnet" and multiplier is not None:
-        raise ModelError(f"--multiplier {multiplier} is WeightNet's, and the operator is {op}; leave --multiplier out")
+        raise ModelError(f"`multiplier={multiplier}` is WeightNet's, and the operator is {op}; leave `multiplier` out")
     if multiplier is not None and (not isinstance(multiplier, int) or multiplier < 1):
-        raise ModelError(f"--multiplier {multiplier} is not allowed; give a whole number of at least 1")
+        raise ModelError(f"`multiplier={multiplier}` is not allowed; give a whole number of at least 1")
     if op == "conv":
         return model
     if op == "weightnet" and (multiplier or 1) + (model != CIFAR_RESNET18) > 1:
@@ -101,7 +101,7 @@ def _ops_of(model: str) -> tuple[str, ...]:
     if model in SHUFFLENETS:
         return "conv", "weightnet"
     raise ModelError(
-        f"--op is for {', '.join((CIFAR_RESNET18, *SHUFFLENETS))}, not for {model!r}; leave it out, or give one of them"
+        f"`op` is for {', '.join((CIFAR_RESNET18, *SHUFFLENETS))}, not for {model!r}; leave it out, or give one of them"
     )
 
 

@@ -170,7 +170,7 @@ class WeightNet2d(PerSampleConv2d):
         if z.shape != (x.shape[0], self.reduced):
             raise ModelError(
                 f"WeightNet2d: z is {tuple(z.shape)}; it must be ({x.shape[0]}, {self.reduced}), one row for each "
-                "sample: build the block's WeightNetReduce and this layer with the same `reduced`"
+                "sample: build the block's WeightNetReduce and this layer with the same reduced width"
             )
         return z
 

@@ -141,7 +141,7 @@ def check_model_name(name: str) -> None:
         hint = f"did you mean {near[0]}? " if near else ""
         raise ModelError(
             f"no such model: {name!r}; {hint}registered are {', '.join(MODELS)}; "
-            "any other torchvision classifier works with --sites A=path,B=path (see: itd models)"
+            "any other torchvision classifier works with `sites=A=path,B=path` (see: itd models)"
         )
 
 
@@ -189,7 +189,7 @@ def parse_sites(name: str, text: str | None) -> tuple[Sites | None, tuple[str, .
         return _parse_paths(text)
     if name not in MODELS:
         raise ModelError(
-            f"{name} has no registered sites; name them: --sites A=path[+path],B=path "
+            f"{name} has no registered sites; name them: `sites=A=path[+path],B=path` "
             f"(registered models: {', '.join(MODELS)})"
         )
     letters = (text if text is not None else "".join(SITES)).upper().replace(",", "")
@@ -204,7 +204,7 @@ def _parse_paths(text: str) -> tuple[Sites, tuple[str, ...]]:
     for part in text.split(","):
         letter, _, paths = part.strip().partition("=")
         if letter not in SITES or letter in sites or not all(path.strip() for path in paths.split("+")):
-            raise ModelError(f"--sites has {part.strip()!r}; allowed is A=path[+path], each of A to D once")
+            raise ModelError(f"`sites` has {part.strip()!r}; allowed is A=path[+path], each of A to D once")
         sites[letter] = tuple(SiteModule(path.strip(), frozenset()) for path in paths.split("+"))
     sites = {s: sites[s] for s in SITES if s in sites}
     return sites, tuple(sites)

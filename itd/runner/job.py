@@ -115,6 +115,11 @@ class SweepJob:
         )
         self._set(model, space, taken, name, content_sha256(model.state_dict()), "given", None)
         self.network_sha256 = network_sha256(self.trace)
+        if class_names is not None and len(taken.class_names) != self.num_classes:
+            raise DataError(
+                f"class_names has {len(taken.class_names)} names, and the network has {self.num_classes} logits; give one "
+                "for each, in label order"
+            )
 
     @classmethod
     def assembled(

@@ -46,6 +46,8 @@ class RunOptions:
         if out is None and request is not None:
             out = request.out_path()
         _check_counts(chosen)
+        if not isinstance(chosen.get("allow_missing", False), bool):
+            raise ItdError(f"allow_missing is {chosen['allow_missing']!r}; give True or False")
         if out is not None:
             check_target(out)
         device = resolve_device(chosen.pop("device", None))
@@ -63,7 +65,7 @@ def _check_counts(chosen: dict[str, Any]) -> None:
             raise ItdError(f"{name} is {value!r}; give a whole number of at least {least}")
         if value < least:
             raise DataError(
-                f"--{name.replace('_', '-')} {value} is not allowed; give a whole number of at least {least}"
+                f"`{name}={value}` is not allowed; give a whole number of at least {least}"
             )
     shard = chosen.get("shard")
     if shard is not None and not (_is_pair(shard) and 0 <= shard[0] <= shard[1] >= 1):

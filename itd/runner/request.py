@@ -70,7 +70,7 @@ class SweepRequest:
         if self.space_file is None:
             return None
         if self.attributes or self.options:
-            raise SpaceError("--space lists the configurations itself; leave out --attr and --options")
+            raise SpaceError("`space_file` lists the configurations itself; leave out `attributes` and `options`")
         return read_space(self.space_file)
 
     def swept_attributes(self) -> tuple[str, ...]:
@@ -79,7 +79,9 @@ class SweepRequest:
         if listed is not None:
             return listed.attributes
         if not self.attributes:
-            raise SpaceError("nothing says what varies; give --attr stride, dilation or size, or --space FILE")
+            raise SpaceError(
+                "nothing says what varies; give `attributes` (stride, dilation, size), or `space_file=FILE`"
+            )
         return parse_attributes(self.attributes)
 
     def out_path(self) -> str:
@@ -203,9 +205,9 @@ class SweepRequest:
             open_images(data)  # which says what is wrong with it
         out = self.out_path()
         if Path(out).absolute().is_relative_to(Path(data).absolute()):
-            raise ResultError(f"--out {out} is inside --data {data}; give --out a folder elsewhere")
+            raise ResultError(f"`out={out}` is inside `data={data}`; give as `out` a folder elsewhere")
         if self.classes_file and not Path(self.classes_file).is_file():
-            raise DataError(f"no such file: --classes {self.classes_file}; expected one folder name per line")
+            raise DataError(f"no such file: `classes_file={self.classes_file}`; expected one folder name per line")
 
 
 def varied(
@@ -219,7 +221,7 @@ def varied(
     ['results/resnet18-dilation-scale2.parquet']
     """
     if scales and contexts_px:
-        raise DataError("--scale and --context vary the images in two ways at once; give one of them")
+        raise DataError("`scale` and `context_px` vary the images in two ways at once; give one of them")
     requests = [replace(request, scale=scale) for scale in dict.fromkeys(scales)]
     requests += [replace(request, context_px=side) for side in dict.fromkeys(contexts_px)]
     if len(requests) > 1:

@@ -148,6 +148,8 @@ def sweep(
         >>> sweep(request, out=out, quiet=True).configs
         5
     """
+    if on_start is not None and not callable(on_start):
+        raise ItdError(f"on_start is {on_start!r}; give a function of what will be done, or leave it out")
     options = _options(
         job,
         out=out,

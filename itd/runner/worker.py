@@ -126,5 +126,5 @@ class Worker:
         raise NotFiniteError(
             f"logits that are not finite: configuration {config}, {shown}, image {sample} "
             f"({self.job.images.pixels.images.names[sample]}); {int((~finite).sum())} rows of this unit have some; "
-            "try --precision fp32, or check the weights; what was written before is kept"
+            "try `precision=fp32`, or check the weights; what was written before is kept"
         )

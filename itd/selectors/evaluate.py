@@ -98,7 +98,7 @@ class SelectorStudy:
         """A selector for other images, made from all samples. method: a name of `METHODS`."""
         check_method(method)
         if self.source is None:
-            raise ItdError("a selector that can be used needs the network: give --data and --weights")
+            raise ItdError("a selector that can be used needs the network: give `data` and `weights`")
         course, every = self.course, np.arange(self.result.n)
         rows, threshold, learned = course.rows(every), None, None
         source, _, kind = method.partition("-")

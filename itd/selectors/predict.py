@@ -149,7 +149,7 @@ class _Selected:
     def __init__(self, sweep: SweepRequest, weights: Weights, selector: Selector) -> None:
         if weights.sha256 != selector.weights_sha256:
             raise ModelError(
-                f"weights {weights.label} are not those that the selector was made for; give --weights those, or make "
+                f"weights {weights.label} are not those that the selector was made for; give `weights` those, or make "
                 "a selector for these with `itd select`"
             )
         self.selector, self.device = selector, resolve_device(sweep.device)
@@ -216,10 +216,10 @@ class _Selected:
 def _model_name(request: PredictRequest, selector: Selector | None) -> str:
     if selector is None:
         if request.model is None:
-            raise ItdError("nothing says which network; give --model, or a --selector, which names its own")
+            raise ItdError("nothing says which network; give `model`, or a `selector`, which names its own")
         return request.model
     if request.model not in (None, selector.model):
-        raise ModelError(f"the selector is for {selector.model}, not for {request.model}; leave --model out")
+        raise ModelError(f"the selector is for {selector.model}, not for {request.model}; leave `model` out")
     return selector.model
 
 
@@ -259,11 +259,13 @@ def _class_names(request: PredictRequest, weights: Weights) -> Sequence[str] | N
             text = Path(request.classes_file).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(
-                f"cannot read --classes {request.classes_file}: {error}; expected one name per line"
+                f"cannot read `classes_file={request.classes_file}`: {error}; expected one name per line"
             ) from error
         names = [line.strip() for line in text.splitlines() if line.strip()]
         if len(names) != count:
-            raise DataError(f"--classes {request.classes_file} names {len(names)} classes, the network has {count}")
+            raise DataError(
+                f"`classes_file={request.classes_file}` names {len(names)} classes, the network has {count}"
+            )
         return names
     if count != 1000:
         return None

@@ -64,7 +64,7 @@ class Selector:
             with replacing(path) as temporary:
                 save_file(contiguous or {"none": np.zeros(1)}, temporary, metadata={_KEY: json.dumps(header)})
         except OSError as error:
-            raise ItdError(f"cannot write {path}: {error.strerror or error}; give --save another path") from error
+            raise ItdError(f"cannot write {path}: {error.strerror or error}; give another path") from error
 
 
 def load_selector(path: str | Path) -> Selector:
@@ -92,7 +92,7 @@ def check_selector_path(path: str | Path) -> Path:
     """The path of a selector to be written; ItdError for another suffix."""
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise ItdError(f"--save {path} is not a name for a selector; it must end in .safetensors")
+        raise ItdError(f"{path} is not a name for a selector; it must end in .safetensors")
     return path
 
 

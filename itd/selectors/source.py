@@ -86,12 +86,12 @@ def open_source(
     loaded = resolve(request.model, weights, data=data, num_classes=request.num_classes, device=device, quiet=quiet)
     if loaded.sha256 != identity["weights_sha256"]:
         raise ResultError(
-            f"weights {loaded.label} are not those that {result.path} was swept with; give --weights what its "
+            f"weights {loaded.label} are not those that {result.path} was swept with; give `weights` what its "
             "`itd sweep` was given"
         )
     images = open_images(data, num_classes=result.num_classes, weights_classes=loaded.num_classes)
     if images.fingerprint() != identity["data"]:
-        raise ResultError(f"the images of {data} are not those that {result.path} is of; give --data what it was given")
+        raise ResultError(f"the images of {data} are not those that {result.path} is of; give `data` what it was given")
     preprocess = replace(Preprocess.from_identity(identity["preprocess"]), **(identity["variation"] or {}))
     return SweepSource(result, request.patched(loaded), loaded, images, preprocess, resolve_device(device))
 

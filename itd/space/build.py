@@ -55,7 +55,7 @@ def build_space(
         low, high = stride_range
         raise SpaceError(
             f"no configuration is left: the range rule removed all {total} (total output stride between {low} and "
-            f"{high}); give other --options or a wider --stride-range"
+            f"{high}); give other `options` or a wider `stride_range`"
         )
     default = tuple(site.default.only(attributes) for site in sites)
     return Space(
@@ -78,13 +78,15 @@ def _check_asked(
 ) -> None:
     for name, attribute in asked:
         if name not in swept:
-            raise SpaceError(f"--options names site {name}, which is not swept; the swept sites are {', '.join(swept)}")
+            raise SpaceError(f"`options` names site {name}, which is not swept; the swept sites are {', '.join(swept)}")
         if attribute not in attributes:
-            raise SpaceError(f"--options names {attribute}, which is not swept; --attr gives {', '.join(attributes)}")
+            raise SpaceError(
+                f"`options` names {attribute}, which is not swept; `attributes` gives {', '.join(attributes)}"
+            )
     for attribute in attributes:
         if all(attribute in site.fixed for site in sites if site.name in swept):
             reasons = "; ".join(f"{site.name}: {site.fixed[attribute]}" for site in sites if site.name in swept)
-            raise SpaceError(f"no swept site takes {attribute} ({reasons}); give another --attr or other --sites")
+            raise SpaceError(f"no swept site takes {attribute} ({reasons}); give another `attributes` or other `sites`")
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,8 @@ def _check_count(total: int, lists: Mapping[str, Mapping[str, Sequence[float]]],
         total = allowed * math.prod(len(v) for by in lists.values() for a, v in by.items() if a != "stride")
     if total > MAX_CONFIGS:
         raise SpaceError(
-            f"{total:,} configurations are too many: at most {MAX_CONFIGS:,} are allowed; give fewer with --options or "
-            "--sites"
+            f"{total:,} configurations are too many: at most {MAX_CONFIGS:,} are allowed; give fewer with `options` or "
+            "`sites`"
         )
 
 
@@ -122,7 +124,7 @@ def _options(site: SiteSpec, attribute: str, asked: Sequence[float] | None, swep
         return site.options[attribute]
     values = tuple(sorted(set(asked)))
     if not values:
-        raise SpaceError(f"--options gives site {site.name} no {attribute} value; give at least one")
+        raise SpaceError(f"`options` gives site {site.name} no {attribute} value; give at least one")
     refused = [v for v in values if v != own] if attribute in site.fixed else []
     if refused:
         shown = ", ".join(format_value(v) for v in refused)

@@ -48,18 +48,20 @@ def read_space(path: str | Path) -> SpaceList:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise SpaceError(
-            f"cannot read --space {path}: {error.strerror or error}; give a file that `itd combine` wrote"
+            f"cannot read `space_file={path}`: {error.strerror or error}; give a file that `itd combine` wrote"
         ) from error
     except ValueError as error:
-        raise SpaceError(f"--space {path} is not JSON ({error}); give a file that `itd combine` wrote") from error
+        raise SpaceError(f"`space_file={path}` is not JSON ({error}); give a file that `itd combine` wrote") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise SpaceError(f'--space {path} is not a space: it has no "format": "{FORMAT}"; `itd combine` writes one')
+        raise SpaceError(
+            f'`space_file={path}` is not a space: it has no "format": "{FORMAT}"; `itd combine` writes one'
+        )
     try:
         return _parse(content)
     except (AttributeError, KeyError, TypeError) as error:
-        raise SpaceError(f"--space {path} is damaged ({error!r}); write it again with `itd combine`") from error
+        raise SpaceError(f"`space_file={path}` is damaged ({error!r}); write it again with `itd combine`") from error
     except SpaceError as error:
-        raise SpaceError(f"--space {path}: {error}") from error
+        raise SpaceError(f"`space_file={path}`: {error}") from error
 
 
 def _parse(content: dict[str, Any]) -> SpaceList:
@@ -100,12 +102,13 @@ def listed_space(listed: SpaceList, sites: Sequence[SiteSpec]) -> Space:
         strange = [site for site in config if site not in names]
         if strange:
             raise SpaceError(
-                f"configuration {number} of --space names site {strange[0]}; the network's sites are {', '.join(names)}"
+                f"configuration {number} of `space_file` names site {strange[0]}; the network's sites are "
+                f"{', '.join(names)}"
             )
     filled = {tuple(_filled(listed, config, site) for site in sites) for config in listed.configs}
     configs = tuple(sorted(filled, key=_order))
     if not 1 <= len(configs) <= MAX_CONFIGS:
-        raise SpaceError(f"--space lists {len(configs):,} configurations; allowed are 1 to {MAX_CONFIGS:,}")
+        raise SpaceError(f"`space_file` lists {len(configs):,} configurations; allowed are 1 to {MAX_CONFIGS:,}")
     default = tuple(site.default.only(listed.attributes) for site in sites)
     moved = [i for i in range(len(sites)) if any(config[i] != default[i] for config in configs)]
     swept = [i for i in range(len(sites)) if i in moved or not moved]
@@ -127,7 +130,7 @@ def _filled(listed: SpaceList, config: Mapping[str, Setting], site: SiteSpec) ->
         if attribute in site.fixed and value != getattr(own, attribute):
             raise SpaceError(
                 f"site {site.name} cannot take {attribute} {format_value(value)}: {site.fixed[attribute]}; "
-                f"leave it out of --space"
+                f"leave it out of `space_file`"
             )
     return own | setting
 

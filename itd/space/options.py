@@ -30,7 +30,7 @@ def parse_options(
         keys = [(name, attribute) for name in ([site] if site else swept) if site or (name, attribute) not in fixed]
         if any(key in found for key in keys):
             where = f"site {site}" if site else "every site"
-            raise SpaceError(f"--options gives {attribute} for {where} twice; give one list with all its values")
+            raise SpaceError(f"`options` gives {attribute} for {where} twice; give one list with all its values")
         found.update(dict.fromkeys(keys, values))
     return everywhere | alone
 
@@ -42,14 +42,14 @@ def _split_option(text: str, attributes: Sequence[str], swept: Sequence[str]) ->
     attribute, site = head.strip(), site.strip()
     if not colon and len(attributes) > 1:
         raise SpaceError(
-            f"--options {text} does not say of which attribute; with --attr {','.join(attributes)} "
+            f"`options={text}` does not say of which attribute; with `attributes={','.join(attributes)}` "
             f"write {attributes[0]}:{text}"
         )
     if colon and attribute not in ATTRIBUTES:
-        raise SpaceError(f"--options {text}: no such attribute: {attribute!r}; allowed are {', '.join(ATTRIBUTES)}")
+        raise SpaceError(f"`options={text}`: no such attribute: {attribute!r}; allowed are {', '.join(ATTRIBUTES)}")
     if equals and site not in SITES:
         raise SpaceError(
-            f"--options {text}: no such site: {site!r}; allowed are {', '.join(swept)}, each with an option of its "
-            "own: --options A=1,2 --options C=2"
+            f"`options={text}`: no such site: {site!r}; allowed are {', '.join(swept)}, each with an option of its "
+            "own, such as A=1,2 and C=2"
         )
     return attribute or attributes[0], site, values

@@ -123,8 +123,8 @@ class Space:
         kept = tuple(c for i, c in enumerate(self.configs) if i not in drop)
         if not kept:
             raise SpaceError(
-                f"no configuration is left: all {len(drop)} were removed ({reason}); give other --options, or larger "
-                "images with --resize and --crop"
+                f"no configuration is left: all {len(drop)} were removed ({reason}); give other `options`, or larger "
+                "images with `resize_px` and `crop_px`"
             )
         default = None
         if self.default is not None and self.default not in drop:
@@ -167,7 +167,7 @@ def parse_attributes(text: str) -> tuple[str, ...]:
     for name in given:
         if name not in ATTRIBUTES:
             raise SpaceError(
-                f"no such attribute: {name!r}; allowed are {', '.join(ATTRIBUTES)}, alone or as in --attr stride,size"
+                f"no such attribute: {name!r}; allowed are {', '.join(ATTRIBUTES)}, alone or as in stride,size"
             )
     return tuple(a for a in ATTRIBUTES if a in given)
 

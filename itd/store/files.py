@@ -36,9 +36,9 @@ def _say(path: str | Path, error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         next_step = f"{_ON}: free some space, then give the same command again and it goes on from there"
     elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        next_step = f"{_ON}: make the folder writable and give the same command again, or another --out"
+        next_step = f"{_ON}: make the folder writable and give the same command again, or another `out`"
     elif error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-        next_step = "a result is a folder: give another --out"
+        next_step = "a result is a folder: give another `out`"
     else:
         next_step = f"{_ON}: the same command goes on from there"
     return f"cannot write {path}: {reason}; {next_step}"

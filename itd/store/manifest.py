@@ -91,7 +91,7 @@ def create(
     parts = list_parts(folder)
     if parts:
         raise ResultError(
-            f"{folder} holds {parts[0].name} but no {SIDE}/manifest.json, so it cannot be continued; give another --out"
+            f"{folder} holds {parts[0].name} but no {SIDE}/manifest.json, so it cannot be continued; give another `out`"
         )
     configs = _encode_configs(space, macs)
     write_whole(folder / SIDE / "configs.parquet", configs)
@@ -176,7 +176,7 @@ def check_same(
         lines.append(f"image {at} of the selection is sample {known[at]}, given {samples[at]}")
     if lines:
         raise ResultError(
-            f"{path} holds another run: {'; '.join(lines)}; give another --out, or the options that it was made with"
+            f"{path} holds another run: {'; '.join(lines)}; give another `out`, or the options that it was made with"
         )
 
 
@@ -285,4 +285,4 @@ def require_own(folder: Path, manifest: dict[str, Any]) -> None:
     """ResultError where another run has begun the result anew since this one opened it."""
     now = load_manifest(folder)
     if now is None or now["identity"] != manifest["identity"] or now["configs_sha256"] != manifest["configs_sha256"]:
-        raise ResultError(f"{folder} was begun anew by another run in the meantime; give another --out")
+        raise ResultError(f"{folder} was begun anew by another run in the meantime; give another `out`")

@@ -185,7 +185,7 @@ class ResultWriter:
             if not np.isfinite(scores[name][:, ~missing]).all():
                 raise ResultError(
                     f"{name} of images {unit.first} to {unit.last} is not finite, so they are not written; "
-                    "run with --precision fp32"
+                    "run with `precision=fp32`"
                 )
 
     def _reopen(self, temp: Path, unit: Unit, record: dict[str, Any]) -> None:
@@ -205,7 +205,7 @@ class ResultWriter:
         there = self._covered(unit.last + 1)[unit.first :]
         if there.any() and not there.all():
             raise ResultError(
-                f"another run with another --limit has written a part of images {unit.first} to {unit.last} in the "
+                f"another run with another `limit` has written a part of images {unit.first} to {unit.last} in the "
                 "meantime; nothing already written is lost: give the same command again and it goes on from there"
             )
         return not there.any()
@@ -254,7 +254,8 @@ def check_target(path: str | Path) -> None:
         foreign = [name for name in there if name != SIDE and not name.startswith(("part-", "."))]
         if foreign:
             raise ResultError(
-                f"{path} is a folder with other things in it ({foreign[0]}); give --out a new folder or a result's own"
+                f"{path} is a folder with other things in it ({foreign[0]}); give as `out` a new folder or a "
+                "result's own"
             )
         parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
         if not parent.is_dir():

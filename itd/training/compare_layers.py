@@ -104,7 +104,7 @@ def compare_layers(
     if not isinstance(request, CompareLayersRequest):
         raise ItdError(f"compare_layers takes a CompareLayersRequest, given {type(request).__name__}")
     if not request.models:
-        raise ItdError("there is nothing to compare; give --models with at least one name of `itd models --learned`")
+        raise ItdError("there is nothing to compare; give as `models` at least one name of `itd models --learned`")
     say = progress or (lambda text: None)
     device = resolve_device(request.device)
     networks = {name: build_model(name, 10).to(device).to(memory_format=torch.channels_last) for name in request.models}

@@ -47,7 +47,7 @@ class Curve:
         others = {point.test for point in self.points()} - {test}
         if others and test:
             raise DataError(
-                f"{self.path} was measured on other images than --test and --test-every name now; go on with those, or "
+                f"{self.path} was measured on other images than `test` and `test_every` name now; go on with those, or "
                 "move the curve away"
             )
 

@@ -33,7 +33,7 @@ def training_images(data: str, **known: Any) -> ImageSet:
     known: num_classes, weights_classes and classes_file of `open_images`. Raises DataError for evaluation images.
     """
     if data != DIGITS and is_digits(data):
-        raise DataError(f"--data {data} holds only evaluation images; train on digits")
+        raise DataError(f"`data={data}` holds only evaluation images; train on digits")
     return open_images(data, split="train", **known)
 
 
@@ -94,7 +94,7 @@ class TrainingSet:
         if images // (batch_size * ranks) == 0:
             raise DataError(
                 f"{images} training images are fewer than one batch of {batch_size}"
-                f"{f' on each of {ranks} processes' if ranks > 1 else ''}; give more images, or a smaller --batch-size"
+                f"{f' on each of {ranks} processes' if ranks > 1 else ''}; give more images, or a smaller `batch_size`"
             )
         return images // (batch_size * ranks)
 

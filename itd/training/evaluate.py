@@ -65,7 +65,7 @@ def evaluate(request: EvaluateRequest, *, on_start: Callable[[int], Callable[[in
     if not isinstance(request, EvaluateRequest):
         raise ItdError(f"evaluate takes an EvaluateRequest, given {type(request).__name__}")
     if request.limit is not None and request.limit < 1:
-        raise DataError(f"--limit {request.limit} is not allowed; give a whole number of at least 1")
+        raise DataError(f"`limit={request.limit}` is not allowed; give a whole number of at least 1")
     data, device = data_source(request.data), resolve_device(request.device)
     weights = resolve(request.model, request.weights, data=data, num_classes=request.num_classes, device=device)
     images = open_images(
@@ -111,8 +111,8 @@ def label_ranks(
         if not bool(scores.finite.all()):
             sample = int(batch.samples[int((~scores.finite).nonzero()[0])])
             raise NotFiniteError(
-                f"image {sample}, {images.names[sample]}: a logit is not finite; test with --precision fp32, or train "
-                "again with a smaller --lr"
+                f"image {sample}, {images.names[sample]}: a logit is not finite; test with `precision=fp32`, or train "
+                "again with a smaller `lr`"
             )
         ranks.append(scores.rank.numpy())
         if progress is not None:

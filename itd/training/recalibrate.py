@@ -170,7 +170,7 @@ def _pixels(request: RecalibrateRequest, job: SweepJob) -> tuple[Tensor, str]:
     """(M, 3, H, W) of the images that the statistics are of, and the fingerprint of their data set."""
     images = _images(request, job)
     if request.images < 2:
-        raise DataError(f"--images {request.images} is not enough for a variance; give at least 2")
+        raise DataError(f"`images={request.images}` is not enough for a variance; give at least 2")
     chosen = np.random.default_rng(request.seed).permutation(len(images))[: request.images]
     if len(chosen) < 2:
         raise DataError(f"{images.source} has {len(images)} images; statistics need at least 2")
@@ -184,7 +184,7 @@ def _pixels(request: RecalibrateRequest, job: SweepJob) -> tuple[Tensor, str]:
 def _images(request: RecalibrateRequest, job: SweepJob) -> ImageSet:
     data = request.data or (DIGITS if is_digits(data_source(request.sweep.data)) else None)
     if data is None:
-        raise DataError("nothing says which images to re-estimate the statistics on; give --data DIR, training images")
+        raise DataError("nothing says which images to re-estimate the statistics on; give `data=DIR`, training images")
     return training_images(
         data,
         num_classes=request.sweep.num_classes,

@@ -112,7 +112,7 @@ def rof(
         raise ItdError(f"rof takes a RofRequest, given {type(request).__name__}")
     data, files = data_source(request.data), RunFiles(request.out_path())
     if not 1 <= request.per_sample <= request.schedule.batch_size:
-        raise ItdError(f"--per-sample {request.per_sample} is not allowed; give 1 to the batch size")
+        raise ItdError(f"`per_sample={request.per_sample}` is not allowed; give 1 to the batch size")
     device = resolve_device(request.device)
     space, weights, before = _space_and_weights(request, data, device, quiet)
     images = training_images(
@@ -152,7 +152,7 @@ def _check_bn(request: RofRequest, model: DynamicModel, weights: Weights) -> Non
     if request.schedule.bn == "train" and weights.state_dict is not None and has_folded_bn(model):
         raise ModelError(
             f"weights {weights.label} have their batch normalisation folded into the convolutions, so its statistics "
-            "cannot be trained; give --bn frozen"
+            "cannot be trained; give `bn=frozen`"
         )
 
 

@@ -68,7 +68,7 @@ def weights_path(out: str) -> Path:
     """
     path = Path(out)
     if path.suffix != ".safetensors":
-        raise ItdError(f"--out {path} is not a name for weights; it must end in .safetensors")
+        raise ItdError(f"`out={path}` is not a name for weights; it must end in .safetensors")
     return path
 
 
@@ -83,7 +83,7 @@ def finished(files: RunFiles, identity: dict[str, Any], schedule: Schedule) -> b
     wanted = json.loads(json.dumps({"identity": identity, "schedule": asdict(schedule)}))
     if {name: record.get(name) for name in wanted} == wanted:
         return True
-    raise DataError(f"{files.out} is there already and is of another run; give another --out, or move it away")
+    raise DataError(f"{files.out} is there already and is of another run; give another `out`, or move it away")
 
 
 def publish(

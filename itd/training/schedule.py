@@ -38,15 +38,15 @@ class Schedule:
             if value < least:
                 raise ItdError(f"--{name} {value} is not allowed; give at least {least}")
         if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ItdError(f"--lr {self.lr:g} is not allowed; give a number above 0, as in 0.001")
+            raise ItdError(f"`lr={self.lr:g}` is not allowed; give a number above 0, as in 0.001")
         if self.precision not in ("fp32", "bf16", "fp16"):
             raise ItdError(f"no such precision: {self.precision!r}; allowed for training are fp32, bf16 and fp16")
         if self.shape not in SHAPES:
-            raise ItdError(f"no such --schedule: {self.shape!r}; allowed are {', '.join(SHAPES)}")
+            raise ItdError(f"no such `shape`: {self.shape!r}; allowed are {', '.join(SHAPES)}")
         if self.shape != "step" and self.milestones is not None:
-            raise ItdError(f"--milestones are for --schedule step, not {self.shape}; leave them out")
+            raise ItdError(f"`milestones` are for `shape=step`, not {self.shape}; leave them out")
         if self.bn not in ("train", "frozen"):
-            raise ItdError(f"no such --bn: {self.bn!r}; allowed are train and frozen")
+            raise ItdError(f"no such `bn`: {self.bn!r}; allowed are train and frozen")
 
     @property
     def steps_down(self) -> tuple[int, ...]:

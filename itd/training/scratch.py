@@ -89,7 +89,7 @@ def train(
     if not isinstance(request, TrainRequest):
         raise ItdError(f"train takes a TrainRequest, given {type(request).__name__}")
     if not 0 <= request.label_smoothing < 1:
-        raise ItdError(f"--label-smoothing {request.label_smoothing:g} is not allowed; give 0 up to 1, as in 0.1")
+        raise ItdError(f"`label_smoothing={request.label_smoothing:g}` is not allowed; give 0 up to 1, as in 0.1")
     data = data_source(request.data)
     files, name = RunFiles(request.out_path()), request.model
     device = resolve_device(request.device)
@@ -104,8 +104,8 @@ def train(
     held_out = _held_out(request, images)
     if done and held_out is not None and not files.curve.exists():
         raise ItdError(
-            f"{files.out} is trained already, without --test: its curve cannot be had any more; give another --out, or "
-            "leave --test out"
+            f"{files.out} is trained already, without `test`: its curve cannot be had any more; give another `out`, or "
+            "leave `test` out"
         )
     if not done:
         model = weights.network()
@@ -153,7 +153,7 @@ def preprocess_of(name: str, data: str) -> Preprocess:
 def _held_out(request: TrainRequest, images: ImageSet) -> ImageSet | None:
     if request.test is None:
         if request.test_every != 1:
-            raise ItdError(f"--test-every {request.test_every} is of --test, which is not given; give --test DIR too")
+            raise ItdError(f"`test_every={request.test_every}` is of `test`, which is not given; give `test=DIR` too")
         return None
     held_out = open_images(
         request.test, num_classes=request.num_classes, weights_classes=images.num_classes,
@@ -162,11 +162,11 @@ def _held_out(request: TrainRequest, images: ImageSet) -> ImageSet | None:
     if held_out.class_names != images.class_names:
         ours, theirs = ", ".join(images.class_names[:3]), ", ".join(held_out.class_names[:3])
         raise DataError(
-            f"--test {request.test} has the classes {theirs}, ..., and --data {images.source} {ours}, ...; give images "
+            f"`test={request.test}` has the classes {theirs}, ..., and `data={images.source}` {ours}, ...; give images "
             "of the classes that are trained"
         )
     if held_out.fingerprint() == images.fingerprint():
-        raise DataError(f"--test {request.test} holds the very images that are trained on; give others")
+        raise DataError(f"`test={request.test}` holds the very images that are trained on; give others")
     return held_out
 
 

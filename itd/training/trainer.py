@@ -154,7 +154,7 @@ def _step(
             if not math.isfinite(value):
                 raise ModelError(
                     f"the loss of step {number} is {value} at configuration {name}; the weights of the last whole "
-                    "epoch are kept in the checkpoint; give a smaller --lr, or --precision fp32"
+                    "epoch are kept in the checkpoint; give a smaller `lr`, or `precision=fp32`"
                 )
             scaler.scale(loss).backward()
         total += value
@@ -204,7 +204,7 @@ def _resume(
     lines = [f"{name} is {a}, given {b}" for name, a, b in differences(there, run)]
     if lines:
         raise DataError(
-            f"{files.checkpoint} is of another run: {'; '.join(lines)}; give another --out, delete it, or give the "
+            f"{files.checkpoint} is of another run: {'; '.join(lines)}; give another `out`, delete it, or give the "
             "options that it was made with"
         )
     model.load_state_dict(found["model"])

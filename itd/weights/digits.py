@@ -173,8 +173,8 @@ def _require_fit(model_name: str, model: nn.Module, device: torch.device) -> Non
             model.eval()(torch.zeros(1, 3, 64, 64, device=device))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ModelError(
-            f"{model_name} cannot take the 64 x 64 images of the embedded digits ({one_line(error)}); pass --data DIR "
-            "and --weights, or another --model"
+            f"{model_name} cannot take the 64 x 64 images of the embedded digits ({one_line(error)}); pass `data=DIR` "
+            "and `weights`, or another `model`"
         ) from error
 
 

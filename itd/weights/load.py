@@ -93,7 +93,7 @@ def load_weights(
     found = _count_classes(skeleton or skeleton_of(model_name), state)
     if num_classes is not None and found is not None and found != num_classes:
         raise ModelError(
-            f"weights {label} have {found} classes, but --num-classes is {num_classes}; leave --num-classes out, or "
+            f"weights {label} have {found} classes, but `num_classes` is {num_classes}; leave `num_classes` out, or "
             "pass weights for that many classes"
         )
     return Weights(model_name, state, content_sha256(state), label, found or num_classes or 1000, preprocess)
@@ -144,7 +144,7 @@ def apply_weights(model: nn.Module, weights: Weights) -> None:
     if faults:
         raise ModelError(
             f"weights {weights.label} are not for {weights.model_name}: {'; '.join(faults)}; pass the weights of this "
-            "architecture, or another --model"
+            "architecture, or another `model`"
         )
     fresh = model.state_dict()
     merged = OrderedDict((name, state.get(name, tensor)) for name, tensor in fresh.items())
@@ -248,11 +248,11 @@ def _refuse_download(model_name: str, member: Any, error: Exception) -> NoReturn
     if cached.exists():
         raise ModelError(
             f"the cached weights {cached} cannot be read ({reason}); delete that file to fetch it again, or pass "
-            "--weights FILE"
+            "`weights=FILE`"
         ) from error
     raise ModelError(
         f"weights {member.name} of {model_name} are not in {cached.parent} and cannot be fetched from {member.url} "
-        f"({reason}); fetch {cached.name} where there is network and pass it with --weights {cached.name}, or pass any "
+        f"({reason}); fetch {cached.name} where there is network and pass it with `weights={cached.name}`, or pass any "
         "other state dict (.pth, .safetensors) or none for random weights"
     ) from error
 

@@ -183,7 +183,7 @@ def test_a_budget_of_nothing_is_refused(tmp_path, budget):
 
 def test_an_unfinished_result_is_refused_unless_asked_for(tmp_path):
     results = [made(tmp_path / "a", "size"), made(tmp_path / "b", "dilation", finished=False)]
-    with pytest.raises(ResultError, match=r"b is not finished: 4 of 8 images are there.*--partial"):
+    with pytest.raises(ResultError, match=r"b is not finished: 4 of 8 images are there.*`partial`"):
         combine(results, budget=4)
     found = combine(results, budget=4, partial=True)
     assert found.n == (8, 4) and found.chosen == tuple(tuple(first_of(r, 2)) for r in results)

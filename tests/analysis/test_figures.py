@@ -128,7 +128,7 @@ def test_series_group_by_model_attribute_and_variation(results):
     (series,) = series_of([preferences(r) for r in results])
     assert (series.model, series.attribute, series.kind) == ("resnet50", "dilation", "scale")
     assert [series.at(one) for one in series.members] == [0.5, 2.0]
-    with pytest.raises(ResultError, match="--scale or --context"):
+    with pytest.raises(ResultError, match="`itd sweep --scale` or `itd sweep --context`"):
         variation_figure([preferences(results[0])])
 
 

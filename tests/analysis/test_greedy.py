@@ -88,7 +88,7 @@ def test_null_rows_are_in_no_figure(tmp_path):
 def test_a_partial_result_is_refused_unless_asked_for(tmp_path):
     writer = synthetic.open_writer(tmp_path / "r", 8)
     writer.write(writer.todo()[0], missing=np.zeros(4, bool), **synthetic.make_scores(6, 4))
-    with pytest.raises(ResultError, match=r"4 of 8 images.*--partial"):
+    with pytest.raises(ResultError, match=r"4 of 8 images.*`partial`"):
         greedy(open_result(tmp_path / "r"))
     assert greedy(open_result(tmp_path / "r"), partial=True).n == 4
 

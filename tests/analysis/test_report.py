@@ -215,7 +215,7 @@ def test_a_page_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, path, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     (tmp_path / "folder").mkdir()
-    with pytest.raises(ResultError, match=r"cannot write the report .*; give another --out"):
+    with pytest.raises(ResultError, match=r"cannot write the report .*; give another `out`"):
         write(path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
 

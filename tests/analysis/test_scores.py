@@ -105,7 +105,7 @@ def test_what_is_missing_is_told_with_what_to_do(tmp_path):
     with pytest.raises(EmptyResultError, match=r"empty has no images yet.*`itd sweep`"):
         correctness(open_result(tmp_path / "empty"))
     synthetic.make_result(tmp_path / "none", synthetic.make_ties(4, 4), default=None)
-    with pytest.raises(ResultError, match=r"none does not hold .*default configuration, which --this needs.*--options"):
+    with pytest.raises(ResultError, match=r"none does not hold .*default configuration, which --this needs.*`options`"):
         require_default(open_result(tmp_path / "none"), "--this")
     synthetic.make_result(tmp_path / "two", synthetic.make_ties(4, 4), default=2)
     assert require_default(open_result(tmp_path / "two"), "--this") == 2
@@ -115,7 +115,7 @@ def test_an_unfinished_result_is_refused_unless_it_may_be(tmp_path):
     writer = synthetic.open_writer(tmp_path / "r", 8)
     writer.write(writer.todo()[0], missing=np.arange(4) == 1, **synthetic.make_ties(6, 4))
     result = open_result(tmp_path / "r")
-    with pytest.raises(ResultError, match=r"r is not finished: 4 of 8 images.*--partial"):
+    with pytest.raises(ResultError, match=r"r is not finished: 4 of 8 images.*`partial`"):
         require_whole(result, partial=False)
     require_whole(result, partial=True)
     require_whole(open_result(synthetic.make_result(tmp_path / "all", synthetic.make_ties(6, 4))), partial=False)

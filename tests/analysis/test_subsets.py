@@ -133,7 +133,7 @@ def test_null_rows_are_in_no_subset(tmp_path):
 
 
 def test_without_the_default_or_images_there_are_no_subsets(tmp_path):
-    with pytest.raises(ResultError, match=r"default configuration, which --by-sites needs"):
+    with pytest.raises(ResultError, match=r"default configuration, which `by_sites` needs"):
         by_sites(written(tmp_path / "r", synthetic.make_space(4, default=None), synthetic.make_ties(4, 3)))
     synthetic.open_writer(tmp_path / "empty", 4)
     with pytest.raises(EmptyResultError, match="no images"):

@@ -49,7 +49,7 @@ def test_digits_have_their_ten_classes_only() -> None:
     assert open_images("digits", weights_classes=10).num_classes == 10
     with pytest.raises(DataError, match=r"10 classes, but .* 1000"):
         open_images("digits", weights_classes=1000)
-    with pytest.raises(DataError, match="--classes"):
+    with pytest.raises(DataError, match="`classes_file`"):
         open_images("digits", classes_file="classes.txt")
     with pytest.raises(DataError, match=r"no such split.*train-scale-eval"):
         digits_images("test")

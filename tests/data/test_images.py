@@ -92,7 +92,7 @@ def test_wnids_are_a_thousand_and_sorted() -> None:
 
 def test_a_folder_that_is_no_wordnet_id_is_named(folder: MakeFolder) -> None:
     root = folder("n01440764/0.jpg", "tench/0.jpg")
-    with pytest.raises(DataError, match=r"'tench' .* WordNet ids .* 1 of 2 folders.*--num-classes 2") as error:
+    with pytest.raises(DataError, match=r"'tench' .* WordNet ids .* 1 of 2 folders.*`num_classes=2`") as error:
         open_images(root)
     one_line(error)
 
@@ -100,7 +100,7 @@ def test_a_folder_that_is_no_wordnet_id_is_named(folder: MakeFolder) -> None:
 def test_the_number_of_folders_must_be_the_number_of_classes(folder: MakeFolder) -> None:
     root = folder("a/0.jpg", "b/0.jpg")
     assert open_images(root, weights_classes=2).labels.tolist() == [0, 1]
-    with pytest.raises(DataError, match=r"2 class folders.*10 classes.*--num-classes 2"):
+    with pytest.raises(DataError, match=r"2 class folders.*10 classes.*`num_classes=2`"):
         open_images(root, num_classes=10)
     with pytest.raises(DataError, match=r"2 class folders.*3 classes"):
         open_images(root, weights_classes=3)
@@ -121,7 +121,7 @@ def test_a_list_of_classes_overrides_both_rules(folder: MakeFolder, tmp_path: Pa
     listed.write_text("ant\ncat\nant\n")
     with pytest.raises(DataError, match=r"'ant' more than once"):
         open_images(root, classes_file=listed)
-    with pytest.raises(DataError, match=r"cannot read --classes .*nowhere"):
+    with pytest.raises(DataError, match=r"cannot read `classes_file=.*nowhere`"):
         open_images(root, classes_file=tmp_path / "nowhere")
 
 
@@ -149,7 +149,7 @@ def test_a_truncated_jpeg_is_an_error_that_names_it(folder: MakeFolder) -> None:
     images = open_images(root, num_classes=1)
     images.load(0)
     with pytest.raises(
-        DataError, match=r"cannot decode image 1, .*a/short\.jpg: .*truncated.*--allow-missing"
+        DataError, match=r"cannot decode image 1, .*a/short\.jpg: .*truncated.*`allow_missing`"
     ) as error:
         images.load(1)
     one_line(error)

@@ -63,9 +63,9 @@ def test_allow_missing_marks_and_keeps_the_others(damaged: ImageSet, workers: in
 
 def test_unfit_numbers_are_refused() -> None:
     images = digits_images("eval")
-    with pytest.raises(DataError, match="--batch-size 0"):
+    with pytest.raises(DataError, match="`batch_size=0`"):
         next(batches(images, np.arange(2), DIGITS_PREPROCESS, batch_size=0))
-    with pytest.raises(DataError, match="--workers -1"):
+    with pytest.raises(DataError, match="`workers=-1`"):
         next(batches(images, np.arange(2), DIGITS_PREPROCESS, batch_size=1, workers=-1))
 
 

@@ -55,9 +55,9 @@ def test_identity_is_json_and_reads_back() -> None:
 
 
 def test_crop_larger_than_resize_is_refused() -> None:
-    with pytest.raises(DataError, match=r"--resize 200 is smaller than --crop 224.*at least 224"):
+    with pytest.raises(DataError, match=r"`resize_px=200` is smaller than `crop_px=224`.*at least 224"):
         Preprocess(resize_px=200)
-    with pytest.raises(DataError, match="--crop 0"):
+    with pytest.raises(DataError, match="`crop_px=0`"):
         Preprocess(crop_px=0)
 
 

@@ -464,6 +464,7 @@ def test_a_job_takes_only_what_it_can_and_says_so():
         ({"fingerprint": 3}, DataError, "fingerprint is 3"),
         ({"limit": 0}, DataError, "limit is 0"),
         ({"class_names": ["a", "a"]}, DataError, "'a' twice"),
+        ({"class_names": ["a", "b"]}, DataError, "class_names has 2 names, and the network has 5 logits"),
     ):
         with pytest.raises(kind, match=words) as caught:
             itd.SweepJob(**{**good, **change})
@@ -494,11 +495,13 @@ def test_a_sweep_of_anything_else_is_an_itd_error(value):
         ({"device": 3.5}, "no such device"),
         ({"precision": "fp8"}, "no such precision"),
         ({"precision": 3}, "no such precision"),
-        ({"batch_size": 0}, "batch.size 0 is not allowed"),
+        ({"batch_size": 0}, "`batch_size=0` is not allowed"),
+        ({"allow_missing": "no"}, "allow_missing is 'no'"),
+        ({"on_start": 5}, "on_start is 5"),
         ({"batch_size": "many"}, "batch_size is 'many'"),
-        ({"workers": -1}, "workers -1"),
+        ({"workers": -1}, "`workers=-1`"),
         ({"shard": (3, 2)}, "no such shard"),
-        ({"images_per_unit": 0}, "images.per.unit 0"),
+        ({"images_per_unit": 0}, "`images_per_unit=0`"),
     ],
 )
 def test_how_to_run_is_checked_before_anything_is_written(how, words, tmp_path):

@@ -124,12 +124,12 @@ def test_each_variation_is_a_result_of_its_own(request_):
 
 
 def test_all_variations_are_checked_before_the_first_is_run(request_):
-    with pytest.raises(DataError, match="--context 33"):
+    with pytest.raises(DataError, match="`context_px=33`"):
         varied(request_, contexts_px=[16, 33])
 
 
 def test_what_says_what_varies_is_given_once(request_):
-    with pytest.raises(SpaceError, match="leave out --attr and --options"):
+    with pytest.raises(SpaceError, match="leave out `attributes` and `options`"):
         replace(request_, space_file="s.json").job()
     with pytest.raises(SpaceError, match="nothing says what varies"):
         replace(request_, attributes=None).job()
@@ -328,7 +328,7 @@ def test_a_network_whose_layers_ask_for_their_version_takes_weights(request_):
 
 def test_a_result_inside_the_data_is_refused(request_, folder):
     request = replace(request_, data=str(folder), num_classes=2, out=str(folder / "r.parquet"))
-    with pytest.raises(ResultError, match="inside --data"):
+    with pytest.raises(ResultError, match="inside `data="):
         sweep(request, quiet=True)
 
 

@@ -294,7 +294,7 @@ def test_other_weights_images_and_results_are_refused(swept, weights, tmp_path):
     torch.save(build_model("resnet18", 10).state_dict(), tmp_path / "w.pth")
     with pytest.raises(ResultError, match=r"weights w\.pth are not those that .* was swept with"):
         open_source(result, "digits", str(tmp_path / "w.pth"))
-    with pytest.raises(ItdError, match="needs the network: give --data and --weights"):
+    with pytest.raises(ItdError, match="needs the network: give `data` and `weights`"):
         SelectorStudy(result, SelectRequest(k=2, resamples=20)).make("cascade")
     with pytest.raises(ItdError, match="no such method: 'magic'"):
         SelectorStudy(result, select_request(weights)).make("magic")

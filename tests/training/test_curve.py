@@ -33,7 +33,7 @@ def test_points_are_read_as_they_were_added_and_later_ones_are_dropped(tmp_path)
     assert curve.points() == [POINTS[0], again]
     curve.begin("", resumed=True)
     assert curve.points() == [POINTS[0], again]
-    with pytest.raises(DataError, match="was measured on other images than --test"):
+    with pytest.raises(DataError, match="was measured on other images than `test`"):
         curve.begin("other/1", resumed=True)
     curve.begin("other/1", resumed=False)
     assert curve.points() == []
@@ -85,7 +85,7 @@ def test_a_curve_of_another_run_does_not_stay_beside_the_weights(trained, tmp_pa
     stale.write_bytes(trained.with_suffix(".epochs.csv").read_bytes())
     train(request(tmp_path / "resnet18.safetensors"))
     assert not stale.exists()
-    with pytest.raises(ItdError, match="trained already, without --test: its curve cannot be had any more"):
+    with pytest.raises(ItdError, match="trained already, without `test`: its curve cannot be had any more"):
         train(request(tmp_path / "resnet18.safetensors", test="digits-one-scale"))
 
 
@@ -106,7 +106,7 @@ def test_what_is_held_out_has_the_classes_and_not_the_images_that_are_trained(tm
         "out": str(tmp_path / "w.safetensors"),
     }
     schedule = Schedule(1, 0.01, batch_size=8)
-    with pytest.raises(DataError, match=r"has the classes b, c, d, ..., and --data .* a, b, c"):
+    with pytest.raises(DataError, match=r"has the classes b, c, d, ..., and `data=.*` a, b, c"):
         train(TrainRequest(**given, schedule=schedule, test=folders(tmp_path / "b", "bcd", 2)))
     with pytest.raises(DataError, match="holds the very images that are trained on"):
         train(TrainRequest(**given, schedule=schedule, test=given["data"]))

@@ -80,5 +80,5 @@ def test_what_has_nothing_to_re_estimate_is_one_line(request_, tmp_path):
     without = replace(request_, sweep=replace(request_.sweep, **plain))
     with pytest.raises(ModelError, match="no batch normalisation"):
         recalibrate(without)
-    with pytest.raises(DataError, match="--images 1"):
+    with pytest.raises(DataError, match="`images=1`"):
         recalibrate(replace(request_, images=1))

@@ -209,7 +209,7 @@ def test_folded_normalisation_needs_frozen_statistics(request_, tmp_path):
     state = build_model("resnet18", 10).state_dict()  # fresh statistics are 0 and 1, as folded ones
     save_file(state, tmp_path / "folded.safetensors")
     folded = replace(request_, weights=str(tmp_path / "folded.safetensors"))
-    with pytest.raises(ModelError, match=r"folded into the convolutions.*--bn frozen"):
+    with pytest.raises(ModelError, match=r"folded into the convolutions.*`bn=frozen`"):
         rof(folded)
     frozen = replace(folded, schedule=replace(SMALL, epochs=1, bn="frozen"))
     rof(frozen)

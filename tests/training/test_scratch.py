@@ -51,7 +51,7 @@ def test_the_step_schedule_goes_by_epochs():
     schedule = Schedule(6, 1.0, milestones=(2, 5))
     assert [schedule.lr_at(step, 3) for step in range(18)] == pytest.approx([1.0] * 6 + [0.1] * 9 + [0.01] * 3)
     for wrong in ({"shape": "linear"}, {"shape": "cosine", "milestones": (3,)}):
-        with pytest.raises(ItdError, match=r"no such --schedule|--milestones are for"):
+        with pytest.raises(ItdError, match=r"no such `shape`|`milestones` are for"):
             Schedule(6, 1.0, **wrong)
 
 

@@ -84,7 +84,7 @@ def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: py
 def test_what_cannot_be_trained_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such model: 'resnet19'"):
         train_on_digits("resnet19", cache_dir=tmp_path, progress=False)
-    with pytest.raises(ModelError, match=r"inception_v3 cannot take the 64 x 64 images[^\n]*--data DIR"):
+    with pytest.raises(ModelError, match=r"inception_v3 cannot take the 64 x 64 images[^\n]*`data=DIR`"):
         train_on_digits("inception_v3", cache_dir=tmp_path, progress=False)
     (tmp_path / "file").touch()
     with pytest.raises(ModelError, match=r"cannot keep the trained weights in .*file/cache: [^\n]*set ITD_CACHE"):

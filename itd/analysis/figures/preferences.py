@@ -121,7 +121,9 @@ def variation_figure(answers: Sequence[Preferences]) -> Drawing:
     """
     series = series_of(answers)
     if not series:
-        raise ResultError("none of the results is of varied images; make some with itd sweep --scale or --context")
+        raise ResultError(
+            "none of the results is of varied images; make some with `itd sweep --scale` or `itd sweep --context`"
+        )
     sites = sorted({site for one in series for member in one.members for site in member.sites})
     figure, panels = grid(len(series) * len(sites), columns=len(sites), width=2.3, height=2.6, sharey=True)
     marks: list[Mark] = []

@@ -108,7 +108,7 @@ def _check_name(path: str | Path) -> None:
 
 
 def _refusal(path: str | Path, why: str) -> str:
-    return f"cannot write the report {str(path)!r}: {why}; give another --out, such as report.html"
+    return f"cannot write the report {str(path)!r}: {why}; give another `out`, such as report.html"
 
 
 def _section(section: Section, numbers: Iterable[int]) -> str:

@@ -157,7 +157,7 @@ def _ask(result: Result, partial: bool, drawn: Resamples, skipped: list[str]) ->
     curve = subsets = cheap = gained = None
     if result.partial and not partial:
         coverage = f"{result.images_done} of {result.images_requested} images are there"
-        skipped.append(f"{result.path}: the greedy curve, because {coverage}; --partial draws it all the same")
+        skipped.append(f"{result.path}: the greedy curve, because {coverage}; `partial` draws it all the same")
     else:
         curve = greedy(result, partial=partial, resamples=drawn)
     if result.default_index is None:
