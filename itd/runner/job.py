@@ -117,8 +117,8 @@ class SweepJob:
         self.network_sha256 = network_sha256(self.trace)
         if class_names is not None and len(taken.class_names) != self.num_classes:
             raise DataError(
-                f"class_names has {len(taken.class_names)} names, and the network has {self.num_classes} logits; give one "
-                "for each, in label order"
+                f"class_names has {len(taken.class_names)} names, and the network has {self.num_classes} logits; give "
+                "one for each, in label order"
             )
 
     @classmethod

@@ -64,9 +64,7 @@ def _check_counts(chosen: dict[str, Any]) -> None:
         if not isinstance(value, int) or isinstance(value, bool):
             raise ItdError(f"{name} is {value!r}; give a whole number of at least {least}")
         if value < least:
-            raise DataError(
-                f"`{name}={value}` is not allowed; give a whole number of at least {least}"
-            )
+            raise DataError(f"`{name}={value}` is not allowed; give a whole number of at least {least}")
     shard = chosen.get("shard")
     if shard is not None and not (_is_pair(shard) and 0 <= shard[0] <= shard[1] >= 1):
         raise ResultError(f"no such shard: {shard!r}; allowed is (i, n) with i from 1 to n")
