@@ -7,7 +7,8 @@ because a saved selector must not be a pickle: opening one would run whatever it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +104,19 @@ def _boosting(inputs: np.ndarray, right: np.ndarray, seed: int) -> dict[str, np.
     return arrays
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch on one thread inside the block: of so small products several threads only wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _head(inputs: np.ndarray, right: np.ndarray, seed: int) -> dict[str, np.ndarray]:
     """A small network on standardised inputs: 64 hidden units with ReLU and dropout, one output a configuration."""
     import torch
@@ -111,7 +125,7 @@ def _head(inputs: np.ndarray, right: np.ndarray, seed: int) -> dict[str, np.ndar
     mean, scale = _standard(inputs)
     x = torch.from_numpy((inputs - mean) / scale).float()
     y = torch.from_numpy(right.T.astype(np.float32))
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _one_thread():
         torch.manual_seed(seed)
         first, last = nn.Linear(x.shape[1], 64), nn.Linear(64, y.shape[1])
         network = nn.Sequential(nn.Dropout(0.2), first, nn.ReLU(), nn.Dropout(0.5), last)
