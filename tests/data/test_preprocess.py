@@ -97,10 +97,10 @@ def test_a_variation_is_no_part_of_the_preprocessing_it_varies() -> None:
 
 def test_variations_that_cannot_be_are_refused() -> None:
     for wrong, words in (
-        ({"scale": 0.0}, "--scale 0 is not allowed"),
-        ({"scale": float("nan")}, "--scale nan"),
-        ({"context_px": 257}, "--context 257 .* 1 to 256"),
-        ({"context_px": 0}, "--context 0"),
+        ({"scale": 0.0}, "`scale=0` is not allowed"),
+        ({"scale": float("nan")}, "`scale=nan`"),
+        ({"context_px": 257}, "`context_px=257` .* 1 to 256"),
+        ({"context_px": 0}, "`context_px=0`"),
         ({"scale": 1.0, "context_px": 50}, "give one of them"),
     ):
         with pytest.raises(DataError, match=words):

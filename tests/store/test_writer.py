@@ -91,7 +91,7 @@ def test_another_identity_is_refused_by_field_name(tmp_path):
         synthetic.open_writer(tmp_path / "r", 4, identity=identity)
     text = str(caught.value)
     assert 'choices.size_scale is "area", given "side"' in text and 'precision is (absent), given "bf16"' in text
-    assert "model" not in text and "choices.x" not in text and "--out" in text
+    assert "model" not in text and "choices.x" not in text and "`out`" in text
 
 
 def test_a_result_without_parts_begins_anew_and_its_former_writer_is_refused(tmp_path):

@@ -131,7 +131,7 @@ def test_files_that_are_no_weights_are_refused(state: StateDict, tmp_path: Path)
 def test_number_of_classes_must_be_the_weights(state: StateDict, tmp_path: Path) -> None:
     torch.save(state, tmp_path / "w.pth")
     assert load_weights("resnet18", tmp_path / "w.pth", num_classes=7).num_classes == 7
-    refused("resnet18", tmp_path / "w.pth", r"7 classes, but --num-classes is 10", num_classes=10)
+    refused("resnet18", tmp_path / "w.pth", r"7 classes, but `num_classes` is 10", num_classes=10)
 
 
 @pytest.mark.parametrize("name", ["vgg11_bn", "squeezenet1_0", "regnet_y_400mf", "mobilenet_v2"])
@@ -197,7 +197,7 @@ def test_without_network_the_message_says_which_file_to_pass(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "urlopen", offline)
     url = models.ResNet50_Weights.IMAGENET1K_V1.url
-    refused("resnet50", "IMAGENET1K_V1", rf"cannot be fetched from {url} .*not known.*--weights resnet50-0676ba61\.pth")
+    refused("resnet50", "IMAGENET1K_V1", rf"cannot be fetched from {url} .*not known.*`weights=resnet50-0676ba61\.pth`")
     assert capsys.readouterr().out == ""
 
 
