@@ -72,14 +72,18 @@ def resize_kernel(weight: Tensor, k: int, conventions: Conventions) -> Tensor:
     """A kernel resized bilinearly and scaled, so that it can stand in for the pretrained one.
 
     weight: (out, in/groups, k0, k0). Returns (out, in/groups, k, k) of the same dtype: resized in float32 (ITD paper,
-    section 3.1), times (k0/k)**2 in the default reading.
+    section 3.1), times (k0/k)**2 in the default reading. With aligned corners a single tap would be the kernel's top
+    left one; it is the centre's.
     """
     k0 = weight.shape[-1]
     if k == k0:
         return weight
-    resized = F.interpolate(
-        weight.float(), size=(k, k), mode="bilinear", align_corners=conventions.align_corners, antialias=False
-    )
+    if k == 1 and conventions.align_corners:
+        resized = weight[:, :, k0 // 2, k0 // 2, None, None].float()
+    else:
+        resized = F.interpolate(
+            weight.float(), size=(k, k), mode="bilinear", align_corners=conventions.align_corners, antialias=False
+        )
     return (resized * conventions.scale(k0, k)).to(weight.dtype)
 
 

@@ -60,6 +60,10 @@ class JobImages:
         return self.pixels.shape
 
 
+CENTRE_TAP = 2
+"""The identity's `engine` of a result with size 1 of aligned corners, which was the top left tap where it is 1."""
+
+
 class SweepJob:
     """Everything that a sweep computes, as objects.
 
@@ -192,7 +196,9 @@ class SweepJob:
 
     def identity(self, precision: str = "fp32") -> dict[str, Any]:
         """What makes two results the same, as JSON values."""
-        own = {} if self.network_sha256 is None else {"network_sha256": self.network_sha256}
+        own: dict[str, Any] = {} if self.network_sha256 is None else {"network_sha256": self.network_sha256}
+        if self.model.conventions.align_corners and any(s.size == 1 for config in self.space.configs for s in config):
+            own["engine"] = CENTRE_TAP
         return {
             "model": self.name,
             **own,

@@ -24,6 +24,7 @@ REQUIRED = ("identity", "samples", "images_per_unit", "attributes", "sites", "co
 """What every manifest has. Later versions add fields; an older manifest is read without them."""
 
 IDENTITY_DEFAULTS: Mapping[str, Any] = {
+    "engine": 1,
     "network_sha256": None,
     "every": 1,
     "variation": None,
@@ -32,6 +33,7 @@ IDENTITY_DEFAULTS: Mapping[str, Any] = {
 }
 """What a field of the identity is where a manifest does not have it: sweeps before the field existed did just that.
 
+engine: 2 where size 1 of aligned corners is the kernel's centre tap, as it is now; before, it was the top left one.
 every: each image of the data was selected. variation: the images are as they are. recalibration: the normalisation
 statistics are the weights' own. choices: the readings of the paper that come first in `itd.space.Conventions`. A field
 that is added to the identity later gets its default here, so that `FORMAT` stays 1 and older results go on."""
@@ -88,31 +90,47 @@ def create(
     Raises:
         ResultError: there are parts already, so the manifest of another result was lost.
     """
+    fields = {
+        "identity": identity,
+        "images_per_unit": images_per_unit,
+        "attributes": list(space.attributes),
+        "sites": [site.name for site in space.sites],
+        "swept": list(space.swept),
+        "default": space.default,
+        "removed": dict(space.removed),
+        "macs_unknown": sorted(set(macs_unknown)),
+    }
+    return begin(folder, _configs_table(space, macs), samples, fields, provenance)
+
+
+def begin(
+    folder: Path, configs: pa.Table, samples: np.ndarray, fields: Mapping[str, Any], provenance: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`create` of a configuration table, (C,) rows, and the manifest's other fields."""
     parts = list_parts(folder)
     if parts:
         raise ResultError(
             f"{folder} holds {parts[0].name} but no {SIDE}/manifest.json, so it cannot be continued; give another `out`"
         )
-    configs = _encode_configs(space, macs)
-    write_whole(folder / SIDE / "configs.parquet", configs)
+    data = _encode_configs(configs)
+    write_whole(folder / SIDE / "configs.parquet", data)
     manifest = {
         "format": FORMAT,
-        "identity": as_json(identity),
+        "identity": as_json(fields["identity"]),
         "images": len(samples),
         "samples": to_runs(samples),
-        "images_per_unit": images_per_unit,
-        "attributes": list(space.attributes),
-        "sites": [site.name for site in space.sites],
-        "swept": list(space.swept),
-        "configs": len(space),
-        "default": space.default,
-        "removed": dict(space.removed),
-        "configs_sha256": sha256(configs),
-        "macs_unknown": sorted(set(macs_unknown)),
+        **{name: value for name, value in fields.items() if name != "identity"},
+        "configs": configs.num_rows,
+        "configs_sha256": sha256(data),
         "provenance": [as_json(provenance)],
     }
     save(folder, manifest)
     return manifest
+
+
+def is_union(manifest: Mapping[str, Any] | None) -> bool:
+    """Whether a result was put together from others by `itd union`."""
+    return manifest is not None and "union" in manifest["identity"]
 
 
 def save(folder: Path, manifest: dict[str, Any]) -> None:
@@ -132,14 +150,18 @@ def load_configs(folder: Path, manifest: dict[str, Any]) -> pa.Table:
     return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
 
 
-def _encode_configs(space: Space, macs: Sequence[int]) -> bytes:
+def _configs_table(space: Space, macs: Sequence[int]) -> pa.Table:
     table = {"config": pa.array(range(len(space)), pa.int16())}
     for name, values in space.columns().items():
         table[name] = pa.array(values, setting_type(name))
     table["macs"] = pa.array([int(m) for m in macs], pa.int64())
     table["is_default"] = pa.array([i == space.default for i in range(len(space))])
+    return pa.table(table)
+
+
+def _encode_configs(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(table), sink, compression="zstd", write_page_checksum=True)
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue().to_pybytes()
 
 
@@ -168,16 +190,22 @@ def check_same(
     lines = [f"{name} is {there}, given {here}" for name, there, here in differing]
     if not lines:
         lines += _other_configs(configs, space)
-    known = from_runs(manifest["samples"])
-    both = min(len(known), len(samples))
-    other = np.flatnonzero(known[:both] != samples[:both])
-    if len(other):
-        at = int(other[0])
-        lines.append(f"image {at} of the selection is sample {known[at]}, given {samples[at]}")
+    lines += other_samples(manifest, samples)
     if lines:
         raise ResultError(
             f"{path} holds another run: {'; '.join(lines)}; give another `out`, or the options that it was made with"
         )
+
+
+def other_samples(manifest: Mapping[str, Any], samples: np.ndarray) -> list[str]:
+    """What keeps (N,) samples from beginning or continuing those of a result: at most one line."""
+    known = from_runs(manifest["samples"])
+    both = min(len(known), len(samples))
+    other = np.flatnonzero(known[:both] != samples[:both])
+    if not len(other):
+        return []
+    at = int(other[0])
+    return [f"image {at} of the selection is sample {known[at]}, given {samples[at]}"]
 
 
 def _other_configs(configs: pa.Table, space: Space) -> list[str]:

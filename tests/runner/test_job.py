@@ -722,3 +722,15 @@ def test_a_registered_network_of_ones_own_is_known_by_name():
             itd.register_model(entry)
     finally:
         del MODELS["mynet-test"], _BUILDERS["mynet-test"]
+
+
+@pytest.mark.parametrize(
+    ("align_corners", "sizes", "engine"), [(True, (1, 3), 2), (True, (3, 5), None), (False, (1, 3), None)]
+)
+def test_only_a_result_of_size_one_with_aligned_corners_says_that_it_is_the_centre_tap(align_corners, sizes, engine):
+    from itd.space import Conventions
+
+    net = itd.patch(MyNet().eval(), {"A": ["stem.conv"]}, conventions=Conventions(align_corners=align_corners))
+    space = itd.model_space(net, ["size"], options={("A", "size"): sizes})
+    job = itd.SweepJob(net, space, images=[(torch.zeros(3, 32, 32), 0)], name="mynet")
+    assert job.identity().get("engine") == engine

@@ -68,6 +68,7 @@ def test_an_older_result_is_extended_with_the_identity_of_today(repository, olde
         ("every", 2),
         ("variation", {"scale": 0.5}),
         ("recalibration", {"seed": 0}),
+        ("engine", 2),
         ("choices.size_scale", "side"),
         ("choices.align_corners", True),
         ("choices.pool_half", "zero"),
