@@ -65,6 +65,26 @@ def bootstrap_options(command: F) -> F:
     )(command)
 
 
+def held_out_options(command: F) -> F:
+    """`--folds N` and `--repeats N`: of the held-out curve."""
+    command = click.option(
+        "--repeats",
+        type=click.IntRange(min=1),
+        default=20,
+        show_default=True,
+        metavar="N",
+        help="Divisions into folds that the held-out curve is the mean of.",
+    )(command)
+    return click.option(
+        "--folds",
+        type=click.IntRange(min=0),
+        default=10,
+        show_default=True,
+        metavar="N",
+        help="Folds of the held-out curve; 0 leaves it out.",
+    )(command)
+
+
 def op_options(command: F) -> F:
     """`--op OP` and `--multiplier M`: the learned dynamic convolution of a model. The command is given the name that
     they make together with its `--model`."""

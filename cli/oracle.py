@@ -41,7 +41,7 @@ def oracle(
       [{sites, configs, worst, median, best, matched_topk}]}]
     """
     if by_sites:
-        _by_sites(results, count, seed, as_json, csv_path, plot)
+        _by_sites(results, as_json, csv_path, plot)
         return
     from itd.analysis import oracle as measure
     from itd.analysis.figures import baselines_figure
@@ -60,15 +60,13 @@ def oracle(
     )
 
 
-def _by_sites(
-    results: tuple[str, ...], count: int, seed: int, as_json: bool, csv_path: str | None, plot: str | None
-) -> None:
+def _by_sites(results: tuple[str, ...], as_json: bool, csv_path: str | None, plot: str | None) -> None:
     from itd.analysis import by_sites
     from itd.analysis.figures import sites_figure
     from itd.analysis.frames import rows_of
     from itd.analysis.tables import subsets_table
 
-    answers = measured(results, lambda result: by_sites(result, resamples=count, seed=seed))
+    answers = measured(results, by_sites)
     emit(
         as_json,
         csv_path,

@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import click
 
-from itd_cli.options import bootstrap_options, emit, measured, output_options, results_argument
+from itd_cli.options import emit, measured, output_options, results_argument
 
 
 @click.command(epilog="Example: itd preferences results/resnet50-dilation-scale*.parquet --plot fig5.png")
 @results_argument
-@bootstrap_options
 @output_options(plot=True)
-def preferences(
-    results: tuple[str, ...], count: int, seed: int, as_json: bool, csv_path: str | None, plot: str | None
-) -> None:
+def preferences(results: tuple[str, ...], as_json: bool, csv_path: str | None, plot: str | None) -> None:
     """The share of images that prefer each configuration, and each option at each site (the paper's section 4.5).
 
     An image prefers its configuration of highest quality; ties go to the smaller nll, then the default, then the order.
+    An image that no configuration gets right prefers the least wrong one: the second figure is among those that some
+    configuration gets right.
     --plot draws the configurations as lines over the sites (Fig. 1); where results are of varied images (`itd sweep
     --scale`, `--context`), the options against scale or context (Figs. 5 and 7).
 
     \b
-    JSON: [{result, n, model, attributes, variation, default,
-      configs: [{config, settings, share: {value, low, high, n}}],
-      options: [{site, attribute, value, share: {value, low, high, n}}]}]
+    JSON: [{result, n, solved, model, attributes, variation, default,
+      configs: [{config, settings, share: {value, low, high, n}, share_of_solved}],
+      options: [{site, attribute, value, share: {value, low, high, n}, share_of_solved}]}]
     """
     from itd.analysis import preferences as measure
     from itd.analysis.figures import preferences_figure, series_of, variation_figure
     from itd.analysis.frames import rows_of
     from itd.analysis.tables import preferences_table
 
-    answers = measured(results, lambda result: measure(result, resamples=count, seed=seed))
+    answers = measured(results, measure)
     emit(
         as_json,
         csv_path,

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from itd_cli.options import bootstrap_options, emit, note, noted, output_options
+from itd_cli.progress import Progress, progress_option
 
 
 @click.command(
@@ -19,6 +20,7 @@ from itd_cli.options import bootstrap_options, emit, note, noted, output_options
 @click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True, metavar="F")
 @click.option("--data", metavar="DIR|digits", help="The result's images: also measure selectors that look at them.")
 @click.option("--weights", metavar="NAME|FILE|none", help="The result's weights, as `itd sweep` took them.")
+@click.option("--before", metavar="RESULT", help="The result before fine-tuning: the gap closed is also told from it.")
 @click.option("--save", metavar="FILE", help="A selector made from all images, for `itd predict`: .safetensors.")
 @click.option("--method", default="features-logistic", show_default=True, metavar="M",
               help="Which one to save: cascade, averaging, {features,thumbnail}-{logistic,boosting,head}.")  # fmt: skip
@@ -26,15 +28,18 @@ from itd_cli.options import bootstrap_options, emit, note, noted, output_options
 @click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode.")
 @click.option("--partial", is_flag=True, help="Also read a result whose sweep is not finished.")
 @bootstrap_options
+@progress_option
 @output_options(plot=True)
 def select(
     result: str,
+    before: str | None,
     save: str | None,
     method: str,
     count: int,
     as_json: bool,
     csv_path: str | None,
     plot: str | None,
+    progress: Progress,
     **given: Any,
 ) -> None:
     """What choosing without the label achieves. Cross-validated by image: the greedy list, the thresholds and all that
@@ -45,15 +50,16 @@ def select(
     network has run, from the pooled values at the frontier of level 0 (features) or from 16 x 16 pixels (thumbnail):
     logistic regression, gradient boosting, and a small head in torch.
 
-    Gap closed: how much of the way from static to the oracle over the same K. GMAC: mean of one image, the selector's
-    own included.
+    Gap closed: how much of the way to the oracle over the same K, from three zeros: static, the network of RESULT as it
+    is; the best fixed configuration, which needs no choosing; and, with --before, the network before fine-tuning, for
+    fine-tuning itself moves static. GMAC: mean of one image, the selector's own included.
 
     \b
     JSON: {result, n, k,
       baselines: {static, single_best, most_confident, majority_vote, oracle},
       selectors: {cascade, averaging, features-logistic, ...},
-        each of both {accuracy, macs, gap_closed}, each of those
-        {value, low, high, n} or null,
+        each of both {accuracy, macs, gap_closed, gap_from_best_fixed,
+        gap_from_before}, each of those {value, low, high, n} or null,
       thresholds, lists, curve: [{threshold, accuracy, macs}],
       macs_unknown: [name]}
     """
@@ -63,7 +69,8 @@ def select(
 
     opened = open_result(result).kept()
     noted(opened)
-    study, found = _measured(opened, count, given, save, method, as_json)
+    earlier = None if before is None else open_result(before)
+    study, found = _measured(opened, earlier, count, given, save, method, progress)
     emit(
         as_json,
         csv_path,
@@ -79,22 +86,23 @@ def select(
 
 
 def _measured(
-    opened: Any, count: int, given: dict[str, Any], save: str | None, method: str, as_json: bool
+    opened: Any, before: Any, count: int, given: dict[str, Any], save: str | None, method: str, progress: Progress
 ) -> tuple[Any, Any]:
     if given["data"] is None and given["weights"] is None and not save:
         from itd.analysis.cascade import cascade
         from itd.analysis.sampling import Resamples
 
         drawn = Resamples(max(1, opened.n), count, given["seed"])
-        return None, cascade(opened, k=given["k"], folds=given["folds"], partial=given["partial"], resamples=drawn)
-    from tqdm import tqdm
-
+        return None, cascade(
+            opened, k=given["k"], folds=given["folds"], partial=given["partial"], resamples=drawn, before=before
+        )
     from itd.selectors.evaluate import SelectorStudy, SelectRequest
     from itd.selectors.selector import check_method, check_selector_path
 
     if save:
         check_selector_path(save)
         check_method(method)
-    study = SelectorStudy(opened, SelectRequest(resamples=count, **given), quiet=as_json)
-    with tqdm(total=opened.n, unit="img", disable=study.source is None) as bar:
-        return study, study.measure(bar.update)
+    study = SelectorStudy(opened, SelectRequest(resamples=count, before=before, **given), on_prepare=progress.prepare)
+    if study.source is not None:
+        progress.start(opened.n, "images")
+    return study, study.measure(progress.update)

@@ -15,7 +15,7 @@ import numpy as np
 from itd.analysis.bootstrap_greedy import greedy_lists, list_votes
 from itd.analysis.frames import Answer, Row, flat
 from itd.analysis.predictions import default_rank, predictions
-from itd.analysis.sampling import Estimate, Resamples, as_resamples, estimate, halves
+from itd.analysis.sampling import Estimate, Resamples, as_resamples, estimate, halves, proportion
 from itd.analysis.scores import correctness, require_number, require_result
 from itd.errors import ResultError
 from itd.text import shorten
@@ -28,7 +28,8 @@ VOTE_KS = (3, 5, 10)
 
 @dataclass(frozen=True)
 class Baselines(Answer):
-    """Accuracies to hold beside an oracle's, with 95% bootstrap intervals. None where it cannot be told.
+    """Accuracies to hold beside an oracle's, with 95% intervals: Wilson's for a share of the samples, the
+    bootstrap's for chance and for what is chosen. None where it cannot be told.
 
     matched_topk: the default network allowed as many guesses for a sample as the configurations made distinct
     predictions there. chance: the oracle's, if these samples' labels were dealt among them at random. chance_uniform:
@@ -108,12 +109,12 @@ def baselines(
     ks = sorted({1, *(k for k in vote_ks if 1 <= k <= result.configs)})
     chosen, configs = cross_measured(correct, quality, pred, ks, drawn, default)
     return Baselines(
-        matched_topk=None if rank is None else drawn.mean(rank < said.unique),
+        matched_topk=None if rank is None else proportion(rank < said.unique),
         chance=drawn.mean(said.chance),
         chance_uniform=None if classes is None else float(said.unique.mean() / classes),
         single_best=chosen.get(1),
-        most_confident=drawn.mean(most_confident(result.matrix("confidence"), correct, default)),
-        vote_all=drawn.mean(said.vote == labels),
+        most_confident=proportion(most_confident(result.matrix("confidence"), correct, default)),
+        vote_all=proportion(said.vote == labels),
         vote_greedy={k: chosen[k] for k in sorted(set(vote_ks)) if k in chosen},
         single_best_configs=tuple(int(result.config_numbers[c]) for c in configs),
     )

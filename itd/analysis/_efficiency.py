@@ -9,7 +9,7 @@ import numpy as np
 
 from itd.analysis.frames import Answer, Row
 from itd.analysis.predictions import distinct
-from itd.analysis.sampling import Estimate, Resamples, as_resamples, estimate
+from itd.analysis.sampling import Estimate, Resamples, as_resamples, estimate, proportion
 from itd.analysis.scores import correctness, preferred, require_default, require_result
 from itd.errors import ResultError
 
@@ -119,7 +119,7 @@ def efficiency(result: Result, *, resamples: Resamples | int | None = None, seed
         best=_dynamic(correct, macs, best, drawn),
         cheapest_as_static=_dynamic(correct, macs, as_static, drawn, than=np.full(result.n, default)),
         cheapest_as_best=_dynamic(correct, macs, as_best, drawn, than=best),
-        matched_topk=drawn.mean(rank < distinct(pred)),
+        matched_topk=proportion(rank < distinct(pred)),
         points=_static_points(result, correct, macs),
         macs_unknown=result.macs_unknown,
     )
@@ -143,7 +143,7 @@ def _dynamic(
 ) -> DynamicPoint:
     right = correct[rows, np.arange(len(rows))]
     cost = macs[rows]
-    point = DynamicPoint(drawn.mean(right), drawn.mean(cost))
+    point = DynamicPoint(proportion(right), drawn.mean(cost))
     if than is None:
         return point
     other = macs[than]

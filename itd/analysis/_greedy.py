@@ -8,59 +8,73 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from itd.analysis.bootstrap_greedy import greedy_lists
+from itd.analysis._held_out import FOLDS, REPEATS, HeldOut, Scores, held_out
 from itd.analysis.frames import Answer, Row, flat_settings
 from itd.analysis.predictions import default_rank, matched_curve
-from itd.analysis.sampling import Resamples, as_resamples, estimate
+from itd.analysis.sampling import Resamples, as_resamples
 from itd.analysis.scores import correctness, require_result, require_whole
 
 if TYPE_CHECKING:
     from itd.store import Result
 
 
-INTERVAL_WORK = 4e11
-"""Multiply-accumulates that intervals may cost: 5 seconds on two cores. Every k of a result of 1,000 samples x 625."""
-
-
 @dataclass(frozen=True)
 class GreedyStep:
-    """The k-th configuration added, and the best-case accuracy of the first k together.
+    """The k-th configuration added, and the best-case accuracy of the first k together, in-sample: on the very samples
+    that the list was chosen on.
 
-    interval: 95%, selection repeated in each resample; None where that would take too long. upper_bound: no k
-    configurations whatever have a higher best-case accuracy. matched_topk: accuracy of the default network that may
-    guess as many classes for a sample as the first k configurations predict there; None without a default.
+    upper_bound: on these samples no k configurations whatever have a higher best-case accuracy. matched_topk: accuracy
+    of the default network that may guess as many classes for a sample as the first k configurations predict there; None
+    without a default.
     """
 
     k: int
     config: int
     settings: dict[str, dict[str, float]]
     accuracy: float
-    interval: tuple[float, float] | None = None
     upper_bound: float | None = None
     matched_topk: float | None = None
 
 
 @dataclass(frozen=True)
 class GreedyCurve(Answer):
-    """The whole accumulation of one result, from one to all configurations."""
+    """The whole accumulation of one result, from one to all configurations.
+
+    steps: the list, chosen and measured on all samples. held_out: what such a list achieves on samples that it was not
+    chosen on; None where it was not asked for or there is one sample.
+    """
 
     result: str
     n: int
     static: float | None
     steps: tuple[GreedyStep, ...]
+    held_out: HeldOut | None = None
 
     def reach(self, accuracy: float) -> int | None:
-        """How many configurations reach an accuracy, or None where all together do not."""
+        """How many configurations reach an accuracy in-sample, or None where all together do not."""
         return next((s.k for s in self.steps if s.accuracy >= accuracy - 1e-12), None)
 
+    def reach_held_out(self, accuracy: float) -> int | None:
+        """How many configurations reach an accuracy on samples that did not choose them, None where none do."""
+        steps = self.held_out.steps if self.held_out else ()
+        return next((s.k for s in steps if s.accuracy >= accuracy - 1e-12), None)
+
     def rows(self) -> list[Row]:
-        """One row for each step."""
-        rows = []
+        """One row for each step of the held-out curve, then one for each step of the in-sample curve."""
+        head: Row = {"result": self.result, "n": self.n}
+        empty: Row = dict.fromkeys(("low", "high", "guesses"))
+        rows: list[Row] = []
+        for held in self.held_out.steps if self.held_out else ():
+            added = self.steps[held.k - 1]
+            rows.append(
+                head | {"curve": "held-out", "k": held.k, "config": added.config, **flat_settings(added.settings)}
+                | {name: value for name, value in held.as_dict().items() if name != "k"} | {"upper_bound": None}
+            )  # fmt: skip
         for s in self.steps:
-            low, high = s.interval or (None, None)
-            row: Row = {"result": self.result, "n": self.n, "k": s.k, "config": s.config, **flat_settings(s.settings)}
-            row |= {"accuracy": s.accuracy, "low": low, "high": high}
-            rows.append(row | {"upper_bound": s.upper_bound, "matched_topk": s.matched_topk})
+            row: Row = head | {"curve": "in-sample", "k": s.k, "config": s.config, **flat_settings(s.settings)}
+            rows.append(
+                row | {"accuracy": s.accuracy, **empty, "matched_topk": s.matched_topk, "upper_bound": s.upper_bound}
+            )
         return rows
 
     def as_dict(self, reach: Sequence[float] = ()) -> dict[str, Any]:
@@ -71,18 +85,30 @@ class GreedyCurve(Answer):
                 "config": s.config,
                 "settings": s.settings,
                 "accuracy": s.accuracy,
-                "interval": None if s.interval is None else list(s.interval),
                 "upper_bound": s.upper_bound,
                 "matched_topk": s.matched_topk,
             }
             for s in self.steps
         ]
         reached = {f"{100 * a:.10g}": self.reach(a) for a in reach}
-        return {"result": self.result, "n": self.n, "static": self.static, "reach": reached, "steps": steps}
+        return {
+            "result": self.result,
+            "n": self.n,
+            "static": self.static,
+            "reach": reached,
+            "held_out": [step.as_dict() for step in self.held_out.steps] if self.held_out else [],
+            "steps": steps,
+        }
 
 
 def greedy(
-    result: Result, *, partial: bool = False, resamples: Resamples | int | None = None, seed: int = 0
+    result: Result,
+    *,
+    partial: bool = False,
+    folds: int = FOLDS,
+    repeats: int = REPEATS,
+    resamples: Resamples | int | None = None,
+    seed: int = 0,
 ) -> GreedyCurve:
     """Adds, one after another, the configuration that is right on most of the samples that no earlier one is right on.
 
@@ -91,14 +117,21 @@ def greedy(
     S_j]`, S_j the greedy sets: best-case accuracy is submodular, so no k configurations can add more to S_j (Nemhauser,
     Wolsey, Fisher, 1978).
 
+    The list is chosen on all samples, so its accuracy on them is too high. `held_out` is what it achieves on others, by
+    cross-validation: lists chosen on all folds but one are measured on that one, which estimates the accuracy of the
+    printed list on samples that did not choose it.
+
     Args:
         result: of `open_result`.
         partial: also read a result whose sweep is not finished.
-        resamples: how many bootstrap resamples the intervals are of, or drawn `Resamples`; default 1,000, 0 for none.
-        seed: of the resamples.
+        folds: of the cross-validation, as many as there are samples at most; 0 leaves it out.
+        repeats: divisions into folds that the held-out figures are the mean of.
+        resamples: how many bootstrap resamples the intervals of the held-out curve are of, or drawn `Resamples`;
+            default 1,000, fewer where a fixed budget of work allows no more, 0 for none.
+        seed: of the folds and the resamples.
 
     Returns:
-        The whole curve, from one to all configurations.
+        The whole curve, from one to all configurations, in-sample; and the held-out curve.
 
     Raises:
         ResultError: the sweep is not finished, or what is given is no result.
@@ -113,23 +146,23 @@ def greedy(
     correct = correctness(result, quality)
     default = result.default_index
     chosen, covered, bounds = accumulate(correct, greedy_priority(result, quality))
-    intervals = _intervals(correct, quality, default, as_resamples(resamples, result.n, seed))
-    del quality
-    rank = default_rank(result)
-    matched = None if rank is None else matched_curve(result.matrix("pred"), np.array(chosen), rank).tolist()
+    drawn = as_resamples(resamples, result.n, seed)
+    rank, pred = default_rank(result), result.matrix("pred")
+    matched = None if rank is None else matched_curve(pred, np.array(chosen), rank).tolist()
+    crossed = held_out(Scores(correct, quality, pred, rank, default), folds, repeats, drawn)
     steps = tuple(
         GreedyStep(
             k=k + 1,
             config=int(result.config_numbers[c]),
             settings=result.setting(c),
             accuracy=covered[k] / result.n,
-            interval=intervals[k] if k < len(intervals) else None,
             upper_bound=bounds[k] / result.n,
             matched_topk=matched[k] if matched else None,
         )
         for k, c in enumerate(chosen)
     )
-    return GreedyCurve(result.path, result.n, None if default is None else float(correct[default].mean()), steps)
+    static = None if default is None else float(correct[default].mean())
+    return GreedyCurve(result.path, result.n, static, steps, crossed)
 
 
 def greedy_priority(result: Result, quality: np.ndarray) -> np.ndarray:
@@ -174,20 +207,6 @@ def accumulate(correct: np.ndarray, priority: np.ndarray) -> tuple[list[int], li
         covered.append(total)
     rest = priority[left].tolist()
     return chosen + rest, covered + [total] * len(rest), bounds.tolist()
-
-
-def _intervals(
-    correct: np.ndarray, quality: np.ndarray, default: int | None, resamples: Resamples
-) -> list[tuple[float, float]]:
-    """The interval of the first steps' accuracy, as many as can be had in a few seconds and at least ten."""
-    configs, n = correct.shape
-    if not resamples.count:
-        return []
-    steps = min(configs, max(10, int(INTERVAL_WORK / (resamples.count * n * configs))))
-    size = max(1, 12_000_000 // n)
-    parts = [resamples.weights[i : i + size] for i in range(0, resamples.count, size)]
-    covered = np.concatenate([greedy_lists(correct, quality, part, steps, default)[1] for part in parts])
-    return [(e.low, e.high) for e in (estimate(0, covered[:, k] / n, n) for k in range(steps))]
 
 
 def count_columns(rows: np.ndarray, which: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from itd.analysis._baselines import Baselines, baselines
 from itd.analysis.frames import Answer, Row, flat
-from itd.analysis.sampling import Estimate, Resamples, as_resamples
+from itd.analysis.sampling import Estimate, Resamples, as_resamples, proportion
 from itd.analysis.scores import correctness, require_result
 
 if TYPE_CHECKING:
@@ -81,7 +81,8 @@ def oracle(
     Args:
         result: of `open_result`.
         vote_ks: lengths of the greedy lists that vote, of the baselines.
-        resamples: how many bootstrap resamples the intervals are of, or drawn `Resamples`; default 1,000.
+        resamples: how many bootstrap resamples the intervals of the baselines are of, or drawn `Resamples`; default
+            1,000.
         seed: of the resamples, and of the halves of the baselines.
         num_classes: of `chance_uniform` of the baselines; default what the result says.
 
@@ -98,7 +99,7 @@ def oracle(
     require_result(result, "oracle")
     right = rules_right(correctness(result), result.default_index)
     drawn = as_resamples(resamples, result.n, seed)
-    estimates = {rule: drawn.mean(is_right) for rule, is_right in right.items()}
+    estimates = {rule: proportion(is_right) for rule, is_right in right.items()}
     return OracleAccuracy(
         result=result.path,
         n=result.n,

@@ -9,7 +9,7 @@ import numpy as np
 
 from itd.analysis.frames import Answer, Row
 from itd.analysis.predictions import distinct
-from itd.analysis.sampling import Estimate, Resamples, as_resamples
+from itd.analysis.sampling import Estimate, Resamples, as_resamples, proportion
 from itd.analysis.scores import correctness, require_result
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def unique(result: Result, *, resamples: Resamples | int | None = None, seed: in
         n=result.n,
         configs=result.configs,
         histogram=tuple(np.bincount(counts)[1:].tolist()),
-        agree=drawn.mean(counts == 1),
+        agree=proportion(counts == 1),
         mean=drawn.mean(counts),
         median=float(np.median(counts)),
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from itd.analysis.sampling import Resamples, as_resamples
+from itd.analysis.sampling import Resamples, as_resamples, proportion
 from itd.analysis.scores import require_result
 from itd.analysis.selection import CascadePoint, CrossValidation, Selection
 
@@ -29,6 +29,7 @@ def cascade(
     partial: bool = False,
     resamples: Resamples | int | None = None,
     seed: int = 0,
+    before: Result | None = None,
 ) -> Selection:
     """Cross-validates a cascade of the first k configurations of a greedy list, cheapest first.
 
@@ -44,6 +45,7 @@ def cascade(
         partial: also read a result whose sweep is not finished.
         resamples: how many bootstrap resamples the intervals are of, or drawn `Resamples`; default 1,000.
         seed: of the resamples and the folds.
+        before: a result of the network before it was fine-tuned, from which the gap is closed too.
 
     Returns:
         The cascade's outcome beside the baselines, and its curve over all thresholds.
@@ -57,7 +59,7 @@ def cascade(
         0.79
     """
     require_result(result, "cascade")
-    return cascade_of(CrossValidation(result, k, folds, as_resamples(resamples, result.n, seed), partial))
+    return cascade_of(CrossValidation(result, k, folds, as_resamples(resamples, result.n, seed), partial, before))
 
 
 def cascade_of(validation: CrossValidation) -> Selection:
@@ -82,7 +84,7 @@ def cascade_of(validation: CrossValidation) -> Selection:
         selectors={"cascade": validation.outcome(chosen_right, chosen_cost)},
         thresholds=tuple(thresholds),
         lists=tuple(lists),
-        curve=tuple(CascadePoint(t, drawn.mean(right[i]), drawn.mean(cost[i])) for i, t in enumerate(THRESHOLDS)),
+        curve=tuple(CascadePoint(t, proportion(right[i]), drawn.mean(cost[i])) for i, t in enumerate(THRESHOLDS)),
         macs_unknown=result.macs_unknown,
     )
 

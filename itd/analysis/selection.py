@@ -16,12 +16,16 @@ from itd.analysis._baselines import most_confident
 from itd.analysis._greedy import accumulate, greedy_priority
 from itd.analysis.bootstrap_greedy import list_votes
 from itd.analysis.frames import Answer, Row, flat
-from itd.analysis.sampling import Estimate, Resamples, estimate
-from itd.analysis.scores import correctness, require_default, require_number, require_whole
+from itd.analysis.sampling import Estimate, Resamples, estimate, proportion
+from itd.analysis.scores import common, correctness, require_default, require_number, require_same_data, require_whole
 from itd.errors import ResultError
 
 if TYPE_CHECKING:
     from itd.store import Result
+
+
+GAPS = ("gap_closed", "gap_from_best_fixed", "gap_from_before")
+"""Fields of an outcome: how much of the way to the oracle, from each of three zeros."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +52,24 @@ class Fold:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one way to choose achieves. macs: mean of one image, the selector's own included, None where it cannot be
-    told. gap_closed: how much of the way from static to the oracle over the same k; None where the oracle is no
-    better."""
+    """What one way to choose achieves.
+
+    macs: mean of one image, the selector's own included, None where it cannot be told. gap_closed: how much of the way
+    from static to the oracle over the same k; None where the oracle is no better. gap_from_best_fixed: the same from
+    the best fixed configuration, chosen on other samples: what choosing image by image adds. gap_from_before: the same
+    from the network before it was fine-tuned, None where its result is not given; fine-tuning moves the static network,
+    so a gap that counts from it may be one that fine-tuning made.
+    """
 
     accuracy: Estimate
     macs: Estimate | None = None
     gap_closed: Estimate | None = None
+    gap_from_best_fixed: Estimate | None = None
+    gap_from_before: Estimate | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
-        names = ("accuracy", "macs", "gap_closed")
+        names = ("accuracy", "macs", *GAPS)
         estimates = {name: getattr(self, name) for name in names}
         return {name: None if value is None else value.as_dict() for name, value in estimates.items()}
 
@@ -89,7 +100,7 @@ class Selection(Answer):
         for kind, named in (("baseline", self.baselines), ("selector", self.selectors)):
             for name, one in named.items():
                 row: Row = {"kind": kind, "name": name, "n": self.n, "k": self.k}
-                for key in ("accuracy", "macs", "gap_closed"):
+                for key in ("accuracy", "macs", *GAPS):
                     row |= flat(key, getattr(one, key))
                 rows.append(row)
         return rows
@@ -112,12 +123,22 @@ class Selection(Answer):
 class CrossValidation:
     """One cross-validation: what its folds are, and how a selector's outcome on them is measured.
 
-    correct, quality, confidence: (C, N) of the result. macs: (C,) float64. static, best: (N,) bool, the default's and
-    the oracle's over each fold's list.
+    correct, quality, confidence: (C, N) of the result. macs: (C,) float64. static, single_best, best: (N,) bool, the
+    default's, the first's and the oracle's over each fold's list. before: (N,) bool, the default's of the network
+    before it was fine-tuned, or None.
     """
 
-    def __init__(self, result: Result, k: int, folds: int, resamples: Resamples, partial: bool = False) -> None:
-        """Raises ResultError without a default configuration or MACs, and for a k or folds that cannot be."""
+    def __init__(
+        self,
+        result: Result,
+        k: int,
+        folds: int,
+        resamples: Resamples,
+        partial: bool = False,
+        before: Result | None = None,
+    ) -> None:
+        """before: a result of the network before it was fine-tuned, on the same samples. Raises ResultError without a
+        default configuration or MACs, for a k or folds that cannot be, and for a `before` of other samples."""
         require_whole(result, partial)
         default = require_default(result, "a selector")
         self.result, self.k, self.drawn = result, k, resamples
@@ -139,6 +160,8 @@ class CrossValidation:
         self.default = default
         self.folds = [self._fold(held) for held in fold_samples(result.n, folds, resamples.seed)]
         self.static = self.correct[default]
+        self.before = None if before is None else _static_before(before, result)
+        self.single_best = self._on_folds(lambda fold: self.correct[fold.rows[0], fold.held])
         self.best = self._on_folds(lambda fold: self.correct[fold.rows][:, fold.held].any(0))
 
     def rows(self, samples: np.ndarray) -> np.ndarray:
@@ -160,9 +183,12 @@ class CrossValidation:
     def outcome(self, right: np.ndarray, macs: np.ndarray | None) -> Outcome:
         """What a way to choose achieves. right: (N,) bool. macs: (N,) of each sample."""
         return Outcome(
-            self.drawn.mean(right),
+            proportion(right),
             None if macs is None else self.drawn.mean(macs),
-            _gap(right, self.static, self.best, self.drawn),
+            *(
+                None if zero is None else _gap(right, zero, self.best, self.drawn)
+                for zero in (self.static, self.single_best, self.before)
+            ),
         )
 
     def baselines(self) -> dict[str, Outcome]:
@@ -186,11 +212,11 @@ class CrossValidation:
         together = self._on_folds(lambda fold: np.full(len(fold.held), self.macs[fold.rows].sum()))
         first = self._on_folds(lambda fold: np.full(len(fold.held), self.macs[fold.rows[0]]))
         return {
-            "static": Outcome(drawn.mean(self.static), drawn.mean(np.full(n, self.macs[self.default]))),
-            "single_best": self.outcome(self._on_folds(lambda fold: self.correct[fold.rows[0], fold.held]), first),
+            "static": Outcome(proportion(self.static), drawn.mean(np.full(n, self.macs[self.default]))),
+            "single_best": self.outcome(self.single_best, first),
             "most_confident": self.outcome(self._on_folds(confident), together),
             "majority_vote": self.outcome(self._on_folds(vote), together),
-            "oracle": Outcome(drawn.mean(self.best)),
+            "oracle": Outcome(proportion(self.best)),
         }
 
     def chosen(self, place: Sequence[np.ndarray], own_macs: float = 0.0) -> Outcome:
@@ -204,6 +230,19 @@ class CrossValidation:
         return self.outcome(self.correct[rows, np.arange(self.result.n)], self.macs[rows] + own_macs)
 
 
+def _static_before(before: Result, result: Result) -> np.ndarray:
+    """(N,) bool: where the default configuration of another result is right on this result's samples."""
+    require_same_data([result, before], "hold against")
+    default = require_default(before, "the gap from before")
+    ours, theirs = common(result, before)
+    if len(ours) < result.n:
+        raise ResultError(
+            f"{before.path} lacks {result.n - len(ours)} of the {result.n} samples of {result.path}; sweep "
+            "it on all of them"
+        )
+    return correctness(before)[default, theirs]
+
+
 def fold_samples(n: int, folds: int, seed: int = 0) -> list[np.ndarray]:
     """The samples 0 to n - 1 in folds at random, each in ascending order, of sizes that differ by at most one.
 
@@ -215,7 +254,8 @@ def fold_samples(n: int, folds: int, seed: int = 0) -> list[np.ndarray]:
 
 
 def _gap(right: np.ndarray, static: np.ndarray, best: np.ndarray, drawn: Resamples) -> Estimate | None:
-    """(achieved - static) / (oracle - static), with the interval of the resamples in which the oracle is better."""
+    """(achieved - zero) / (oracle - zero), zero being `static`, with the interval of the resamples in which the oracle
+    is better."""
     gap = best.mean() - static.mean()
     if gap <= 0:
         return None

@@ -12,7 +12,7 @@ import numpy as np
 from itd.analysis._oracle import rules_right
 from itd.analysis.frames import Answer, Row, interval
 from itd.analysis.predictions import distinct
-from itd.analysis.sampling import Estimate, Resamples, as_resamples
+from itd.analysis.sampling import Estimate, proportion
 from itd.analysis.scores import correctness, require_default, require_result
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Subsets(Answer):
         }
 
 
-def by_sites(result: Result, *, resamples: Resamples | int | None = None, seed: int = 0) -> Subsets:
+def by_sites(result: Result) -> Subsets:
     """Worst, median and best accuracy with each non-empty subset of the sites dynamic, from one sweep.
 
     A subset's configurations are those in which every other site holds its default. matched_topk: of the same subset
@@ -77,21 +77,25 @@ def by_sites(result: Result, *, resamples: Resamples | int | None = None, seed: 
     default = require_default(result, "`by_sites`")
     correct, pred = correctness(result), result.matrix("pred")
     rank = result.matrix("rank")[default]
-    drawn = as_resamples(resamples, result.n, seed)
     accuracies = []
     for sites, rows in subset_rows(result, default):
-        rules = {rule: drawn.mean(right) for rule, right in rules_right(correct[rows], None).items()}
+        rules = {rule: proportion(right) for rule, right in rules_right(correct[rows], None).items()}
         unique = distinct(pred[rows])
-        matched = drawn.mean(rank < unique)
+        matched = proportion(rank < unique)
         accuracies.append(SubsetAccuracy(sites, len(rows), rules["worst"], rules["median"], rules["best"], matched))
-    return Subsets(result.path, result.n, drawn.mean(correct[default]), tuple(accuracies))
+    return Subsets(result.path, result.n, proportion(correct[default]), tuple(accuracies))
 
 
 def subset_rows(result: Result, default: int) -> list[tuple[str, np.ndarray]]:
-    """(subset, rows of its configurations) for every non-empty subset of the sites that vary, smaller ones first."""
-    own = result.setting(default)
+    """(subset, rows of its configurations) for every non-empty subset of the sites that vary, smaller ones first.
+
+    In a union a site holds its default where it is as in the default configuration of the same source.
+    """
     settings = [result.setting(i) for i in range(result.configs)]
-    at_default = {site: np.array([s[site] == own[site] for s in settings]) for site in result.sites}
+    rows = [result.own_default(i) for i in range(result.configs)]
+    own = [settings[default if row is None else row] for row in rows]
+    at_default = {site: np.array([s[site] == o[site] for s, o in zip(settings, own, strict=True)])
+                  for site in result.sites}  # fmt: skip
     varied = [site for site in result.sites if not at_default[site].all()]
     return [("".join(sites), _rows(at_default, sites)) for size in range(1, len(varied) + 1)
             for sites in itertools.combinations(varied, size)]  # fmt: skip

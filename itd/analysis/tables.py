@@ -9,12 +9,13 @@ from itd.analysis._efficiency import Efficiency
 from itd.analysis._gain import FIGURES as GAIN_FIGURES
 from itd.analysis._gain import Gain
 from itd.analysis._greedy import GreedyCurve, GreedyStep
+from itd.analysis._held_out import HeldOut, HeldOutStep
 from itd.analysis._oracle import RULES, OracleAccuracy
-from itd.analysis._preferences import Preferences
+from itd.analysis._preferences import ConfigShare, OptionShare, Preferences
 from itd.analysis._unique import UniquePredictions
 from itd.analysis.rules import BESIDE, in_order, rule_of
-from itd.analysis.sampling import Estimate
-from itd.analysis.selection import Selection
+from itd.analysis.sampling import Difference, Estimate
+from itd.analysis.selection import GAPS, Selection
 from itd.analysis.subsets import Subsets
 from itd.space import format_value
 
@@ -85,36 +86,63 @@ def unique_table(rows: Sequence[UniquePredictions]) -> str:
 
 def greedy_table(curve: GreedyCurve, shown: Callable[[int, int], bool], reach: Sequence[float] = ()) -> str:
     """Some steps of a curve. shown: (k, how many there are) -> whether the row is printed. reach: accuracies."""
-    steps = [s for s in curve.steps if shown(s.k, len(curve.steps))]
     static = "" if curve.static is None else f", static {percent(curve.static)}"
     lines = [f"{curve.result}: n = {curve.n}, {len(curve.steps)} configurations{static}"]
-    for accuracy in reach:
-        k = curve.reach(accuracy)
-        how = "not reached" if k is None else f"reached with {k} configuration{'s' if k > 1 else ''}"
-        lines.append(f"{100 * accuracy:g}%: {how}")
-    cells = []
-    for s in steps:
-        figures = [percent(s.accuracy), span(s.interval), percent(s.upper_bound), percent(s.matched_topk)]
-        cells.append([f"{s.k}", *figures, f"{s.config}", format_settings(s)])
-    head = ["k", "best", "95% interval", "at most", "top-k", "config", "settings"]
-    return "\n".join(lines) + "\n" + align([head, *cells], left=(6,))
+    lines += [_reached(curve, accuracy) for accuracy in reach]
+    if curve.held_out is not None:
+        lines += ["", _held_out_table(curve.held_out, shown), ""]
+    lines.append("in-sample, the list chosen and measured on the same images:")
+    cells = [["k", "best", "at most", "top-k", "config", "settings"]]
+    for s in curve.steps:
+        if shown(s.k, len(curve.steps)):
+            figures = [percent(s.accuracy), percent(s.upper_bound), percent(s.matched_topk)]
+            cells.append([f"{s.k}", *figures, f"{s.config}", format_settings(s)])
+    return "\n".join(lines) + "\n" + align(cells, left=(5,))
+
+
+def _reached(curve: GreedyCurve, accuracy: float) -> str:
+    def words(k: int | None) -> str:
+        return "not reached" if k is None else f"reached with {k} configuration{'s' if k > 1 else ''}"
+
+    held = f"{words(curve.reach_held_out(accuracy))} held out, " if curve.held_out else ""
+    return f"{100 * accuracy:g}%: {held}{words(curve.reach(accuracy))} in-sample"
+
+
+def _held_out_table(curve: HeldOut, shown: Callable[[int, int], bool]) -> str:
+    """Accuracy on images that the list was not chosen on, beside as many guesses of the default network."""
+    few = f" of {curve.wanted:,}, for the work of more" if curve.resamples < curve.wanted else ""
+    lines = [
+        f"held out, lists chosen on the other of {curve.folds} folds ({curve.repeats} divisions, {curve.resamples:,} "
+        f"resamples{few}):"
+    ]
+    cells = [["k", "best", "95% interval", "top-k", "guesses"]]
+    for s in curve.steps:
+        if shown(s.k, len(curve.steps)):
+            sure = None if s.low is None or s.high is None else (s.low, s.high)
+            cells.append([f"{s.k}", percent(s.accuracy), span(sure), percent(s.matched_topk), f"{s.guesses:.2f}"])
+    return "\n".join(lines) + "\n" + align(cells, left=())
 
 
 def preferences_table(answer: Preferences, top: int = 10) -> str:
     """One result: the options at each site, then the most preferred configurations."""
     varied = "".join(f", {name} {value:g}" for name, value in (answer.variation or {}).items())
-    cells = [["site", "attribute", "option", "preferred by %", "95% interval"]]
-    cells += [
-        [o.site, o.attribute, format_value(o.value), percent(o.share.value), span(o.share)] for o in answer.options
-    ]
-    most = [["config", "preferred by %", "95% interval", "settings"]]
+    heads = ["preferred by %", "95% interval", "of solved %", "95% interval"]
+    cells = [["site", "attribute", "option", *heads]]
+    cells += [[o.site, o.attribute, format_value(o.value), *_share_cells(o)] for o in answer.options]
+    most = [["config", *heads, "settings"]]
     for c in answer.configs[:top]:
         own = " (default)" if c.config == answer.default else ""
-        most.append([f"{c.config}", percent(c.share.value), span(c.share), format_sites(c.settings) + own])
+        most.append([f"{c.config}", *_share_cells(c), format_sites(c.settings) + own])
     title = (
-        f"{answer.result}: n = {answer.n}{varied}; {len(answer.configs)} configurations are preferred by some sample"
+        f"{answer.result}: n = {answer.n}{varied}; {len(answer.configs)} configurations are preferred by some sample\n"
+        f"solved: {answer.solved} of {answer.n}, those that some configuration gets right"
     )
-    return "\n".join([title, align(cells, left=(0, 1)), "", align(most, left=(3,))])
+    return "\n".join([title, align(cells, left=(0, 1)), "", align(most, left=(5,))])
+
+
+def _share_cells(one: ConfigShare | OptionShare) -> list[str]:
+    among = one.share_of_solved
+    return [percent(one.share.value), span(one.share), percent(among.value if among else None), span(among)]
 
 
 def efficiency_table(answer: Efficiency) -> str:
@@ -164,17 +192,19 @@ def selection_table(selection: Selection) -> str:
     }
     first = {labels[name]: one for name, one in selection.baselines.items() if name != "oracle"}
     named = {**first, **selection.selectors, labels["oracle"]: selection.baselines["oracle"]}
-    cells = [["", "top-1", "95% interval", "GMAC", "gap closed", "95% interval"]]
+    zeros = {"gap_closed": "gap closed", "gap_from_best_fixed": "from best fixed", "gap_from_before": "from before"}
+    gaps = [key for key in GAPS if any(getattr(one, key) for one in named.values())]
+    heads = [head for key in gaps for head in (zeros[key], "95% interval")]
+    cells = [["", "top-1", "95% interval", "GMAC", *heads]]
     for name, one in named.items():
-        gap, macs = one.gap_closed, one.macs
+        macs, closed = one.macs, [getattr(one, key) for key in gaps]
         cells.append(
             [
                 name,
                 percent(one.accuracy.value),
                 span(one.accuracy),
                 "-" if macs is None else f"{macs.value / 1e9:.3g}",
-                "-" if gap is None else f"{100 * gap.value:.0f}%",
-                span(gap),
+                *(cell for gap in closed for cell in ("-" if gap is None else f"{100 * gap.value:.0f}%", span(gap))),
             ]
         )
     thresholds = ", ".join(f"{t:g}" for t in selection.thresholds)
@@ -196,16 +226,26 @@ def compare_table(comparison: Comparison) -> str:
     change = [comparison.change[name] for name in names]
     cells.append(["change", "", *("-" if e is None else f"{100 * e.value:+.1f}" for e in change)])
     cells.append(["  95% interval, paired", "", *map(span, change)])
+    cells.append(["  McNemar's p", "", *(p_value(e.p) if isinstance(e, Difference) else "-" for e in change)])
     common = (
         ""
         if comparison.total == (comparison.n, comparison.n)
         else f", those that both have of {comparison.total[0]} and {comparison.total[1]}"
     )
-    return f"n = {comparison.n}{common}\n" + align(cells)
+    differ = comparison.spaces_differ
+    spaces = (
+        "" if differ is None else f"\nthe spaces differ: {differ}; a part of the change of worst and best is theirs"
+    )
+    return f"n = {comparison.n}{common}\n" + align(cells) + spaces
+
+
+GAIN_STEPS = (1, 2, 3, 5, 10)
+"""Steps of a held-out curve that stand in a table."""
 
 
 def gain_table(rows: Sequence[Gain]) -> str:
-    """Accuracies, the oracle's gains in points, and the gain over matched top-k against the first result's."""
+    """Accuracies, the oracle's gains in points, and the gain over matched top-k against the first result's; then what
+    the first k configurations gain held out."""
     cells = [["result", "n", "configs", *GAIN_HEADS.values()]]
     for row in rows:
         values = [getattr(row, name) for name in GAIN_HEADS]
@@ -214,7 +254,28 @@ def gain_table(rows: Sequence[Gain]) -> str:
         shown += ["-" if e is None else f"{100 * e.value:+.1f}" for e in differences]
         cells.append([row.result, f"{row.n}", f"{row.configs}", *shown])
         cells.append(["  95% interval", "", "", *map(span, values)])
-    return align(cells)
+        cells.append(["  McNemar's p", *[""] * 5, p_value(row.over_static.p), p_value(row.over_matched.p), ""])
+    held = [["held out: result", "k", "best", "top-k", "guesses", "over static", "95%", "over top-k", "95%"]]
+    for row in rows:
+        for step in row.held_out.steps if row.held_out else ():
+            if step.k in GAIN_STEPS:
+                held.append([row.result, f"{step.k}", *_held_out_cells(step)])
+    return align(cells) + ("\n\n" + align(held) if len(held) > 1 else "")
+
+
+def _held_out_cells(step: HeldOutStep) -> list[str]:
+    over = [cell for e in (step.over_static, step.over_matched)
+            for cell in ("-" if e is None else f"{100 * e.value:+.1f}", span(e))]  # fmt: skip
+    return [percent(step.accuracy), percent(step.matched_topk), f"{step.guesses:.2f}", *over]
+
+
+def p_value(p: float) -> str:
+    """A p with two significant digits.
+
+    >>> p_value(0.0312), p_value(1e-9)
+    ('0.031', '<0.0001')
+    """
+    return "<0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
 def format_settings(step: GreedyStep) -> str:

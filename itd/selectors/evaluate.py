@@ -23,6 +23,7 @@ from itd.selectors.learners import LEARNERS, fit
 from itd.selectors.selector import Selector, check_method
 from itd.selectors.source import SweepSource, open_source
 from itd.store import Result
+from itd.weights.prepare import OnPrepare, draw_bar
 
 THUMBNAIL_PX = 16
 
@@ -41,7 +42,7 @@ class SelectRequest:
 
     k: choose among the first as many of the greedy list. folds: of the cross-validation. data, weights: the images and
     the network, for the selectors that look at them; with neither, only the cascade. seed: of the folds, the resamples
-    and the learners.
+    and the learners. before: a result of the network before it was fine-tuned, from which the gap is closed too.
     """
 
     k: int = 5
@@ -53,6 +54,7 @@ class SelectRequest:
     weights: str | None = None
     device: str | None = None
     workers: int = 0
+    before: Result | None = None
 
     @property
     def looks(self) -> bool:
@@ -66,14 +68,16 @@ class SelectorStudy:
     Raises ItdError for anything that cannot be, before a network is run.
     """
 
-    def __init__(self, result: Result, request: SelectRequest, *, quiet: bool = False) -> None:
+    def __init__(self, result: Result, request: SelectRequest, *, on_prepare: OnPrepare | None = draw_bar) -> None:
         self.result, self.request = result, request
         drawn = Resamples(max(1, result.n), request.resamples, request.seed)
-        self.course = CrossValidation(result, request.k, request.folds, drawn, request.partial)
+        self.course = CrossValidation(result, request.k, request.folds, drawn, request.partial, request.before)
         self.source: SweepSource | None = None
         self.inputs: dict[str, Inputs] = {}
         if request.looks:
-            self.source = open_source(result, request.data, request.weights, device=request.device, quiet=quiet)
+            self.source = open_source(
+                result, request.data, request.weights, device=request.device, on_prepare=on_prepare
+            )
 
     def measure(self, progress: Callable[[int], Any] | None = None) -> Selection:
         """What each selector achieves. progress: told how many images were just run."""
@@ -146,7 +150,7 @@ def select(result: Result, request: SelectRequest | None = None, **fields: Any) 
     unknown = [name for name in fields if name not in SelectRequest.__dataclass_fields__]
     if unknown:
         raise ItdError(f"select has no {unknown[0]}; its fields are {', '.join(SelectRequest.__dataclass_fields__)}")
-    return SelectorStudy(result.kept(), replace(request or SelectRequest(), **fields), quiet=True).measure()
+    return SelectorStudy(result.kept(), replace(request or SelectRequest(), **fields), on_prepare=None).measure()
 
 
 def learnt(course: CrossValidation, source: str, inputs: Inputs, *, seed: int = 0) -> dict[str, Outcome]:

@@ -11,7 +11,7 @@ from itd.analysis import Resamples, baselines, oracle
 from itd.analysis._baselines import most_confident
 from itd.analysis.sampling import halves
 from itd.store import Result, open_result
-from support import plain, synthetic
+from support import intervals, plain, synthetic
 
 
 def opened(path: Path, scores: dict[str, np.ndarray], default: int | None = 0, **more) -> Result:
@@ -47,9 +47,9 @@ def test_the_intervals_of_what_chooses_nothing(tmp_path, configs, n, default):
     drawn = Resamples(n, 30, seed=2)
     found = baselines(opened(tmp_path / "r", scores, default), resamples=drawn).named()
     for name, values in per_sample(scores, default).items():
-        means = [np.mean(np.repeat(values, w)) for w in drawn.weights]
+        expected = intervals.of_mean(values, drawn.weights) if name == "chance" else intervals.of_share(values)
         assert found[name].value == pytest.approx(np.mean(values)), name
-        assert (found[name].low, found[name].high) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5]))), name
+        assert (found[name].low, found[name].high) == pytest.approx(expected, abs=1e-9), name
         assert found[name].n == n
 
 

@@ -11,7 +11,7 @@ import pytest
 from itd.analysis import Comparison, Resamples, compare
 from itd.errors import EmptyResultError, ResultError
 from itd.store import Result, open_result
-from support import synthetic
+from support import intervals, synthetic
 
 IDENTITY = {
     "model": "resnet50", "weights_sha256": "w", "sites": {}, "choices": {}, "data": "d", "preprocess": {},
@@ -63,19 +63,28 @@ def check(found: Comparison, before: Result, after: Result, drawn: Resamples) ->
     both = sorted(set(one) & set(two))
     assert found.n == len(both) and found.total == (before.n, after.n)
 
-    def of(values: list[float], estimate) -> None:
-        means = [np.mean(np.repeat(values, w)) for w in drawn.weights]
+    def of(name: str, values: list[float], estimate) -> None:
+        share = intervals.of_mean(values, drawn.weights) if name == "volatility" else intervals.of_share(values)
         assert (estimate.value, estimate.n) == (pytest.approx(np.mean(values)), len(both))
-        assert (estimate.low, estimate.high) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])))
+        assert (estimate.low, estimate.high) == pytest.approx(share, abs=1e-9)
+
+    def changed(name: str, values: list[float], earlier: list[float], estimate) -> None:
+        assert (estimate.value, estimate.n) == (pytest.approx(np.mean(values) - np.mean(earlier)), len(both))
+        if name == "volatility":
+            differences = [one - other for one, other in zip(values, earlier, strict=True)]
+            assert (estimate.low, estimate.high) == pytest.approx(intervals.of_mean(differences, drawn.weights))
+            return
+        expected = intervals.of_difference(values, earlier)
+        assert (estimate.low, estimate.high, estimate.p) == pytest.approx(expected, abs=1e-9)
 
     for name in FIGURES:
         for table, side in ((one, found.before), (two, found.after)):
             if name in table[both[0]]:
-                of([table[i][name] for i in both], getattr(side, name))
+                of(name, [table[i][name] for i in both], getattr(side, name))
             else:
                 assert getattr(side, name) is None
         if name in one[both[0]] and name in two[both[0]]:
-            of([two[i][name] - one[i][name] for i in both], found.change[name])
+            changed(name, [two[i][name] for i in both], [one[i][name] for i in both], found.change[name])
         else:
             assert found.change[name] is None
 
@@ -108,9 +117,9 @@ def test_a_sample_with_null_rows_in_either_is_in_neither(tmp_path):
     found = compare(before, after, resamples=30)
     assert found.n == sum(i % 5 != 0 and i % 4 != 1 for i in range(12)) and found.total == (9, 9)
     kept = at[(at % 5 != 0) & (at % 4 != 1)]
-    drawn, place = Resamples(found.n, 30), {int(s): i for i, s in enumerate(before.samples)}
+    place = {int(s): i for i, s in enumerate(before.samples)}
     right = (before.matrix("quality") >= 1).any(0)[[place[int(i)] for i in kept]]
-    assert found.before.best == drawn.mean(right)
+    assert (found.before.best.low, found.before.best.high) == pytest.approx(intervals.of_share(right))
 
 
 def test_a_table_in_another_order_is_the_same(tmp_path):
@@ -125,7 +134,11 @@ def test_a_table_in_another_order_is_the_same(tmp_path):
 def test_a_result_against_itself_has_not_changed(tmp_path):
     result = made(tmp_path / "a", range(15))
     found = compare(result, result, resamples=30)
-    assert {(c.value, c.low, c.high) for c in found.change.values()} == {(0, 0, 0)}
+    none = found.change.pop("volatility")
+    assert (none.value, none.low, none.high) == (0, 0, 0)
+    assert {c.value for c in found.change.values()} == {0} and {c.p for c in found.change.values()} == {1}
+    assert all(c.low < 0 < c.high for c in found.change.values()), "of 15 images none changed: that is no certainty"
+    assert found.spaces_differ is None
     assert found.before == found.after and found.before.best.low < found.before.best.high
 
 
@@ -149,7 +162,8 @@ def test_a_gain_on_every_wrong_sample_is_narrower_than_the_figures(tmp_path):
 def test_the_seed_and_the_number_of_resamples_count(tmp_path):
     one, two = made(tmp_path / "a", range(15)), made(tmp_path / "b", range(15), seed=1)
     assert compare(one, two, seed=1).change == compare(one, two, seed=1, resamples=1000).change
-    assert compare(one, two, seed=1).change != compare(one, two, seed=2).change
+    first, other = (compare(one, two, seed=seed, resamples=30).change for seed in (1, 2))
+    assert first["volatility"] != other["volatility"] and first["best"] == other["best"]
 
 
 def test_other_images_or_labels_are_refused(tmp_path):

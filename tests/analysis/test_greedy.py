@@ -64,12 +64,16 @@ def test_the_whole_curve_as_json(tmp_path):
     folder = synthetic.make_result(tmp_path / "r", synthetic.from_quality(quality))
     settings = [{s: {"dilation": 1} for s in "ABCD"}, {**{s: {"dilation": 1} for s in "ABC"}, "D": {"dilation": 2}}]
     answer = greedy(open_result(folder), resamples=Resamples(2, 0)).as_dict(reach=[0.5, 0.9])
-    told = {"interval": None, "upper_bound": 1.0, "matched_topk": 1.0}
+    told = {"upper_bound": 1.0, "matched_topk": 1.0}
     assert answer == {
         "result": str(folder),
         "n": 2,
         "static": 0.5,
         "reach": {"50": 1, "90": 2},
+        "held_out": [
+            {"k": 1, "accuracy": 0.0, "low": None, "high": None, "matched_topk": 1.0, "guesses": 1.0},
+            {"k": 2, "accuracy": 1.0, "low": None, "high": None, "matched_topk": 1.0, "guesses": 1.0},
+        ],
         "steps": [
             {"k": 1, "config": 1, "settings": settings[1], "accuracy": 0.5, **told, "upper_bound": 0.5},
             {"k": 2, "config": 0, "settings": settings[0], "accuracy": 1.0, **told},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -72,61 +71,6 @@ def test_the_bound_after_the_first_is_lower_than_before_it_and_than_all_together
     assert [round(15 * s.upper_bound) for s in steps] == [10, 12, 13, 14, 15, 15]
 
 
-def curve_of(scores: dict[str, np.ndarray], samples: np.ndarray, default: int | None) -> list[Fraction]:
-    """Best-case accuracy of each greedy list on these samples, of which some are there several times."""
-    right = [[bool(q >= 1) for q in row[samples]] for row in scores["quality"]]
-    mean = [sum(map(Fraction, row[samples].tolist())) for row in scores["quality"]]
-    chosen: list[int] = []
-    curve = []
-    while len(chosen) < len(right):
-        seen = [any(right[c][i] for c in chosen) for i in range(len(samples))]
-        gains = [sum(r and not s for r, s in zip(row, seen, strict=True)) for row in right]
-        left = [c for c in range(len(right)) if c not in chosen]
-        chosen.append(min(left, key=lambda c, g=gains: (-g[c], -mean[c], c != default, c)))
-        curve.append(Fraction(sum(any(right[c][i] for c in chosen) for i in range(len(samples))), len(samples)))
-    return curve
-
-
-@pytest.mark.parametrize(("configs", "n"), [(1, 1), (1, 8), (6, 1), (5, 9), (9, 14)])
-@pytest.mark.parametrize("default", [None, -1])
-def test_the_interval_repeats_the_choice_in_every_resample(tmp_path, configs, n, default):
-    default = None if default is None else configs - 1
-    scores, drawn = synthetic.make_ties(configs, n, seed=configs + n), Resamples(n, 30, seed=1)
-    result = open_result(synthetic.make_result(tmp_path / "r", scores, default=default))
-    curves = [curve_of(scores, np.repeat(np.arange(n), w), default) for w in drawn.weights]
-    steps = greedy(result, resamples=drawn).steps
-    assert [s.accuracy for s in steps] == pytest.approx([float(a) for a in curve_of(scores, np.arange(n), default)])
-    for k, step in enumerate(steps):
-        values = [float(curve[k]) for curve in curves]
-        assert step.interval == pytest.approx(tuple(np.percentile(values, [2.5, 97.5])))
-
-
-def test_a_tie_that_the_default_wins_changes_the_interval(tmp_path):
-    right = [[0, 1, 1, 1, 0, 0], [0, 1, 0, 1, 1, 0], [1, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 0], [0, 0, 1, 0, 1, 0]]
-    scores, drawn, found = synthetic.from_quality(np.array(right) + 0.25), Resamples(6, 30), {}
-    for default in (None, 4):
-        result = open_result(synthetic.make_result(tmp_path / f"{default}", scores, default=default))
-        curves = [curve_of(scores, np.repeat(np.arange(6), w), default) for w in drawn.weights]
-        found[default] = [step.interval for step in greedy(result, resamples=drawn).steps]
-        for k, interval in enumerate(found[default]):
-            assert interval == pytest.approx(tuple(np.percentile([float(c[k]) for c in curves], [2.5, 97.5])))
-    assert found[None] != found[4]
-
-
-def test_where_intervals_take_too_long_the_first_ten_have_one(tmp_path, monkeypatch):
-    result = opened(tmp_path / "r", np.random.default_rng(0).random((14, 20)) < 0.1)
-    every = greedy(result, resamples=Resamples(20, 25)).steps
-    monkeypatch.setattr("itd.analysis._greedy.INTERVAL_WORK", 1)
-    few = greedy(result, resamples=Resamples(20, 25)).steps
-    assert all(s.interval is not None for s in every)
-    assert [s.interval for s in few] == [s.interval for s in every[:10]] + [None] * 4
-
-
-def test_resamples_of_count_zero_give_no_interval(tmp_path):
-    result = opened(tmp_path / "r", np.eye(3))
-    assert [s.interval for s in greedy(result, resamples=Resamples(3, 0)).steps] == [None] * 3
-
-
 @pytest.mark.parametrize("default", [0, 5])
 def test_guesses_matched_to_the_curve(tmp_path, default):
     scores = synthetic.make_ties(9, 13, seed=default, classes=6)
@@ -152,13 +96,6 @@ def test_what_the_curve_reaches_by_hand(tmp_path):
     found = {accuracy: curve.reach(accuracy) for accuracy in (0.0, 0.4, 0.41, 0.7, 1.1 - 0.2, 0.901, 1.0)}
     assert found == {0.0: 1, 0.4: 1, 0.41: 2, 0.7: 2, 1.1 - 0.2: 3, 0.901: None, 1.0: None}
     assert curve.as_dict(reach=(0.4, 0.905))["reach"] == {"40": 1, "90.5": None}
-
-
-def test_intervals_as_json(tmp_path):
-    curve = greedy(opened(tmp_path / "r", np.eye(3)), resamples=Resamples(3, 20))
-    told = curve.as_dict()
-    assert [s["interval"] for s in told["steps"]] == [list(s.interval) for s in curve.steps]
-    assert told["reach"] == {} and told["static"] == pytest.approx(1 / 3)
 
 
 def test_the_first_rows_are_those_of_the_curve(tmp_path):

@@ -11,7 +11,7 @@ from itd.analysis import Resamples, baselines, greedy, oracle, unique
 from itd.analysis.sampling import halves
 from itd.errors import EmptyResultError
 from itd.store import open_result
-from support import plain, synthetic
+from support import intervals, plain, synthetic
 
 SHAPES = [(1, 1), (1, 6), (6, 1), (2, 7), (7, 8), (16, 21)]
 
@@ -150,19 +150,6 @@ def test_where_greedy_is_not_optimal_the_bound_says_so(tmp_path):
     assert steps[1].upper_bound == 1.0
 
 
-def test_greedy_is_repeated_in_every_resample(tmp_path):
-    made, result = opened(tmp_path, 8, 13, 4, 0)
-    right, drawn = made["quality"] >= 1, Resamples(13, 15, seed=2)
-    steps = greedy(result, resamples=drawn).steps
-    curves = []
-    for w in drawn.weights:
-        which = plain.resample(w, np.arange(13))
-        order = plain.greedy(right[:, which], made["quality"][:, which], 0)
-        curves.append([plain.coverage(right[:, which], order[: k + 1]) for k in range(8)])
-    for k, s in enumerate(steps):
-        assert s.interval == pytest.approx(plain.interval([curve[k] for curve in curves]))
-
-
 def test_reach_and_matched_topk_of_the_curve(tmp_path):
     made, result = opened(tmp_path, 16, 21, 0, 2)
     curve = greedy(result, resamples=Resamples(21, 0))
@@ -188,17 +175,15 @@ def test_unique_predictions_by_sets(tmp_path, configs, n):
 
 def test_intervals_of_the_oracles_rules(tmp_path):
     made, result = opened(tmp_path, 6, 17, 0, 1)
-    drawn = Resamples(17, 25)
-    found = oracle(result, resamples=drawn)
+    found = oracle(result, resamples=25)
     right = made["quality"] >= 1
     expected = {
         "static": right[1], "worst": right.all(0), "best": right.any(0), "median": np.sort(made["quality"], 0)[2] >= 1
     }  # fmt: skip
     for rule, vector in expected.items():
-        resampled = [vector[np.repeat(np.arange(17), w)].mean() for w in drawn.weights]
         value = found.intervals[rule]
         assert value.value == pytest.approx(vector.mean()) and value.n == 17
-        assert (value.low, value.high) == pytest.approx(plain.interval(resampled))
+        assert (value.low, value.high) == pytest.approx(intervals.of_share(vector), abs=1e-9)
 
 
 def test_a_result_without_images_is_refused_by_all(tmp_path):

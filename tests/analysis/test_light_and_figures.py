@@ -42,7 +42,10 @@ def test_the_figure_shows_each_curve_with_its_n_and_static_line(curves):
     lines = {line.get_label(): line for line in axes.lines}
     first = lines["resnet50-dilation (n = 20)"]
     assert list(first.get_xdata()) == list(range(1, 17))
-    assert list(first.get_ydata()) == [100 * step.accuracy for step in curves[0].steps]
+    assert list(first.get_ydata()) == [100 * step.accuracy for step in curves[0].held_out.steps]
+    dotted = [list(line.get_ydata()) for line in axes.lines if line.get_linestyle() == ":"]
+    assert [100 * step.accuracy for step in curves[0].steps] in dotted
+    assert axes.get_legend() is None, "it stands outside, where it hides no curve"
     assert lines["resnet50-size (n = 20)"].get_linestyle() != first.get_linestyle()
     static = [line for line in axes.lines if list(line.get_ydata()) == [100 * curves[0].static] * 2]
     assert [line.get_color() for line in static] == [first.get_color()]

@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from itd.analysis import Resamples, preferences
+from itd.analysis import preferences
 from itd.analysis.scores import preferred
 from itd.errors import EmptyResultError
 from itd.space import Setting, SiteSpec, Space, build_space
 from itd.store import Result, open_result
-from support import synthetic
+from support import intervals, synthetic
 
 TWO = build_space(
     ["stride", "size"],
@@ -46,24 +46,31 @@ def by_sorting(scores: dict[str, np.ndarray], default: int | None) -> list[int]:
     (synthetic.make_space(16, default=3), 20), (synthetic.make_space(6, default=None), 20), (TWO, 20),
 ])  # fmt: skip
 def test_every_share_and_its_interval(tmp_path, space, n):
-    scores, drawn = synthetic.make_ties(len(space), n, seed=n), Resamples(n, 30)
-    found = preferences(written(tmp_path / "r", space, scores), resamples=drawn)
+    scores = synthetic.make_ties(len(space), n, seed=n)
+    found = preferences(written(tmp_path / "r", space, scores))
     rows = by_sorting(scores, space.default)
 
-    def check(share, has: list[bool]) -> None:
-        means = [np.mean(np.repeat(has, w)) for w in drawn.weights]
-        assert (share.value, share.n) == (pytest.approx(np.mean(has)), n)
-        assert (share.low, share.high) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])))
+    solved = [any(float(q) >= 1 for q in scores["quality"][:, i]) for i in range(n)]
+    assert found.solved == sum(solved)
+
+    def check(one, has: list[bool]) -> None:
+        among = [h for h, s in zip(has, solved, strict=True) if s]
+        for share, values in ((one.share, has), (one.share_of_solved, among)):
+            if not values:
+                assert share is None
+                continue
+            assert (share.value, share.n) == (pytest.approx(np.mean(values)), len(values))
+            assert (share.low, share.high) == pytest.approx(intervals.of_share(values), abs=1e-9)
 
     assert [c.config for c in found.configs] == sorted(set(rows), key=lambda r: (-rows.count(r), r))
     for c in found.configs:
-        check(c.share, [r == c.config for r in rows])
+        check(c, [r == c.config for r in rows])
         settings = zip(space.sites, space.configs[c.config], strict=True)
         assert c.settings == {site.name: setting.values() for site, setting in settings}
     seen = []
     for o in found.options:
         at = [site.name for site in space.sites].index(o.site)
-        check(o.share, [getattr(space.configs[r][at], o.attribute) == o.value for r in rows])
+        check(o, [getattr(space.configs[r][at], o.attribute) == o.value for r in rows])
         seen.append((o.site, o.attribute, o.value))
     assert seen == [
         (site.name, attribute, value)
@@ -113,10 +120,10 @@ def test_equally_preferred_configurations_are_in_order(tmp_path):
 
 
 def test_null_rows_prefer_nothing(tmp_path):
-    scores, gone, drawn = synthetic.make_ties(6, 15), np.arange(15) % 4 == 2, Resamples(11, 10)
-    found = preferences(open_result(synthetic.make_result(tmp_path / "a", scores, missing=gone)), resamples=drawn)
+    scores, gone = synthetic.make_ties(6, 15), np.arange(15) % 4 == 2
+    found = preferences(open_result(synthetic.make_result(tmp_path / "a", scores, missing=gone)))
     kept = {name: values[..., ~gone] for name, values in scores.items()}
-    other = preferences(open_result(synthetic.make_result(tmp_path / "b", kept)), resamples=drawn)
+    other = preferences(open_result(synthetic.make_result(tmp_path / "b", kept)))
     assert (found.n, found.configs, found.options) == (11, other.configs, other.options)
     synthetic.open_writer(tmp_path / "empty", 4)
     with pytest.raises(EmptyResultError, match="no images"):
@@ -125,12 +132,9 @@ def test_null_rows_prefer_nothing(tmp_path):
 
 def test_a_single_file_says_the_same_but_not_of_which_network(tmp_path):
     identity = {"model": "resnet18", "variation": {"context_px": 50}}
-    drawn = Resamples(9, 10)
-    found = preferences(
-        written(tmp_path / "r", TWO, synthetic.make_ties(len(TWO), 9), identity=identity), resamples=drawn
-    )
+    found = preferences(written(tmp_path / "r", TWO, synthetic.make_ties(len(TWO), 9), identity=identity))
     pd.read_parquet(tmp_path / "r").to_parquet(tmp_path / "one.parquet")
-    other = preferences(open_result(tmp_path / "one.parquet"), resamples=drawn)
+    other = preferences(open_result(tmp_path / "one.parquet"))
     assert (found.model, found.variation) == ("resnet18", {"context_px": 50})
     assert (other.model, other.variation) == (None, None)
     assert (other.options, other.sites, other.attributes) == (found.options, found.sites, found.attributes)
@@ -149,5 +153,9 @@ def test_preferences_as_json(tmp_path):
         "default": TWO.default,
     }
     first, option = found.configs[0], found.options[0]
-    assert told["configs"][0] == {"config": first.config, "settings": first.settings, "share": first.share.as_dict()}
-    assert told["options"][0] == {"site": "A", "attribute": "stride", "value": 0.5, "share": option.share.as_dict()}
+    assert told["solved"] == found.solved > 0
+    shares = [
+        {"share": one.share.as_dict(), "share_of_solved": one.share_of_solved.as_dict()} for one in (first, option)
+    ]
+    assert told["configs"][0] == {"config": first.config, "settings": first.settings, **shares[0]}
+    assert told["options"][0] == {"site": "A", "attribute": "stride", "value": 0.5, **shares[1]}

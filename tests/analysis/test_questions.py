@@ -11,6 +11,7 @@ import pytest
 
 from itd.analysis import Resamples, by_sites, combine, compare, efficiency, greedy, preferences
 from itd.analysis._combine import per_attribute
+from itd.analysis.sampling import paired, proportion
 from itd.analysis.scores import preferred, require_same_data
 from itd.errors import ResultError
 from itd.space import Setting, SiteSpec, build_space, listed_space, read_space, write_space
@@ -52,8 +53,7 @@ def test_a_subsets_configurations_hold_the_default_at_every_other_site(tmp_path,
     result, scores = make(tmp_path / "r", attributes, options=few if attributes != "stride+size" else {
         "stride": (1, 2), "size": (3, 5)})  # fmt: skip
     right, default = scores["quality"] >= 1, result.default_index
-    drawn = Resamples(20, 10)
-    found = by_sites(result, resamples=drawn)
+    found = by_sites(result)
     assert [s.sites for s in found.subsets] == [
         "A", "B", "C", "D", "AB", "AC", "AD", "BC", "BD", "CD", "ABC", "ABD", "ACD", "BCD", "ABCD"
     ]  # fmt: skip
@@ -66,11 +66,11 @@ def test_a_subsets_configurations_hold_the_default_at_every_other_site(tmp_path,
         ]
         assert subset.configs == len(rows)
         ascending = np.sort(scores["quality"][rows], axis=0)
-        assert subset.best == drawn.mean(ascending[-1] >= 1) and subset.worst == drawn.mean(ascending[0] >= 1)
-        assert subset.median == drawn.mean(ascending[(len(rows) - 1) // 2] >= 1)
+        assert subset.best == proportion(ascending[-1] >= 1) and subset.worst == proportion(ascending[0] >= 1)
+        assert subset.median == proportion(ascending[(len(rows) - 1) // 2] >= 1)
         said = np.array([len(set(scores["pred"][rows, i].tolist())) for i in range(20)])
-        assert subset.matched_topk == drawn.mean(scores["rank"][default] < said)
-    assert found.static == drawn.mean(right[default]) and found.subsets[-1].configs == result.configs
+        assert subset.matched_topk == proportion(scores["rank"][default] < said)
+    assert found.static == proportion(right[default]) and found.subsets[-1].configs == result.configs
 
 
 def test_a_site_that_was_not_swept_is_in_no_subset(tmp_path):
@@ -99,16 +99,15 @@ def test_preferred_by_hand():
 
 def test_shares_of_configurations_and_options_with_intervals(tmp_path):
     result, scores = make(tmp_path / "r", "dilation", seed=3, variation={"scale": 0.5})
-    drawn = Resamples(20, 15)
-    found = preferences(result, resamples=drawn)
+    found = preferences(result)
     rows = plain.preferred(scores["quality"], scores["nll"], result.default_index)
-    assert {c.config: c.share for c in found.configs} == {r: drawn.mean(np.array(rows) == r) for r in set(rows)}
+    assert {c.config: c.share for c in found.configs} == {r: proportion(np.array(rows) == r) for r in set(rows)}
     shares = [c.share.value for c in found.configs]
     assert shares == sorted(shares, reverse=True) and sum(shares) == pytest.approx(1)
     for site in "ABCD":
         for value in (1, 2):
             has = np.array([result.setting(r)[site]["dilation"] == value for r in rows])
-            assert found.share(site, "dilation", value) == drawn.mean(has)
+            assert found.share(site, "dilation", value) == proportion(has)
         assert found.share(site, "dilation", 5) is None
     assert (found.model, found.variation, found.default) == ("resnet50", {"scale": 0.5}, 0)
 
@@ -132,7 +131,7 @@ def test_the_cheapest_configuration_with_the_same_prediction(tmp_path):
         (found.cheapest_as_static, cheapest([default] * 20), [default] * 20),
         (found.cheapest_as_best, cheapest(best), best),
     ):
-        assert point.accuracy == drawn.mean(right[rows, range(20)])
+        assert point.accuracy == proportion(right[rows, range(20)])
         assert point.macs == drawn.mean(result.macs[rows])
         if than is None:
             assert point.factor is None
@@ -234,9 +233,12 @@ def test_a_comparison_is_on_the_common_samples_with_paired_change(tmp_path):
             }
         )
         for name, vector in vectors[-1].items():
-            assert getattr(side, name) == drawn.mean(vector), name
+            expected = drawn.mean(vector) if name == "volatility" else proportion(vector)
+            assert getattr(side, name) == expected, name
     for name, change in found.change.items():
-        assert change == drawn.mean(vectors[1][name] * 1.0 - vectors[0][name]), name
+        one, two = vectors[0][name], vectors[1][name]
+        assert change == (drawn.mean(two - one) if name == "volatility" else paired(two, one)), name
+    assert "configurations of size at ABCD and" in found.spaces_differ
 
 
 def test_results_of_other_images_or_labels_are_not_compared(tmp_path):

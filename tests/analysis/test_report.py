@@ -129,7 +129,7 @@ def test_every_figure_carries_its_numbers_and_its_marks(page):
         assert rows and figure["marks"], figure["file"]
         assert all(0 <= x <= 1 and 0 <= y <= 1 and said for x, y, said in figure["marks"])
     greedy = next(f for f in page.data if f["file"] == "greedy.csv")
-    assert len(list(csv.DictReader(io.StringIO(greedy["csv"])))) == 3 * 16
+    assert len(list(csv.DictReader(io.StringIO(greedy["csv"])))) == 2 * 3 * 16
 
 
 def test_the_provenance_of_every_result_is_there(results, page):
@@ -165,7 +165,7 @@ def test_an_unfinished_result_is_told_with_its_coverage_and_without_greedy(tmp_p
     result = open_result(tmp_path / "r")
     found = report([result], resamples=20)
     assert found.skipped == [
-        f"{result.path}: the greedy curve, because 4 of 8 images are there; --partial draws it all the same"
+        f"{result.path}: the greedy curve, because 4 of 8 images are there; `partial` draws it all the same"
     ]
     texts = Page(found.html).texts
     assert "of 8, 1 not decoded" in texts and "Greedy accumulation" not in texts and found.skipped[0] in texts

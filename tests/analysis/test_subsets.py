@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from itd.analysis import Resamples, by_sites, oracle
+from itd.analysis import by_sites, oracle
+from itd.analysis.sampling import proportion
 from itd.errors import EmptyResultError, ResultError
 from itd.space import Setting, SiteSpec, Space, SpaceList, build_space, listed_space
 from itd.store import Result, open_result
-from support import synthetic
+from support import intervals, synthetic
 
 OWN = Setting(stride=2, dilation=1, size=3)
 
@@ -54,11 +55,10 @@ def product_of(space: Space, sites: str, attributes: tuple[str, ...]) -> list[in
 @pytest.mark.parametrize("n", [1, 8])
 def test_what_the_range_rule_removed_is_in_no_subset(tmp_path, space, counts, n):
     scores = synthetic.make_ties(len(space), n, seed=n)
-    result, drawn = written(tmp_path / "r", space, scores), Resamples(n, 30)
-    found = by_sites(result, resamples=drawn)
+    found = by_sites(written(tmp_path / "r", space, scores))
     assert {s.sites: s.configs for s in found.subsets} == counts
     own = scores["rank"][space.default]
-    assert found.static == drawn.mean(scores["quality"][space.default] >= 1)
+    assert found.static == proportion(scores["quality"][space.default] >= 1)
     for subset in found.subsets:
         rows = product_of(space, subset.sites, space.attributes)
         assert len(rows) == subset.configs and space.default in rows
@@ -69,10 +69,9 @@ def test_what_the_range_rule_removed_is_in_no_subset(tmp_path, space, counts, n)
                 values[rule].append(ascending[at] >= 1)
             values["matched_topk"].append(own[i] < len({int(scores["pred"][r, i]) for r in rows}))
         for name, value in values.items():
-            means = [np.mean(np.repeat(value, w)) for w in drawn.weights]
             estimate = getattr(subset, name)
             assert estimate.value == pytest.approx(np.mean(value)), (subset.sites, name)
-            assert (estimate.low, estimate.high) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])))
+            assert (estimate.low, estimate.high) == pytest.approx(intervals.of_share(value), abs=1e-9)
 
 
 def test_one_site_at_a_time_by_hand(tmp_path):
@@ -90,9 +89,7 @@ def test_one_site_at_a_time_by_hand(tmp_path):
 
 def test_more_sites_are_never_worse_at_best_nor_better_at_worst(tmp_path):
     space = synthetic.make_space(81, default=40)
-    found = by_sites(
-        written(tmp_path / "r", space, synthetic.make_ties(81, 12, classes=30)), resamples=Resamples(12, 2)
-    )
+    found = by_sites(written(tmp_path / "r", space, synthetic.make_ties(81, 12, classes=30)))
     assert len(found.subsets) == 15
     for one, other in itertools.permutations(found.subsets, 2):
         if set(one.sites) < set(other.sites):
@@ -103,8 +100,7 @@ def test_more_sites_are_never_worse_at_best_nor_better_at_worst(tmp_path):
 
 def test_all_sites_together_are_the_oracle(tmp_path):
     result = written(tmp_path / "r", synthetic.make_space(16, default=5), synthetic.make_ties(16, 12))
-    drawn = Resamples(12, 20)
-    last, whole = by_sites(result, resamples=drawn).subsets[-1], oracle(result, resamples=drawn)
+    last, whole = by_sites(result).subsets[-1], oracle(result, resamples=20)
     assert {rule: getattr(last, rule) for rule in ("worst", "median", "best")} == {
         rule: whole.intervals[rule] for rule in ("worst", "median", "best")
     }
@@ -125,10 +121,10 @@ def test_a_listed_space_has_the_subsets_that_its_list_holds(tmp_path):
 
 
 def test_null_rows_are_in_no_subset(tmp_path):
-    scores, gone, drawn = synthetic.make_ties(16, 15), np.arange(15) % 4 == 2, Resamples(11, 10)
-    found = by_sites(written(tmp_path / "r", synthetic.make_space(16), scores, gone), resamples=drawn)
+    scores, gone = synthetic.make_ties(16, 15), np.arange(15) % 4 == 2
+    found = by_sites(written(tmp_path / "r", synthetic.make_space(16), scores, gone))
     kept = {name: values[..., ~gone] for name, values in scores.items()}
-    other = by_sites(written(tmp_path / "s", synthetic.make_space(16), kept), resamples=drawn)
+    other = by_sites(written(tmp_path / "s", synthetic.make_space(16), kept))
     assert (found.n, found.static, found.subsets) == (11, other.static, other.subsets)
 
 
@@ -141,7 +137,7 @@ def test_without_the_default_or_images_there_are_no_subsets(tmp_path):
 
 
 def test_subsets_as_json(tmp_path):
-    found = by_sites(written(tmp_path / "r", strides(4, 4), synthetic.make_ties(3, 4)), resamples=Resamples(4, 3))
+    found = by_sites(written(tmp_path / "r", strides(4, 4), synthetic.make_ties(3, 4)))
     told = found.as_dict()
     assert (told["result"], told["n"], told["static"]) == (str(tmp_path / "r"), 4, found.static.as_dict())
     assert [s["sites"] for s in told["subsets"]] == ["A", "B", "AB"]

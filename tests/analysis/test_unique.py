@@ -9,7 +9,7 @@ import pytest
 
 from itd.analysis import Resamples, unique
 from itd.store import Result, open_result
-from support import synthetic
+from support import intervals, synthetic
 
 
 def predicted(path: Path, pred: list[list[int]], missing: np.ndarray | None = None) -> Result:
@@ -39,10 +39,10 @@ def test_intervals_of_unique_predictions(tmp_path, configs, n):
     scores, drawn = synthetic.make_ties(configs, n, seed=n), Resamples(n, 30)
     found = unique(open_result(synthetic.make_result(tmp_path / "r", scores)), resamples=drawn)
     said = np.array([len(set(scores["pred"][:, i].tolist())) for i in range(n)])
-    for estimate, values in ((found.agree, said == 1), (found.mean, said)):
-        means = [np.mean(np.repeat(values, w)) for w in drawn.weights]
+    expected = (intervals.of_share(said == 1), intervals.of_mean(said, drawn.weights))
+    for estimate, values, ends in zip((found.agree, found.mean), (said == 1, said), expected, strict=True):
         assert estimate.value == pytest.approx(values.mean())
-        assert (estimate.low, estimate.high) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])))
+        assert (estimate.low, estimate.high) == pytest.approx(ends, abs=1e-9)
     assert sum(found.histogram) == n and found.histogram[-1] > 0
 
 

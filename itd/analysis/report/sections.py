@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from itd.analysis._efficiency import Efficiency, efficiency
-from itd.analysis._gain import Gain, gain
+from itd.analysis._gain import Gain, gain_of
 from itd.analysis._greedy import GreedyCurve, greedy
 from itd.analysis._oracle import OracleAccuracy, oracle
 from itd.analysis._preferences import Preferences, preferences
@@ -163,15 +163,13 @@ def _ask(result: Result, partial: bool, drawn: Resamples, skipped: list[str]) ->
     if result.default_index is None:
         skipped.append(f"{result.path}: subsets of sites and efficiency, because it has no default configuration")
     else:
-        subsets = by_sites(result, resamples=drawn)
-        (gained,) = gain([result], seed=drawn.seed, resamples=drawn.count)
+        subsets = by_sites(result)
+        gained, _ = gain_of(result, None if curve is None else curve.held_out)
         if "stride" in result.attributes and result.macs is not None:
             cheap = efficiency(result, resamples=drawn)
         elif "stride" in result.attributes:
             skipped.append(f"{result.path}: efficiency, because it does not say what its configurations cost")
-    return _Answers(
-        measured, curve, subsets, unique(result, resamples=drawn), preferences(result, resamples=drawn), cheap, gained
-    )
+    return _Answers(measured, curve, subsets, unique(result, resamples=drawn), preferences(result), cheap, gained)
 
 
 def _sections(answers: Sequence[_Answers], skipped: list[str], shown: Sequence[Result]) -> list[Section]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from itd.analysis._greedy import GreedyCurve
+from itd.analysis._greedy import GreedyCurve, GreedyStep
 from itd.analysis._oracle import RULES, OracleAccuracy
 from itd.analysis._preferences import Preferences
 from itd.analysis._unique import UniquePredictions
@@ -78,32 +78,41 @@ def greedy_tables(curves: Sequence[GreedyCurve]) -> list[Table]:
     )
     rows = []
     for curve, name in zip(curves, names, strict=True):
-        ks = [curve.reach(a) for a in REACHED]
+        reach = curve.reach if curve.held_out is None else curve.reach_held_out
+        ks = [reach(a) for a in REACHED]
         rows.append(
             (Cell(name), Cell(f"{curve.n:,}", curve.n), *(Cell("never" if k is None else f"{k}", k) for k in ks))
         )
-    tables = [Table("Configurations needed to reach an accuracy", head, tuple(rows))]
+    tables = [Table("Configurations needed to reach an accuracy, held out", head, tuple(rows))]
     columns = (
         ("k", "configurations"),
-        ("best", "best case of the first k"),
-        ("at most", "no k configurations whatever do better"),
-        ("matched top-k", "the static network with as many guesses"),
+        ("held out", "best case of the first k on images that did not choose them"),
+        ("guesses", "distinct predictions of those, on average"),
+        ("matched top-k", "the static network with as many guesses, held out"),
+        ("in-sample", "best case on the images that chose them"),
+        ("at most", "no k configurations whatever do better there"),
         ("adds", "the k-th configuration"),
     )
     for curve, name in zip(curves, names, strict=True):
         steps = [s for s in curve.steps if s.k in SHOWN_KS or s.k == len(curve.steps)]
-        cells = tuple(
-            (
-                Cell(f"{s.k}", s.k),
-                Cell(percent(s.accuracy), s.accuracy, span(s.interval) if s.interval else ""),
-                Cell(percent(s.upper_bound), s.upper_bound),
-                Cell(percent(s.matched_topk), s.matched_topk),
-                Cell(f"{s.config}: {format_sites(s.settings)}"),
-            )
-            for s in steps
-        )
+        cells = tuple(_step_cells(curve, s) for s in steps)
         tables.append(Table(f"{name}, n = {curve.n:,}: step by step", columns, cells, folded=True))
     return tables
+
+
+def _step_cells(curve: GreedyCurve, step: GreedyStep) -> tuple[Cell, ...]:
+    steps = curve.held_out.steps if curve.held_out else ()
+    held = steps[step.k - 1] if step.k <= len(steps) else None
+    sure = span((held.low, held.high)) if held and held.low is not None and held.high is not None else ""
+    return (
+        Cell(f"{step.k}", step.k),
+        Cell(percent(held.accuracy), held.accuracy, sure) if held else Cell("-"),
+        Cell(f"{held.guesses:.2f}", held.guesses) if held else Cell("-"),
+        Cell(percent(held.matched_topk), held.matched_topk) if held else Cell("-"),
+        Cell(percent(step.accuracy), step.accuracy),
+        Cell(percent(step.upper_bound), step.upper_bound),
+        Cell(f"{step.config}: {format_sites(step.settings)}"),
+    )
 
 
 def subsets_tables(answers: Sequence[Subsets]) -> list[Table]:

@@ -1,0 +1,232 @@
+"""What a greedy list achieves on images that it was not chosen on: repeated cross-validation, and how sure it is.
+
+The list that `greedy` prints is chosen on all images, so its accuracy on those is too high. Lists chosen on nine of ten
+folds and measured on the tenth estimate what the printed list achieves on other images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from itd.analysis.bootstrap_greedy import greedy_lists
+from itd.analysis.sampling import Estimate, Resamples, Z, paired_counts, wilson
+from itd.analysis.scores import require_number
+from itd.errors import ResultError
+
+FOLDS = 10
+REPEATS = 20
+INTERVAL_STEPS = 10
+"""Steps of a list that get an interval."""
+INTERVAL_WORK = 6e10
+"""Multiply-accumulates that the resamples of the intervals may cost: about 8 seconds on two cores."""
+CURVE_WORK = 2e11
+"""The same for the curve itself; where all its steps would cost more, it has the first ten."""
+LEAST_RESAMPLES = 50
+_CELLS = 4_000_000
+
+
+@dataclass(frozen=True)
+class HeldOutStep:
+    """The first k configurations of a list, measured on images that the list was not chosen on.
+
+    accuracy: best-case accuracy, with an interval for k <= 10. matched_topk: of the default network with as many
+    guesses for an image as the k configurations make distinct predictions. guesses: how many those are, on average.
+    over_static, over_matched: accuracy less the default network's and less matched_topk, with paired intervals.
+    """
+
+    k: int
+    accuracy: float
+    low: float | None
+    high: float | None
+    matched_topk: float | None
+    guesses: float
+    over_static: Estimate | None = None
+    over_matched: Estimate | None = None
+
+    def as_dict(self) -> dict[str, float | None]:
+        """As JSON has it."""
+        names = ("k", "accuracy", "low", "high", "matched_topk", "guesses")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A cross-fitted curve. folds, repeats: of the cross-validation. resamples: of the intervals, fewer than were asked
+    for where `wanted` would take too long."""
+
+    folds: int
+    repeats: int
+    resamples: int
+    wanted: int
+    steps: tuple[HeldOutStep, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What lists are chosen and measured by.
+
+    correct: (C, N) bool. quality: (C, N). pred: (C, N). rank: (N,) of the label in the default's logits, or None.
+    default: its row, or None.
+    """
+
+    correct: np.ndarray
+    quality: np.ndarray
+    pred: np.ndarray
+    rank: np.ndarray | None
+    default: int | None
+
+
+def held_out(scores: Scores, folds: int, repeats: int, resamples: Resamples) -> HeldOut | None:
+    """Cross-fits greedy lists; None for `folds` 0 or a single image.
+
+    Each of `repeats` random divisions into folds gives every image a list that was chosen on the other folds; figures
+    are means over images and divisions. An interval comes from resamples of the images, each with one division of its
+    own in which all copies of an image are in one fold. A resample holds fewer distinct images than there are, so its
+    lists are worse and its figures lower: of the resampled figures only the spread is used, as estimate ± 1.96 standard
+    deviations (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.2), and no interval is narrower
+    than Wilson's for a share of as many images.
+
+    Args:
+        scores: of C configurations and N images.
+        folds: at most N are used.
+        repeats: divisions that the estimate is the mean of.
+        resamples: of the N images; as many of them are used as a fixed budget of work allows.
+
+    Raises:
+        ResultError: folds or repeats that cannot be.
+    """
+    require_number(folds, "folds", least=0)
+    if folds == 1:
+        raise ResultError(
+            "folds is 1, and a list has to be chosen on other folds; give 2 or more, or 0 to leave it out"
+        )
+    require_number(repeats, "repeats", least=1)
+    configs, n = scores.correct.shape
+    folds = min(folds, n)
+    if folds < 2:
+        return None
+    length = configs if repeats * folds * n * configs * 4 <= CURVE_WORK else min(configs, INTERVAL_STEPS)
+    counts = _counts(scores, folds, repeats, length, resamples.seed)
+    used = _affordable(resamples.count, folds, n, configs)
+    spread = _spread(scores, folds, resamples, used) if used else None
+    steps = [_step(k, counts[k], repeats, scores, None if spread is None else spread[k : k + 1]) for k in range(length)]
+    return HeldOut(folds, repeats, used, resamples.count, tuple(steps))
+
+
+def _affordable(count: int, folds: int, n: int, configs: int) -> int:
+    return min(count, max(LEAST_RESAMPLES, int(INTERVAL_WORK / (folds * n * configs))))
+
+
+def _divisions(n: int, folds: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """(count, N) the fold of each image in random divisions into folds of sizes that differ by at most one."""
+    return rng.permuted(np.tile(np.arange(n, dtype=np.int16) % folds, (count, 1)), axis=1)
+
+
+def _lists(scores: Scores, weights: np.ndarray, division: np.ndarray, folds: int, length: int) -> np.ndarray:
+    """(B, folds, length) rows: for each weighting and fold, the list chosen on the other folds' images.
+
+    weights, division: (B, N).
+    """
+    others = weights[:, None, :] * (division[:, None, :] != np.arange(folds)[:, None])
+    lists, _ = greedy_lists(
+        scores.correct, scores.quality, others.reshape(-1, weights.shape[1]), length, scores.default
+    )
+    return lists.reshape(len(weights), folds, -1)
+
+
+def _steps(
+    scores: Scores, lists: np.ndarray, division: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray]]:
+    """For k = 1, 2, ...: (B, N) whether the first k of an image's list hold a right one, whether as many guesses of the
+    default network do, and how many distinct guesses those are."""
+    images = np.arange(division.shape[1])
+    copies = np.arange(len(division))[:, None]
+    right = np.zeros(division.shape, bool)
+    guesses = np.zeros(division.shape, np.int16)
+    said: list[np.ndarray] = []
+    for k in range(lists.shape[2]):
+        config = lists[copies, division, k]
+        right |= scores.correct[config, images]
+        new = scores.pred[config, images]
+        fresh = np.ones(division.shape, bool)
+        for earlier in said:
+            fresh &= new != earlier
+        said.append(np.where(fresh, new, -1))
+        guesses += fresh
+        yield right, None if scores.rank is None else scores.rank < guesses, guesses
+
+
+def _counts(scores: Scores, folds: int, repeats: int, length: int, seed: int) -> np.ndarray:
+    """(length, 3, N) for each image in how many divisions it is right, the same for as many guesses, and the sum of how
+    many guesses those are."""
+    n = scores.correct.shape[1]
+    counts = np.zeros((length, 3, n), np.int32)
+    divisions = _divisions(n, folds, repeats, np.random.default_rng((seed, n, folds)))
+    size = max(1, _CELLS // (folds * n))
+    for start in range(0, repeats, size):
+        part = divisions[start : start + size]
+        lists = _lists(scores, np.ones(part.shape, np.uint8), part, folds, length)
+        for k, (right, matched, guesses) in enumerate(_steps(scores, lists, part)):
+            counts[k, 0] += right.sum(0)
+            counts[k, 1] += 0 if matched is None else matched.sum(0)
+            counts[k, 2] += guesses.sum(0)
+    return counts
+
+
+def _spread(scores: Scores, folds: int, resamples: Resamples, used: int) -> np.ndarray:
+    """(steps, 3) the standard deviation over resamples of the accuracy, of that less the default's, and of that less
+    as many guesses'."""
+    configs, n = scores.correct.shape
+    length = min(configs, INTERVAL_STEPS)
+    figures = np.zeros((used, length, 3))
+    divisions = _divisions(n, folds, used, np.random.default_rng((resamples.seed, n, folds, used)))
+    static = np.zeros(n, bool) if scores.default is None else scores.correct[scores.default]
+    size = max(1, _CELLS // (folds * n))
+    for start in range(0, used, size):
+        part = slice(start, min(start + size, used))
+        weights = resamples.weights[part]
+        lists = _lists(scores, weights, divisions[part], folds, length)
+        fixed = weights @ static.astype(np.float64)
+        for k, (right, matched, _) in enumerate(_steps(scores, lists, divisions[part])):
+            total = np.einsum("bn,bn->b", weights, right, dtype=np.float64)
+            guessed = 0 if matched is None else np.einsum("bn,bn->b", weights, matched, dtype=np.float64)
+            figures[part, k] = np.stack([total, total - fixed, total - guessed], axis=1)
+    return np.std(figures / n, axis=0, ddof=1) if used > 1 else np.zeros((length, 3))
+
+
+def _step(k: int, counts: np.ndarray, repeats: int, scores: Scores, spread: np.ndarray | None) -> HeldOutStep:
+    """counts: (3, N) of `_counts`. spread: (1, 3) of `_spread`, or (0, 3) beyond the steps that have one."""
+    n = counts.shape[1]
+    right, matched, guesses = counts
+    accuracy = int(right.sum()) / (n * repeats)
+    low = high = over_static = over_matched = None
+    if spread is not None and len(spread):
+        own, against_static, against_matched = spread[0].tolist()
+        share = wilson(accuracy * n, n)
+        low, high = min(share.low, max(0.0, accuracy - Z * own)), max(share.high, min(1.0, accuracy + Z * own))
+        if scores.default is not None:
+            static = scores.correct[scores.default].astype(np.int32) * repeats
+            over_static = _over((right - static) / repeats, against_static)
+            over_matched = _over((right - matched) / repeats, against_matched)
+    return HeldOutStep(
+        k=k + 1,
+        accuracy=accuracy,
+        low=low,
+        high=high,
+        matched_topk=None if scores.rank is None else int(matched.sum()) / (n * repeats),
+        guesses=int(guesses.sum()) / (n * repeats),
+        over_static=over_static,
+        over_matched=over_matched,
+    )
+
+
+def _over(difference: np.ndarray, spread: float) -> Estimate:
+    """A difference of shares, the wider of the spread's interval and that of paired shares. difference: (N,)."""
+    n = len(difference)
+    wins, losses = float(np.maximum(difference, 0).sum()), float(np.maximum(-difference, 0).sum())
+    plain = paired_counts(wins, losses, n)
+    value = plain.value
+    return Estimate(value, min(plain.low, value - Z * spread), max(plain.high, value + Z * spread), n)
