@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from itd_cli.options import check_plot, emit, note, output_options
+from itd_cli.options import check_plot, emit, output_options
+from itd_cli.progress import Progress, progress_option
 
 MODELS = "cifar-resnet18,cifar-resnet18+involution,cifar-resnet18+condconv,cifar-resnet18+weightnet,cifar-resnet18+se"
 
@@ -25,6 +26,7 @@ MODELS = "cifar-resnet18,cifar-resnet18+involution,cifar-resnet18+condconv,cifar
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one.")
 @click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode.")
 @click.option("--curves", metavar="FILE", callback=check_plot, help="Draw the learning curves of --folder.")
+@progress_option
 @output_options(plot=True)
 def compare_layers(
     models: str,
@@ -38,6 +40,7 @@ def compare_layers(
     device: str | None,
     workers: int,
     curves: str | None,
+    progress: Progress,
     as_json: bool,
     csv_path: str | None,
     plot: str | None,
@@ -60,7 +63,7 @@ def compare_layers(
         side_px or default_side_px(data), batch_size, repeats, epoch_images, limit, device, workers,
     )  # fmt: skip
     drawn = learning_curves(request) if curves else None  # says so at once where there are none
-    rows = run(request, progress=note)
+    rows = run(request, progress=progress.say)
     emit(
         as_json,
         csv_path,

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from itd_cli.options import op_options, print_json
+from itd_cli.progress import Progress, progress_option
 
 _COUNT = click.IntRange(min=1)
 
@@ -24,29 +25,22 @@ _COUNT = click.IntRange(min=1)
 @click.option("--precision", default="fp32", show_default=True, metavar="P", help="fp32, tf32, bf16 or fp16.")
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one.")
 @click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode.")
+@progress_option
 @click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")
-def evaluate(as_json: bool, **fields: Any) -> None:
+def evaluate(as_json: bool, progress: Progress, **fields: Any) -> None:
     """Top-1 and top-5 accuracy of a network, in evaluation mode, on labelled images.
 
     \b
     JSON: {model, weights, n, top1, top5}, top5 null for fewer than six classes
     """
-    from tqdm import tqdm
-
     from itd import EvaluateRequest
     from itd import evaluate as run
 
-    bars = []
-
     def start(images: int) -> Any:
-        bars.append(tqdm(total=images, unit="img", disable=as_json))
-        return bars[0].update
+        progress.start(images, "images")
+        return progress.update
 
-    try:
-        evaluation = run(EvaluateRequest(**fields), on_start=start)
-    finally:
-        for bar in bars:
-            bar.close()
+    evaluation = run(EvaluateRequest(**fields), on_start=start, on_prepare=progress.prepare)
     if as_json:
         print_json(evaluation.__dict__)
         return

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from itd_cli.options import op_options
+from itd_cli.progress import Progress, progress_option
 
 
 @click.command(epilog="Example: itd predict --model resnet50 --selector selector.safetensors photo.jpg photos/")
@@ -22,8 +23,9 @@ from itd_cli.options import op_options
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Images at once; default 8, 64 on a GPU.")
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one.")
 @click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode.")
+@progress_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
-def predict(images: tuple[str, ...], as_json: bool, **given: Any) -> None:
+def predict(images: tuple[str, ...], as_json: bool, progress: Progress, **given: Any) -> None:
     """Classify images: files, folders of them, or `digits`, the embedded ones.
 
     With --selector the network is really dynamic: each image runs the configuration chosen for it, images that choose
@@ -37,7 +39,7 @@ def predict(images: tuple[str, ...], as_json: bool, **given: Any) -> None:
     from itd import PredictRequest
     from itd import predict as run
 
-    for one in run(PredictRequest(images, **given), quiet=as_json):
+    for one in run(PredictRequest(images, **given), on_prepare=progress.prepare):
         click.echo(json.dumps(one.as_dict()) if as_json else _line(one))
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import click
 
 from itd_cli.options import note, op_options, resumable
-from itd_cli.sweep import Bar
+from itd_cli.progress import Progress, progress_option
+from itd_cli.sweep import show_sweep
 
 
 @click.command(
@@ -30,7 +31,8 @@ from itd_cli.sweep import Bar
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one.")
 @click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode.")
 @click.option("--out", metavar="PATH", help="Default results/<model>-<attr>-recalibrated.parquet.")
-def recalibrate(train: str | None, images: int, seed: int, val: str | None, **given: Any) -> None:
+@progress_option
+def recalibrate(train: str | None, images: int, seed: int, val: str | None, progress: Progress, **given: Any) -> None:
     """Re-estimate batch normalisation for each configuration on training images, then sweep --val with it.
 
     No weight is trained and no label is read. Compare the result with a plain sweep of the same images: what changes
@@ -40,7 +42,6 @@ def recalibrate(train: str | None, images: int, seed: int, val: str | None, **gi
     from itd import recalibrate as run
 
     request = RecalibrateRequest(SweepRequest(data=val, **given), train, images, seed)
-    bar = Bar()
-    with resumable(bar, "what is in the result"):
-        report = run(request, on_start=bar.start)
+    with resumable(progress, "what is in the result"):
+        report = run(request, on_start=lambda begun: show_sweep(begun, progress), on_prepare=progress.prepare)
     note(f"{report.images - report.left} of {report.images} images are in {report.out} ({report.done} now)")

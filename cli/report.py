@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import click
 
 from itd_cli.options import bootstrap_options, note, noted, output_options, print_json, results_argument, write_csv
+from itd_cli.progress import Progress, progress_option
 
 
 def _check_out(ctx: click.Context, param: click.Parameter, path: str) -> str:
@@ -24,9 +26,17 @@ def _check_out(ctx: click.Context, param: click.Parameter, path: str) -> str:
 )
 @click.option("--partial", is_flag=True, help="Greedy curves also of results whose sweep is not finished.")
 @bootstrap_options
+@progress_option
 @output_options()
 def report(
-    results: tuple[str, ...], out: str, partial: bool, count: int, seed: int, as_json: bool, csv_path: str | None
+    results: tuple[str, ...],
+    out: str,
+    partial: bool,
+    count: int,
+    seed: int,
+    progress: Progress,
+    as_json: bool,
+    csv_path: str | None,
 ) -> None:
     """All of the analysis on one HTML page that needs no network: tables that sort, figures with values and CSV.
 
@@ -35,8 +45,6 @@ def report(
     \b
     JSON: {report, bytes, results: [{result, n}], sections: [title], skipped: [why]}
     """
-    from tqdm import tqdm
-
     from itd.analysis.frames import columns_of, rows_of
     from itd.analysis.report import report as ask
     from itd.analysis.report import write_page
@@ -45,14 +53,15 @@ def report(
     opened = [open_result(path) for path in results]
     for result in opened:
         noted(result)
-    with tqdm(total=len(opened), unit="result", leave=False) as bar:
+    before = itertools.count()
+    progress.start(len(opened), "results")
 
-        def tell(path: str) -> None:
-            bar.set_description(path)
-            bar.update()
+    def reads(path: str) -> None:
+        progress.update(1 if next(before) else 0, path)
 
-        answers = ask(opened, partial=partial, resamples=count, seed=seed, progress=tell)
-        page = answers.html
+    answers = ask(opened, partial=partial, resamples=count, seed=seed, progress=reads)
+    page = answers.html
+    progress.update()
     write_page(page, out)
     for why in answers.skipped:
         note(f"left out: {why}")

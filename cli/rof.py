@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from itd_cli.options import note, op_options, print_json, resumable
+from itd_cli.progress import Progress, progress_option
 
 
 def _milestones(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, ...] | None:
@@ -59,6 +60,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one."),
             click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="That decode."),
             click.option("--out", metavar="FILE", help="Default rof/<model>-<attr>.safetensors."),
+            progress_option,
             click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output."),
         ]
     ):  # fmt: skip
@@ -81,6 +83,7 @@ def rof(
     precision: str,
     seed: int,
     as_json: bool,
+    progress: Progress,
     **given: Any,
 ) -> None:
     """Fine-tune a network so that it bears any configuration: each batch trains one drawn at random (section 3.4).
@@ -101,14 +104,13 @@ def rof(
         epochs=epochs, lr=lr, milestones=milestones, batch_size=batch_size, precision=precision, bn=bn, seed=seed
     )
     request = RofRequest(schedule=schedule, **given)
-    bar = StepBar()
-    with resumable(bar, "the last whole epoch"):
-        report = run(request, on_start=bar.start, quiet=as_json)
+    with resumable(progress, "the last whole epoch"):
+        report = run(request, on_start=lambda steps: show_steps(steps, progress), on_prepare=progress.prepare)
     if int(os.environ.get("RANK", "0")):
         return
     there = "are there already" if report.already else f"after {report.epochs} epochs, {report.steps} steps"
     note(f"weights {there}: {report.out}")
-    found = _compared(request, report, val, val_limit)
+    found = _compared(request, report, val, val_limit, progress)
     if as_json:
         print_json({**report.__dict__, "compare": None if found is None else found.as_dict()})
     elif found is not None:
@@ -119,7 +121,7 @@ def rof(
         click.echo(f"weights: {report.out}")
 
 
-def _compared(request: Any, report: Any, val: str | None, limit: int | None) -> Any:
+def _compared(request: Any, report: Any, val: str | None, limit: int | None, progress: Progress) -> Any:
     """The sweeps of the validation images before and after, held against each other."""
     from itd.data.digits import DIGITS
     from itd.data.open import data_source
@@ -135,27 +137,13 @@ def _compared(request: Any, report: Any, val: str | None, limit: int | None) -> 
     results = []
     for name, weights in (("before", report.before), ("after", report.out)):
         out = f"{stem}-{name}.parquet"
-        run_sweep(request.sweep(data=data, weights=weights, limit=limit, out=out, workers=request.workers))
+        swept = request.sweep(data=data, weights=weights, limit=limit, out=out, workers=request.workers)
+        run_sweep(swept, progress)
         results.append(open_result(out))
     return compare(*results)
 
 
-class StepBar:
-    """Steps and the loss of the latest, on standard error."""
-
-    def __init__(self) -> None:
-        self.bar: Any = None
-
-    def start(self, steps: int) -> Callable[[int, float], Any]:
-        from tqdm import tqdm
-
-        self.bar = tqdm(total=steps, unit="step")
-        return self._tell
-
-    def _tell(self, done: int, loss: float) -> None:
-        self.bar.update(done - self.bar.n)
-        self.bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
+def show_steps(steps: int, progress: Progress) -> Callable[[int, float], Any]:
+    """Shows the steps of a training and the loss of the latest."""
+    progress.start(steps, "steps")
+    return lambda done, loss: progress.reach(done, f"loss {loss:.3f}")

@@ -9,6 +9,7 @@ import click
 
 from itd.space import OPEN_CONVENTIONS, Conventions
 from itd_cli.options import note, op_options, resumable
+from itd_cli.progress import Progress, progress_option
 
 
 def _range(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int, int]:
@@ -138,6 +139,7 @@ def _how(command: Callable[..., Any]) -> Callable[..., Any]:
                 metavar="PATH",
                 help="Default results/<model>-<attr>.parquet; --scale and --context append to it, as in -scale0.25.",
             ),
+            progress_option,
             click.option("--plan", "only_plan", is_flag=True, help="Say what would be done, then stop."),
         ]
     ):
@@ -157,6 +159,7 @@ def sweep(
     pool_half: str,
     scales: tuple[float, ...],
     contexts_px: tuple[int, ...],
+    progress: Progress,
     **given: Any,
 ) -> None:
     """Run every allowed configuration on every image and keep one row of scores for each, as Parquet.
@@ -176,45 +179,33 @@ def sweep(
         click.echo("\n\n".join(plan_text(plan(request)) for request in requests))
         return
     for request in requests:
-        run_sweep(request)
+        run_sweep(request, progress)
 
 
-def run_sweep(request: Any) -> None:
+def run_sweep(request: Any, progress: Progress) -> None:
     """One sweep, with its progress and a note of what it did."""
     from itd import sweep as run
 
-    bar = Bar()
-    with resumable(bar, "what is in the result"):
-        report = run(request, on_start=bar.start)
+    with resumable(progress, "what is in the result"):
+        report = run(request, on_start=lambda begun: show_sweep(begun, progress), on_prepare=progress.prepare)
     rate = report.done * report.configs / report.seconds if report.done else 0.0
     there = report.images - report.left
     note(f"{there} of {report.images} images are in {report.out} ({report.done} now, {rate:.0f} rows/s)")
 
 
-class Bar:
-    """Progress on standard error: images x configurations per second, and the time left."""
-
-    def __init__(self) -> None:
-        self.bar: Any = None
-
-    def start(self, begun: Any) -> Callable[[int], Any]:
-        from tqdm import tqdm
-
-        space, images, todo = begun.job.space, len(begun.job), begun.todo
-        configs = len(space)
-        for reason, count in space.removed.items():
-            note(f"{count} configurations are left out: {reason}")
-        if space.default is None:
-            note("the default configuration is not among them: there will be no static accuracy")
-        if begun.job.costs.unknown:
-            note(f"multiply-accumulates do not count {', '.join(begun.job.costs.unknown)}")
-        note(f"{configs} configurations, {images} images, {begun.already} of them there already -> {begun.out}")
-        self.bar = tqdm(total=todo * configs, unit="img·cfg", unit_scale=True, smoothing=0.05, disable=not todo)
-        return self.bar.update
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
+def show_sweep(begun: Any, progress: Progress) -> Callable[[int], Any]:
+    """Notes of what a sweep is about to do, and its progress in images, those that are there already among them."""
+    space, images = begun.job.space, len(begun.job)
+    configs = len(space)
+    for reason, count in space.removed.items():
+        note(f"{count} configurations are left out: {reason}")
+    if space.default is None:
+        note("the default configuration is not among them: there will be no static accuracy")
+    if begun.job.costs.unknown:
+        note(f"multiply-accumulates do not count {', '.join(begun.job.costs.unknown)}")
+    note(f"{configs} configurations, {images} images, {begun.already} of them there already -> {begun.out}")
+    progress.start(begun.already + begun.todo, "images", done=begun.already, grain="rows", grains=configs)
+    return progress.update
 
 
 def plan_text(plan: Any) -> str:

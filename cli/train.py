@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from itd_cli.options import note, op_options, print_json, resumable
-from itd_cli.rof import StepBar, milestones_option
+from itd_cli.progress import Progress, progress_option
+from itd_cli.rof import milestones_option, show_steps
 
 _COUNT = click.IntRange(min=1)
 
@@ -40,6 +41,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one.")
 @click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode.")
 @click.option("--out", metavar="FILE", help="Default trained/<model>.safetensors.")
+@progress_option
 @click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")
 def train(
     epochs: int,
@@ -51,6 +53,7 @@ def train(
     precision: str,
     seed: int,
     as_json: bool,
+    progress: Progress,
     **given: Any,
 ) -> None:
     """Train a network from scratch: SGD with momentum under one-cycle, cosine or step learning rate.
@@ -69,9 +72,9 @@ def train(
         epochs=epochs, lr=lr, milestones=milestones, weight_decay=weight_decay, batch_size=batch_size,
         precision=precision, seed=seed, shape=shape,
     )  # fmt: skip
-    bar = StepBar()
-    with resumable(bar, "the last whole epoch"):
-        report = run(TrainRequest(schedule=schedule, **given), on_start=bar.start)
+    request = TrainRequest(schedule=schedule, **given)
+    with resumable(progress, "the last whole epoch"):
+        report = run(request, on_start=lambda steps: show_steps(steps, progress), on_prepare=progress.prepare)
     if int(os.environ.get("RANK", "0")):
         return
     if as_json:

@@ -24,6 +24,7 @@ from itd.patcher import (
 from itd.runner.job import JobImages, SweepJob
 from itd.space import Space, SpaceList, listed_space, parse_attributes, parse_options, read_space
 from itd.weights.load import Weights, skeleton_of
+from itd.weights.prepare import OnPrepare, draw_bar
 from itd.weights.resolve import resolve
 
 
@@ -97,7 +98,7 @@ class SweepRequest:
         stem = base.removesuffix(".parquet")
         return f"{stem}{tag}{base[len(stem) :]}"
 
-    def job(self, *, only_plan: bool = False, quiet: bool = False) -> SweepJob:
+    def job(self, *, only_plan: bool = False, on_prepare: OnPrepare | None = draw_bar) -> SweepJob:
         """The job that the texts stand for.
 
         What can be told without weights is told before any are made or fetched. Where the data are the embedded digits
@@ -105,7 +106,7 @@ class SweepRequest:
 
         Args:
             only_plan: nothing is trained or fetched; the weights stay random.
-            quiet: no progress bar while a network is trained on the digits.
+            on_prepare: shows that weights are trained or fetched; None shows nothing.
 
         Raises:
             ItdError: for anything that cannot be.
@@ -126,7 +127,7 @@ class SweepRequest:
             num_classes=self.num_classes,
             device=self.device,
             only_plan=only_plan,
-            quiet=quiet,
+            on_prepare=on_prepare,
             skeleton=skeleton,
         )
         images = open_images(

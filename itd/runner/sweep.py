@@ -21,6 +21,7 @@ from itd.runner.provenance import provenance
 from itd.runner.request import SweepRequest
 from itd.runner.worker import Progress, Worker
 from itd.store import ResultWriter
+from itd.weights.prepare import OnPrepare, draw_bar
 
 _ROW_BYTES = 16
 """pred, quality, nll, rank and confidence of one row, before compression."""
@@ -118,6 +119,7 @@ def sweep(
     allow_missing: bool | None = None,
     images_per_unit: int | None = None,
     on_start: OnStart | None = None,
+    on_prepare: OnPrepare = draw_bar,
     quiet: bool = False,
 ) -> SweepReport:
     """Sweeps a job into its result, doing only what is missing.
@@ -134,7 +136,9 @@ def sweep(
         images_per_unit: of a new result.
         on_start: called with what will be done; returns what is called with how many (image, configuration) pairs were
             just computed.
-        quiet: no progress bar while a network is trained on the digits.
+        on_prepare: called with (what begins, its steps or None) where weights have to be trained or fetched first;
+            returns what is called with how many steps were just done. Default a bar.
+        quiet: nothing is shown of that.
 
     Raises:
         ItdError: for anything that cannot be, before the first image; NotFiniteError naming configuration and image;
@@ -162,7 +166,7 @@ def sweep(
         images_per_unit=images_per_unit,
     )
     if isinstance(job, SweepRequest):
-        job = job.job(quiet=quiet)
+        job = job.job(on_prepare=None if quiet else on_prepare)
     check_faithful(job, options.device)
     program = job.program(options.device, options.precision)
     return run_job(job, options, lambda: TreeExecutor(program), on_start=on_start)

@@ -31,6 +31,7 @@ from itd.selectors.evaluate import thumbnail
 from itd.selectors.selector import Selector, load_selector
 from itd.selectors.source import SiteSettings, listed, plain_macs, sites_text
 from itd.weights.load import Weights
+from itd.weights.prepare import OnPrepare, draw_bar
 from itd.weights.resolve import resolve
 
 
@@ -72,8 +73,8 @@ class Prediction:
         return {"image": self.image, "top": top, "config": self.config, "macs": self.macs}
 
 
-def predict(request: PredictRequest, *, quiet: bool = False) -> Iterator[Prediction]:
-    """Classifies images, in the order given.
+def predict(request: PredictRequest, *, on_prepare: OnPrepare = draw_bar, quiet: bool = False) -> Iterator[Prediction]:
+    """Classifies images, in the order given. on_prepare, quiet: as of `itd.sweep`.
 
     Raises ItdError before the first for weights that the selector was not made for, no images, and names that do not
     fit; at an image that cannot be decoded, naming it.
@@ -96,7 +97,12 @@ def predict(request: PredictRequest, *, quiet: bool = False) -> Iterator[Predict
         device=request.device,
     )
     weights = resolve(
-        name, request.weights, data=data, num_classes=request.num_classes, device=request.device, quiet=quiet
+        name,
+        request.weights,
+        data=data,
+        num_classes=request.num_classes,
+        device=request.device,
+        on_prepare=None if quiet else on_prepare,
     )
     names = _class_names(request, weights)
     network: _Static | _Selected = _Static(sweep, weights) if selector is None else _Selected(sweep, weights, selector)

@@ -22,6 +22,7 @@ from itd.runner.request import SweepRequest
 from itd.space import Setting, Space, SpaceList, listed_space
 from itd.store import Result
 from itd.weights.load import Weights
+from itd.weights.prepare import OnPrepare, draw_bar
 from itd.weights.resolve import resolve
 
 SiteSettings = Mapping[str, Mapping[str, float]]
@@ -55,11 +56,17 @@ class SweepSource:
 
 
 def open_source(
-    result: Result, data: str | None, weights: str | None = None, *, device: str | None = None, quiet: bool = False
+    result: Result,
+    data: str | None,
+    weights: str | None = None,
+    *,
+    device: str | None = None,
+    on_prepare: OnPrepare | None = draw_bar,
 ) -> SweepSource:
     """The network and images of a result.
 
     data: a folder per class, "digits", or None for $ITD_DATA, else the digits. weights: as `--weights` takes them.
+    on_prepare: shows that weights are trained or fetched; None shows nothing.
     Raises ResultError where the result does not say what it is of, or where weights or images are not those.
     """
     if result.manifest is None:
@@ -83,7 +90,9 @@ def open_source(
         num_classes=result.num_classes if not is_digits(data) else None,
         device=device,
     )
-    loaded = resolve(request.model, weights, data=data, num_classes=request.num_classes, device=device, quiet=quiet)
+    loaded = resolve(
+        request.model, weights, data=data, num_classes=request.num_classes, device=device, on_prepare=on_prepare
+    )
     if loaded.sha256 != identity["weights_sha256"]:
         raise ResultError(
             f"weights {loaded.label} are not those that {result.path} was swept with; give `weights` what its "

@@ -19,6 +19,7 @@ from itd.engine.precision import Precision
 from itd.errors import DataError, ItdError, NotFiniteError
 from itd.patcher import logits_of
 from itd.runner.scores import score
+from itd.weights.prepare import OnPrepare, draw_bar
 from itd.weights.resolve import resolve
 
 
@@ -53,11 +54,17 @@ class Evaluation:
     top5: float | None
 
 
-def evaluate(request: EvaluateRequest, *, on_start: Callable[[int], Callable[[int], Any]] | None = None) -> Evaluation:
+def evaluate(
+    request: EvaluateRequest,
+    *,
+    on_start: Callable[[int], Callable[[int], Any]] | None = None,
+    on_prepare: OnPrepare | None = draw_bar,
+) -> Evaluation:
     """Top-1 and top-5 of a network, in evaluation mode, on labelled images.
 
-    on_start: called with the number of images; returns what is called with how many were just evaluated. Raises
-    ItdError for anything that cannot be; NotFiniteError, naming the image, for a logit that is not finite.
+    on_start: called with the number of images; returns what is called with how many were just evaluated. on_prepare:
+    as of `itd.sweep`; None shows nothing. Raises ItdError for anything that cannot be; NotFiniteError, naming the
+    image, for a logit that is not finite.
 
     >>> evaluate(EvaluateRequest("resnet18", "none", "digits", limit=2)).n
     2
@@ -67,7 +74,9 @@ def evaluate(request: EvaluateRequest, *, on_start: Callable[[int], Callable[[in
     if request.limit is not None and request.limit < 1:
         raise DataError(f"`limit={request.limit}` is not allowed; give a whole number of at least 1")
     data, device = data_source(request.data), resolve_device(request.device)
-    weights = resolve(request.model, request.weights, data=data, num_classes=request.num_classes, device=device)
+    weights = resolve(
+        request.model, request.weights, data=data, num_classes=request.num_classes, device=device, on_prepare=on_prepare
+    )
     images = open_images(
         data,
         num_classes=request.num_classes,

@@ -31,6 +31,7 @@ from itd.runner.sweep import OnStart, SweepReport, run_job
 from itd.space import Space
 from itd.training.data import training_images
 from itd.training.trainer import has_folded_bn
+from itd.weights.prepare import OnPrepare, draw_bar
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 Statistics = list[tuple[Tensor, Tensor]]
@@ -122,17 +123,23 @@ def norms_of(model: nn.Module) -> list[BatchNorm]:
     return [module for module in model.modules() if isinstance(module, BatchNorm)]
 
 
-def recalibrate(request: RecalibrateRequest, *, on_start: OnStart | None = None, quiet: bool = False) -> SweepReport:
+def recalibrate(
+    request: RecalibrateRequest,
+    *,
+    on_start: OnStart | None = None,
+    on_prepare: OnPrepare = draw_bar,
+    quiet: bool = False,
+) -> SweepReport:
     """Sweeps the validation images with statistics re-estimated for each configuration, into a result of its own.
 
-    on_start, quiet: as of `itd.sweep`. The same request again finishes what is missing. Raises ModelError for a network
-    without batch normalisation, or one whose normalisation is folded into its convolutions.
+    on_start, on_prepare, quiet: as of `itd.sweep`. The same request again finishes what is missing. Raises ModelError
+    for a network without batch normalisation, or one whose normalisation is folded into its convolutions.
     """
     if not isinstance(request, RecalibrateRequest):
         raise ItdError(f"recalibrate takes a RecalibrateRequest, given {type(request).__name__}")
     out = request.sweep.out or f"{request.sweep.out_path().removesuffix('.parquet')}-recalibrated.parquet"
     options = RunOptions.of(request.sweep, out=out)
-    job = request.sweep.job(quiet=quiet)
+    job = request.sweep.job(on_prepare=None if quiet else on_prepare)
     if not norms_of(job.model):
         raise ModelError(f"{job.name} has no batch normalisation, so there is nothing to re-estimate")
     if has_folded_bn(job.model):

@@ -25,6 +25,7 @@ from itd.training.run_files import RunFiles, finished, publish, weights_path
 from itd.training.schedule import Schedule
 from itd.training.trainer import LossTerm, Objective, has_folded_bn, run_training
 from itd.weights.load import Weights, load_weights, skeleton_of
+from itd.weights.prepare import OnPrepare, draw_bar
 from itd.weights.resolve import resolve, weights_name
 
 ROF_KEY = "itd.rof"
@@ -94,6 +95,7 @@ def rof(
     request: RofRequest,
     *,
     on_start: Callable[[int], Callable[[int, float], Any] | None] | None = None,
+    on_prepare: OnPrepare = draw_bar,
     quiet: bool = False,
 ) -> RofReport:
     """Fine-tunes a network so that it bears any configuration of a space, and writes a plain torchvision state dict.
@@ -103,7 +105,7 @@ def rof(
     Args:
         request: what is trained, on what and how.
         on_start: called with the number of steps; returns what is called with (steps done, loss).
-        quiet: no bar while the network is trained on the digits first.
+        on_prepare, quiet: as of `itd.sweep`.
 
     Raises:
         ItdError: for anything that cannot be, a loss that is not finite, and a checkpoint of another run.
@@ -114,7 +116,7 @@ def rof(
     if not 1 <= request.per_sample <= request.schedule.batch_size:
         raise ItdError(f"`per_sample={request.per_sample}` is not allowed; give 1 to the batch size")
     device = resolve_device(request.device)
-    space, weights, before = _space_and_weights(request, data, device, quiet)
+    space, weights, before = _space_and_weights(request, data, device, None if quiet else on_prepare)
     images = training_images(
         data, num_classes=request.num_classes, weights_classes=weights.num_classes, classes_file=request.classes_file
     )
@@ -138,14 +140,17 @@ def rof(
 
 
 def _space_and_weights(
-    request: RofRequest, data: str, device: torch.device, quiet: bool
+    request: RofRequest, data: str, device: torch.device, on_prepare: OnPrepare | None
 ) -> tuple[Space, Weights, str | None]:
     """The space, which is refused before any weights are made or fetched; the weights, and what they are called."""
     sweep, skeleton = request.sweep(), skeleton_of(request.model)
     sites, swept = sweep.sites_asked()
     space = sweep.space_of(patch(skeleton, sites, request.conventions), swept)
-    name = weights_name(request.model, request.weights, data=data, device=device, quiet=quiet)
-    return space, resolve(request.model, name, data=data, num_classes=request.num_classes, skeleton=skeleton), name
+    name = weights_name(request.model, request.weights, data=data, device=device, on_prepare=on_prepare)
+    weights = resolve(
+        request.model, name, data=data, num_classes=request.num_classes, skeleton=skeleton, on_prepare=on_prepare
+    )
+    return space, weights, name
 
 
 def _check_bn(request: RofRequest, model: DynamicModel, weights: Weights) -> None:

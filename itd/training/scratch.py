@@ -27,6 +27,7 @@ from itd.training.run_files import RunFiles, finished, publish, weights_path
 from itd.training.schedule import Schedule
 from itd.training.trainer import Objective, run_training
 from itd.weights.load import Weights, load_weights
+from itd.weights.prepare import OnPrepare, draw_bar
 
 TRAIN_KEY = "itd.train"
 """In the .safetensors header: how the weights were made, as JSON."""
@@ -78,13 +79,16 @@ class TrainReport:
 
 
 def train(
-    request: TrainRequest, *, on_start: Callable[[int], Callable[[int, float], Any] | None] | None = None
+    request: TrainRequest,
+    *,
+    on_start: Callable[[int], Callable[[int, float], Any] | None] | None = None,
+    on_prepare: OnPrepare | None = draw_bar,
 ) -> TrainReport:
     """Trains a network and writes a plain state dict with its preprocessing.
 
-    on_start: called with the number of steps; returns what is told (steps done, loss). The same request again goes on
-    after the last whole epoch, or says that it is done. Raises ItdError for anything that cannot be, a loss that is not
-    finite, and a checkpoint of another run.
+    on_start: called with the number of steps; returns what is told (steps done, loss). on_prepare: shows that weights
+    are fetched; None shows nothing. The same request again goes on after the last whole epoch, or says that it is done.
+    Raises ItdError for anything that cannot be, a loss that is not finite, and a checkpoint of another run.
     """
     if not isinstance(request, TrainRequest):
         raise ItdError(f"train takes a TrainRequest, given {type(request).__name__}")
@@ -94,7 +98,7 @@ def train(
     files, name = RunFiles(request.out_path()), request.model
     device = resolve_device(request.device)
     images = _training_images(request, data)
-    weights = load_weights(name, request.weights, num_classes=images.num_classes)
+    weights = load_weights(name, request.weights, num_classes=images.num_classes, on_prepare=on_prepare)
     preprocess = preprocess_of(name, data)
     training = TrainingSet(images, augmentation(data, preprocess), request.schedule.seed, request.limit)
     steps = request.schedule.epochs * training.steps(request.schedule.batch_size)

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 import torchvision
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from itd.data.cache import cache_folder
 from itd.data.digits import digits_images
@@ -24,6 +23,7 @@ from itd.files import replacing, temporary
 from itd.patcher.registry import build_model
 from itd.text import one_line
 from itd.weights.files import PREPROCESS_KEY, read_file
+from itd.weights.prepare import OnPrepare, draw_bar
 
 TRAINED_KEY = "itd.trained"
 """In the .safetensors header: how the weights were made and how accurate they are, as JSON."""
@@ -59,14 +59,15 @@ def train_on_digits(
     model_name: str,
     *,
     device: str | torch.device = "cpu",
-    progress: bool = True,
+    on_prepare: OnPrepare | None = draw_bar,
     cache_dir: str | Path | None = None,
     recipe: Recipe | None = None,
 ) -> Path:
     """The .safetensors file of `model_name` trained on the embedded digits; trained now if it is not in the cache.
 
-    model_name: torchvision's. progress: a bar on stderr. cache_dir: in place of $ITD_CACHE, or the user's cache folder.
-    recipe: in place of the model's own. The cache goes by content: model, recipe, digits and torch version.
+    model_name: torchvision's. on_prepare: shows the training; None shows nothing. cache_dir: in place of $ITD_CACHE, or
+    the user's cache folder. recipe: in place of the model's own. The cache goes by content: model, recipe, digits and
+    torch version.
 
     Raises ModelError for a model that torchvision lacks or that cannot take 64 x 64 images, or a cache that cannot be
     written.
@@ -80,7 +81,7 @@ def train_on_digits(
     _require_writable(path)
     if present:  # but damaged
         path.unlink(missing_ok=True)
-    model = _trained(model_name, recipe, torch.device(device), progress)
+    model = _trained(model_name, recipe, torch.device(device), on_prepare)
     facts = {
         "model": model_name,
         "recipe": asdict(recipe),
@@ -105,27 +106,23 @@ def accuracy(model: nn.Module, split: str) -> float:
     return sum(hits) / len(labels)
 
 
-def _trained(model_name: str, recipe: Recipe, device: torch.device, progress: bool) -> nn.Module:
+def _trained(model_name: str, recipe: Recipe, device: torch.device, on_prepare: OnPrepare | None) -> nn.Module:
     devices = [device] if device.type == "cuda" else []
     for _ in range(3):
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(recipe.seed)
             model = build_model(model_name, _NUM_CLASSES).to(device).to(memory_format=torch.channels_last)
             _require_fit(model_name, model, device)
-            with tqdm(
-                total=recipe.steps,
-                desc=f"training {model_name} on the embedded digits (once)",
-                unit="step",
-                disable=not progress,
-            ) as bar:
-                _fit(model, recipe, device, bar.update)
+            what = f"training {model_name} on the embedded digits (once)"
+            step_done = on_prepare(what, recipe.steps) if on_prepare else None
+            _fit(model, recipe, device, step_done)
         if accuracy(model, "train") >= recipe.enough:
             break
         recipe = replace(recipe, steps=2 * recipe.steps)
     return model
 
 
-def _fit(model: nn.Module, recipe: Recipe, device: torch.device, step_done: Callable[[], object]) -> None:
+def _fit(model: nn.Module, recipe: Recipe, device: torch.device, step_done: Callable[[int], object] | None) -> None:
     """Train in place for `recipe.steps` steps."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=recipe.steps)
@@ -137,7 +134,8 @@ def _fit(model: nn.Module, recipe: Recipe, device: torch.device, step_done: Call
         loss.backward()
         optimizer.step()
         schedule.step()
-        step_done()
+        if step_done is not None:
+            step_done(1)
     model.eval()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import io
 import os
 import pickle
 import re
@@ -23,6 +24,7 @@ from itd.data.preprocess import DIGITS_PREPROCESS, Preprocess
 from itd.errors import ModelError
 from itd.patcher.registry import build_model, check_model_name
 from itd.weights.files import FILE_SUFFIXES, read_file
+from itd.weights.prepare import OnPrepare, draw_bar
 
 DEFAULT_ENUM = "IMAGENET1K_V1"
 NONE = "none"
@@ -64,6 +66,7 @@ def load_weights(
     *,
     num_classes: int | None = None,
     skeleton: nn.Module | None = None,
+    on_prepare: OnPrepare | None = draw_bar,
 ) -> Weights:
     """The weights of a name.
 
@@ -73,6 +76,7 @@ def load_weights(
             a state dict in a .pth, .pt or .safetensors file.
         num_classes: what the user says; where the weights say otherwise, an error.
         skeleton: the model for 1000 classes, where it is built already (`skeleton_of`).
+        on_prepare: shows a download; None shows nothing.
 
     Raises:
         ModelError: for a name or file that is not there, cannot be read, or cannot be fetched without network.
@@ -88,7 +92,7 @@ def load_weights(
         state, preprocess = read_file(Path(text))
         label = Path(text).name
     else:
-        state, preprocess, label = _from_torchvision(model_name, text)
+        state, preprocess, label = _from_torchvision(model_name, text, on_prepare)
     state = _normalised(state)
     found = _count_classes(skeleton or skeleton_of(model_name), state)
     if num_classes is not None and found is not None and found != num_classes:
@@ -209,12 +213,17 @@ def _count_classes(skeleton: nn.Module, state: Mapping[str, Tensor]) -> int | No
     return None if classifier is None or classifier.ndim == 0 else int(classifier.shape[0])
 
 
-def _from_torchvision(model_name: str, text: str) -> tuple[dict[str, Tensor], Preprocess, str]:
+def _from_torchvision(
+    model_name: str, text: str, on_prepare: OnPrepare | None
+) -> tuple[dict[str, Tensor], Preprocess, str]:
     """(state dict, preprocessing, the enum's name) of torchvision's weights, from its cache or by download."""
     member = _enum_member(model_name, text)
+    there = Path(torch.hub.get_dir(), "checkpoints", Path(member.url).name).exists()
+    bar = not there and on_prepare is not None and on_prepare(f"fetching {member.url}", None) is None
+    said = sys.stderr if bar else io.StringIO()  # torch says on standard output what it fetches
     try:
-        with contextlib.redirect_stdout(sys.stderr), _timeout(_DOWNLOAD_TIMEOUT_S):
-            state = member.get_state_dict(progress=True, check_hash=True, map_location="cpu", weights_only=True)
+        with contextlib.redirect_stdout(said), _timeout(_DOWNLOAD_TIMEOUT_S):
+            state = member.get_state_dict(progress=bar, check_hash=True, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         _refuse_download(model_name, member, error)
     return state, _preset(member), member.name

@@ -13,6 +13,7 @@ from itd.data.preprocess import DIGITS_PREPROCESS
 from itd.device import resolve_device
 from itd.weights.digits import train_on_digits
 from itd.weights.load import NONE, Weights, load_weights, plan_weights
+from itd.weights.prepare import OnPrepare, draw_bar
 
 DIGITS_CLASSES = 10
 
@@ -25,7 +26,7 @@ def resolve(
     num_classes: int | None = None,
     device: Any = None,
     only_plan: bool = False,
-    quiet: bool = False,
+    on_prepare: OnPrepare | None = draw_bar,
     skeleton: nn.Module | None = None,
 ) -> Weights:
     """The weights of a network, for some data.
@@ -37,7 +38,7 @@ def resolve(
         num_classes: what the user says; None is the weights' own.
         device: where a network is trained on the digits.
         only_plan: nothing is trained or fetched, and the weights stay random.
-        quiet: no bar while a network is trained on the digits.
+        on_prepare: shows that weights are trained or fetched; None shows nothing.
         skeleton: as of `load_weights`.
 
     Raises:
@@ -47,15 +48,20 @@ def resolve(
     classes = num_classes or (DIGITS_CLASSES if digits else None)
     if only_plan:
         return plan_weights(model_name, weights, num_classes=classes, digits=digits, skeleton=skeleton)
-    name = weights_name(model_name, weights, data=data, device=device, quiet=quiet)
-    loaded = load_weights(model_name, name, num_classes=classes, skeleton=skeleton)
+    name = weights_name(model_name, weights, data=data, device=device, on_prepare=on_prepare)
+    loaded = load_weights(model_name, name, num_classes=classes, skeleton=skeleton, on_prepare=on_prepare)
     return replace(loaded, preprocess=DIGITS_PREPROCESS) if digits and name == NONE else loaded
 
 
 def weights_name(
-    model_name: str, weights: str | Path | None, *, data: str, device: Any = None, quiet: bool = False
+    model_name: str,
+    weights: str | Path | None,
+    *,
+    data: str,
+    device: Any = None,
+    on_prepare: OnPrepare | None = draw_bar,
 ) -> str | None:
     """What `load_weights` takes: the name as given, or, for the digits and none given, the file of those trained."""
     if weights is not None or not is_digits(data):
         return None if weights is None else str(weights)
-    return str(train_on_digits(model_name, device=resolve_device(device), progress=not quiet))
+    return str(train_on_digits(model_name, device=resolve_device(device), on_prepare=on_prepare))
