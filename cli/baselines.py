@@ -39,8 +39,8 @@ def baselines(
 
     \b
     matched_topk    the static network may guess as many classes for an image as the
-                    configurations made distinct predictions there; if that does as
-                    well as the oracle, the oracle found nothing
+                    configurations made distinct predictions there: a control on the
+                    oracle's figure, and no bound on what choosing can gain
     chance          the oracle, if these images' labels were dealt at random
     single_best     the best fixed configuration, chosen on one half of the images,
                     measured on the other, both ways
@@ -49,7 +49,8 @@ def baselines(
     vote_first_k    the same of the first k of the greedy list, chosen on one half,
                     measured on the other, both ways
 
-    Intervals are percentiles over resamples of the images, choosing repeated in each.
+    Intervals of a share of the images are Wilson's; of what is chosen, and of chance, percentiles over resamples of the
+    images, choosing repeated in each.
 
     \b
     JSON: as `itd oracle --json`, with vote_first_<k> among the baselines.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from itd_cli.options import bootstrap_options, emit, measured, output_options, results_argument
@@ -10,11 +12,13 @@ from itd_cli.options import bootstrap_options, emit, measured, output_options, r
 @click.command(epilog="Example: itd oracle results/*.parquet --csv table1.csv")
 @results_argument
 @click.option("--by-sites", is_flag=True, help="Every subset of the sites A to D, from the same rows.")
+@click.option("--wide", is_flag=True, help="Every column, also of what does without the label.")
 @bootstrap_options
 @output_options(plot=True)
 def oracle(
     results: tuple[str, ...],
     by_sites: bool,
+    wide: bool,
     count: int,
     seed: int,
     as_json: bool,
@@ -28,9 +32,11 @@ def oracle(
     sweep that is not finished is read as far as it is, and a note says how far.
 
     Beside them: top-k, the static network with as many guesses for each image as the configurations made distinct
-    predictions; chance, the best if labels were dealt at random; single, the best fixed configuration, chosen on one
-    half and measured on the other; confident, the most confident configuration; vote, the majority of all. `itd
-    baselines` tells more of them.
+    predictions. With --wide also single, the best fixed configuration, chosen on one half and measured on the other;
+    confident, the most confident configuration; vote, the majority of all; chance, the best if labels were dealt at
+    random. `itd baselines` tells more of them.
+
+    Last, one sentence for each result, whose held-out figures are those of `itd greedy`.
 
     With --by-sites: worst, median and best where only some sites are dynamic (the paper's Fig. 4).
 
@@ -44,16 +50,25 @@ def oracle(
         _by_sites(results, as_json, csv_path, plot)
         return
     from itd.analysis import oracle as measure
+    from itd.analysis._summary import summary
     from itd.analysis.figures import baselines_figure
     from itd.analysis.frames import rows_of
-    from itd.analysis.tables import oracle_table
+    from itd.analysis.tables import oracle_table, sentences
 
-    rows = measured(results, lambda result: measure(result, resamples=count, seed=seed))
+    said: list[Any] = []
+
+    def ask(result: Any) -> Any:
+        answer = measure(result, resamples=count, seed=seed)
+        if not as_json:
+            said.append(summary(result, resamples=count, seed=seed))
+        return answer
+
+    rows = measured(results, ask)
     emit(
         as_json,
         csv_path,
         [row.as_dict() for row in rows],
-        lambda: oracle_table(rows),
+        lambda: f"{oracle_table(rows, wide=wide)}\n\n{sentences(said)}",
         lambda: rows_of(rows),
         plot,
         lambda: baselines_figure(rows),

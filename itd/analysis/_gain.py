@@ -118,7 +118,7 @@ def gain(
     count, seed = (resamples.count, resamples.seed) if isinstance(resamples, Resamples) else (resamples, seed)
     first: np.ndarray | None = None
     for result in results:
-        curve = held_out(_scores(result), folds, repeats, as_resamples(count, result.n, seed))
+        curve = held_out(scores_of(result), folds, repeats, as_resamples(count, result.n, seed))
         one, beyond = gain_of(result, curve)
         apart = None if first is None else _apart(results[0], result)
         if first is None:
@@ -151,7 +151,8 @@ def gain_of(result: Result, curve: HeldOut | None) -> tuple[Gain, np.ndarray]:
     return gained, best.astype(np.int8) - matched
 
 
-def _scores(result: Result) -> Scores:
+def scores_of(result: Result) -> Scores:
+    """What lists of a result are chosen and measured by; ResultError without a default configuration."""
     quality = result.matrix("quality")
     correct = correctness(result, quality)
     require_default(result, "the gain over guessing")

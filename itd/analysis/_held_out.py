@@ -79,7 +79,9 @@ class Scores:
     default: int | None
 
 
-def held_out(scores: Scores, folds: int, repeats: int, resamples: Resamples) -> HeldOut | None:
+def held_out(
+    scores: Scores, folds: int, repeats: int, resamples: Resamples, *, length: int | None = None
+) -> HeldOut | None:
     """Cross-fits greedy lists; None for `folds` 0 or a single image.
 
     Each of `repeats` random divisions into folds gives every image a list that was chosen on the other folds; figures
@@ -94,6 +96,7 @@ def held_out(scores: Scores, folds: int, repeats: int, resamples: Resamples) -> 
         folds: at most N are used.
         repeats: divisions that the estimate is the mean of.
         resamples: of the N images; as many of them are used as a fixed budget of work allows.
+        length: how many steps are wanted; default all.
 
     Raises:
         ResultError: folds or repeats that cannot be.
@@ -108,10 +111,11 @@ def held_out(scores: Scores, folds: int, repeats: int, resamples: Resamples) -> 
     folds = min(folds, n)
     if folds < 2:
         return None
-    length = configs if repeats * folds * n * configs * 4 <= CURVE_WORK else min(configs, INTERVAL_STEPS)
+    whole = repeats * folds * n * configs * 4 <= CURVE_WORK
+    length = min(configs, length or configs, configs if whole else INTERVAL_STEPS)
     counts = _counts(scores, folds, repeats, length, resamples.seed)
     used = _affordable(resamples.count, folds, n, configs)
-    spread = _spread(scores, folds, resamples, used) if used else None
+    spread = _spread(scores, folds, resamples, used, min(length, INTERVAL_STEPS)) if used else None
     steps = [_step(k, counts[k], repeats, scores, None if spread is None else spread[k : k + 1]) for k in range(length)]
     return HeldOut(folds, repeats, used, resamples.count, tuple(steps))
 
@@ -176,11 +180,10 @@ def _counts(scores: Scores, folds: int, repeats: int, length: int, seed: int) ->
     return counts
 
 
-def _spread(scores: Scores, folds: int, resamples: Resamples, used: int) -> np.ndarray:
-    """(steps, 3) the standard deviation over resamples of the accuracy, of that less the default's, and of that less
+def _spread(scores: Scores, folds: int, resamples: Resamples, used: int, length: int) -> np.ndarray:
+    """(length, 3) the standard deviation over resamples of the accuracy, of that less the default's, and of that less
     as many guesses'."""
-    configs, n = scores.correct.shape
-    length = min(configs, INTERVAL_STEPS)
+    n = scores.correct.shape[1]
     figures = np.zeros((used, length, 3))
     divisions = _divisions(n, folds, used, np.random.default_rng((resamples.seed, n, folds, used)))
     static = np.zeros(n, bool) if scores.default is None else scores.correct[scores.default]

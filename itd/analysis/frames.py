@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -52,3 +53,13 @@ def interval(name: str, value: Estimate) -> Row:
 def flat_settings(settings: Mapping[str, Mapping[str, float]]) -> Row:
     """`{"stride_A": 2, ...}`"""
     return {f"{a}_{site}": value for site, setting in settings.items() for a, value in setting.items()}
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """The results' names without folder and suffix, where that tells them apart.
+
+    >>> short_names(["results/a-stride.parquet", "results/a-size.parquet"])
+    ['a-stride', 'a-size']
+    """
+    names = [Path(p).name.removesuffix(".parquet") or p for p in paths]
+    return names if len(set(names)) == len(names) else list(paths)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from itd.analysis._compare import FIGURES, Comparison
 from itd.analysis._efficiency import Efficiency
@@ -12,8 +13,10 @@ from itd.analysis._greedy import GreedyCurve, GreedyStep
 from itd.analysis._held_out import HeldOut, HeldOutStep
 from itd.analysis._oracle import RULES, OracleAccuracy
 from itd.analysis._preferences import ConfigShare, OptionShare, Preferences
+from itd.analysis._summary import Summary
 from itd.analysis._unique import UniquePredictions
-from itd.analysis.rules import BESIDE, in_order, rule_of
+from itd.analysis.frames import short_names
+from itd.analysis.rules import in_order, rule_of
 from itd.analysis.sampling import Difference, Estimate
 from itd.analysis.selection import GAPS, Selection
 from itd.analysis.subsets import Subsets
@@ -25,24 +28,46 @@ GAIN_HEADS = dict(
 """Figures of a gain, and their column heads."""
 
 
-def oracle_table(rows: Sequence[OracleAccuracy]) -> str:
+WIDTH = 100
+"""Columns of a terminal that a table and a sentence fit."""
+_NAME = 31
+_FIRST = ("static", "best", "matched_topk", "median", "worst")
+_WIDE = ("single_best", "most_confident", "vote_all", "chance")
+
+
+def oracle_table(rows: Sequence[OracleAccuracy], *, wide: bool = False) -> str:
     """Accuracies in percent, two lines for each result: the figures, and their 95% intervals below.
 
+    wide: also what can be had without the label, and chance; else the table fits 100 columns, a name that is too long
+    for it standing on a line of its own.
+
     >>> print(oracle_table([OracleAccuracy("r.parquet", 40, 625, 0.5, 0.1, 0.45, 0.925)]))
-    result      n  configs  static  worst  median  best  top-k  chance  single  confident  vote
-    r.parquet  40      625    50.0   10.0    45.0  92.5      -       -       -          -     -
+    result   n  configs  static  best  top-k  median  worst
+    r       40      625    50.0  92.5      -    45.0   10.0
     """
-    cells = [["result", "n", "configs", *RULES, *(rule_of(key).head for key in BESIDE)]]
-    for row in rows:
-        beside = [getattr(row.baselines, name) if row.baselines else None for name in BESIDE]
-        cells.append(
-            [row.result, f"{row.n}", f"{row.configs}", *(percent(getattr(row, r)) for r in RULES)]
-            + [percent(None if e is None else e.value) for e in beside]
-        )
+    named = (*_FIRST, *_WIDE) if wide else _FIRST
+    cells, own_line = [["result", "n", "configs", *(rule_of(key).head for key in named)]], set()
+    for row, name in zip(rows, short_names([row.result for row in rows]), strict=True):
+        values = {rule: getattr(row, rule) for rule in RULES}
+        sure = {**row.intervals, **(row.baselines.named() if row.baselines else {})}
+        figures = [percent(values.get(key, getattr(sure.get(key), "value", None))) for key in named]
+        if len(name) > _NAME and not wide:
+            own_line.add(len(cells))
+            cells.append([name, *[""] * (len(cells[0]) - 1)])
+            name = ""
+        cells.append([name, f"{row.n}", f"{row.configs}", *figures])
         if row.intervals:
-            sure = [row.intervals.get(r) for r in RULES] + beside
-            cells.append(["  95% interval", "", "", *map(span, sure)])
-    return align(cells)
+            cells.append(["  95% interval", "", "", *(span(sure.get(key)) for key in named)])
+    return align(cells, loose=own_line)
+
+
+def sentences(rows: Sequence[Summary]) -> str:
+    """One paragraph for each result, wrapped."""
+    names = short_names([row.result for row in rows])
+    return "\n".join(
+        "\n".join(textwrap.wrap(row.sentence(name), WIDTH, subsequent_indent="  ", break_on_hyphens=False))
+        for row, name in zip(rows, names, strict=True)
+    )
 
 
 def baselines_table(row: OracleAccuracy) -> str:
@@ -313,9 +338,11 @@ def span(interval: Estimate | Sequence[float] | None) -> str:
     return f"{100 * low:.1f}-{100 * high:.1f}" if low >= 0 else f"{100 * low:+.1f} to {100 * high:+.1f}"
 
 
-def align(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
-    """Rows of cells as columns; those in `left` are aligned to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+def align(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,), loose: Collection[int] = ()) -> str:
+    """Rows of cells as columns; those in `left` are aligned to the left, the others to the right. The rows numbered in
+    `loose` make no column wider."""
+    fitted = [row for number, row in enumerate(rows) if number not in loose]
+    widths = [max(len(row[i]) for row in fitted) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
         cells = (c.ljust(w) if i in left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))

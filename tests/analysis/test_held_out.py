@@ -87,7 +87,7 @@ def test_the_interval_is_as_wide_as_resamples_spread_and_never_narrower_than_wil
 def test_all_copies_of_an_image_are_in_one_fold(scores):
     """So that no list is measured on an image that it was chosen on: here a list of k = C is right wherever any is."""
     drawn = Resamples(N, 5, 1)
-    spread = _held_out._spread(scores, 5, drawn, 5)
+    spread = _held_out._spread(scores, 5, drawn, 5, C)
     anywhere = drawn.weights @ scores.correct.any(0).astype(float) / N
     assert spread[C - 1, 0] == pytest.approx(np.std(anywhere, ddof=1))
 

@@ -79,7 +79,15 @@ def test_the_table_is_in_percent_with_one_decimal(tmp_path):
     quality = np.array([[1.5, 0.5, 0.5], [1.5, 1.5, 0.5]])
     answer = oracle(open_result(synthetic.make_result(tmp_path / "r", synthetic.from_quality(quality))))
     header, row, between = oracle_table([answer]).splitlines()
-    assert header.split()[:7] == ["result", "n", "configs", "static", "worst", "median", "best"]
-    assert row.split()[:7] == [str(tmp_path / "r"), "3", "2", "33.3", "33.3", "33.3", "66.7"]
+    assert header.split() == ["result", "n", "configs", "static", "best", "top-k", "median", "worst"]
+    assert row.split() == ["r", "3", "2", "33.3", "66.7", "100.0", "33.3", "33.3"]
     best = answer.intervals["best"]
-    assert between.split()[5] == f"{100 * best.low:.1f}-{100 * best.high:.1f}"
+    assert between.split()[3] == f"{100 * best.low:.1f}-{100 * best.high:.1f}"
+    wide = oracle_table([answer], wide=True).splitlines()[0].split()
+    assert wide == [*header.split(), "single", "confident", "vote", "chance"]
+
+
+def test_a_table_of_stored_results_fits_100_columns(repository):
+    paths = [p for p in (repository / "results").glob("*.parquet") if "combined" in p.name or "stride" in p.name]
+    table = oracle_table([oracle(open_result(p), resamples=20) for p in sorted(paths)])
+    assert len(paths) > 10 and max(map(len, table.splitlines())) <= 100

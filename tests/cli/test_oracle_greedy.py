@@ -64,9 +64,11 @@ def test_help_names_every_command():
 def test_oracle_prints_the_table_and_keeps_notes_off_it(folder, unfinished):
     answer = run("oracle", folder, unfinished)
     assert answer.exit_code == 0
-    header, *rows = answer.stdout.splitlines()
-    assert header.split()[:7] == ["result", "n", "configs", "static", "worst", "median", "best"]
-    assert [row.split()[:3] for row in rows[::2]] == [[str(folder), "12", "16"], [str(unfinished), "3", "6"]]
+    table, _, said = answer.stdout.partition("\n\n")
+    header, *rows = table.splitlines()
+    assert header.split() == ["result", "n", "configs", "static", "best", "top-k", "median", "worst"]
+    assert [row.split()[:3] for row in rows[::2]] == [[folder.stem, "12", "16"], [unfinished.stem, "3", "6"]]
+    assert said.count(": the oracle is ") == 2
     assert f"{unfinished} is not finished: 4 of 8 images are there" in answer.stderr
     assert "null rows: 1" in answer.stderr and "not finished" not in answer.stdout
 
@@ -102,13 +104,15 @@ def test_greedy_json_has_every_step(folder, tmp_path):
     answer = run("greedy", folder, "--json", "--plot", tmp_path / "g.png")
     (curve,) = json.loads(answer.stdout)
     assert (
-        list(curve) == ["result", "n", "static", "reach", "steps"]
+        list(curve) == ["result", "n", "static", "reach", "held_out", "steps"]
         and curve["result"] == str(folder)
         and curve["n"] == 12
     )
     assert [step["k"] for step in curve["steps"]] == list(range(1, 17))
     assert sorted(step["config"] for step in curve["steps"]) == list(range(16))
-    keys = ["k", "config", "settings", "accuracy", "interval", "upper_bound", "matched_topk"]
+    assert [step["k"] for step in curve["held_out"]] == list(range(1, 17))
+    assert list(curve["held_out"][0]) == ["k", "accuracy", "low", "high", "matched_topk", "guesses"]
+    keys = ["k", "config", "settings", "accuracy", "upper_bound", "matched_topk"]
     assert list(curve["steps"][0]) == keys
     assert all(type(v["dilation"]) is int for step in curve["steps"] for v in step["settings"].values())
     assert curve["steps"][-1]["accuracy"] == json.loads(run("oracle", folder, "--json").stdout)[0]["best"]
@@ -120,10 +124,15 @@ def test_greedy_json_has_every_step(folder, tmp_path):
     [([], [1, 2, 3, 4, 5, 6, 8, 10, 15, 16]), (["--steps", "3"], [1, 2, 3]), (["--steps", "2,5"], [2, 5])],
 )
 def test_greedy_table_shows_the_asked_steps(folder, option, shown):
-    title, reached, _, *rows = run("greedy", folder, *option).stdout.splitlines()
-    assert reached.startswith("85%: ")
+    first, held, in_sample = run("greedy", folder, *option).stdout.split("\n\n")
+    title, reached = first.splitlines()
+    assert reached.startswith("85%: ") and "held out, " in reached and reached.endswith("in-sample")
     assert "n = 12, 16 configurations" in title
-    assert [int(row.split()[0]) for row in rows] == shown
+    for table, words in ((held, "held out, lists chosen on the other of 10 folds"), (in_sample, "in-sample")):
+        name, _, *rows = table.splitlines()
+        assert name.startswith(words) and [int(row.split()[0]) for row in rows] == shown
+    alone = run("greedy", folder, "--folds", "0", *option).stdout
+    assert "held out" not in alone and "in-sample" in alone
 
 
 def test_csv_and_figure_hold_the_same_figures(folder, tmp_path):
@@ -132,8 +141,11 @@ def test_csv_and_figure_hold_the_same_figures(folder, tmp_path):
     with open(tmp_path / "g.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     (curve,) = json.loads(run("greedy", folder, "--json").stdout)
-    assert [float(row["accuracy"]) for row in rows] == [step["accuracy"] for step in curve["steps"]]
-    assert [int(row["dilation_D"]) for row in rows] == [s["settings"]["D"]["dilation"] for s in curve["steps"]]
+    both = [*curve["held_out"], *curve["steps"]]
+    assert [float(row["accuracy"]) for row in rows] == [step["accuracy"] for step in both]
+    assert [row["curve"] for row in rows] == ["held-out"] * 16 + ["in-sample"] * 16
+    assert [float(row["guesses"]) for row in rows[:16]] == [step["guesses"] for step in curve["held_out"]]
+    assert [int(row["dilation_D"]) for row in rows] == 2 * [s["settings"]["D"]["dilation"] for s in curve["steps"]]
     run("oracle", folder, "--csv", tmp_path / "o.csv")
     with open(tmp_path / "o.csv", newline="") as file:
         (row,) = csv.DictReader(file)

@@ -46,8 +46,9 @@ HONEST = (
     "Worst, median and best pick, for each image, the configuration of lowest, middle and highest quality, with the "
     "label in hand: the best case bounds what choosing could gain, nobody has achieved it. Beside it stands what "
     "guessing is worth. Matched top-k gives the static network as many guesses for each image as the configurations "
-    "made distinct predictions there: where it does as well, the oracle found nothing. Single best, most confident and "
-    "the votes do without the label of the image they classify. Small type: 95% bootstrap intervals."
+    "made distinct predictions there: a control on the oracle's figure, for where it does as well, guesses alone "
+    "explain all of it. It is no bound on what choosing can gain. Single best, most confident and the votes do without "
+    "the label of the image they classify. Small type: 95% intervals, Wilson's for shares of the images."
 )
 
 BASELINES = (
