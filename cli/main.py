@@ -23,6 +23,7 @@ COMMANDS = {
     "preferences": ("itd_cli.preferences:preferences", "Which configurations and options images prefer."),
     "efficiency": ("itd_cli.efficiency:efficiency", "The cheapest configurations with the same predictions."),
     "combine": ("itd_cli.combine:combine", "Cross the best configurations of several attributes into a space."),
+    "union": ("itd_cli.union:union", "Several results of the same images as one space."),
     "compare": ("itd_cli.compare:compare", "Two results of the same images, before and after."),
     "gain": ("itd_cli.gain:gain", "What the oracle gains beyond guessing, result beside result."),
     "report": ("itd_cli.report:report", "Every answer on one self-contained HTML page."),

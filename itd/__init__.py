@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` lo
         greedy,
         oracle,
         preferences,
+        union,
         unique,
     )
     from itd.analysis.report import report
@@ -63,6 +64,7 @@ _MODULES = {
         "greedy",
         "oracle",
         "preferences",
+        "union",
         "unique",
     ),
     "itd.analysis.report": ("report",),
@@ -173,6 +175,7 @@ __all__ = [
     "select",
     "sweep",
     "train",
+    "union",
     "unique",
     "verify",
 ]

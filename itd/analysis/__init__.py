@@ -8,6 +8,7 @@ from itd.analysis._gain import Gain, gain
 from itd.analysis._greedy import GreedyCurve, GreedyStep, greedy
 from itd.analysis._oracle import OracleAccuracy, oracle
 from itd.analysis._preferences import Preferences, preferences
+from itd.analysis._union import Union, union
 from itd.analysis._unique import UniquePredictions, unique
 from itd.analysis.sampling import Estimate, Resamples
 from itd.analysis.subsets import Subsets, by_sites
@@ -25,6 +26,7 @@ __all__ = [
     "Preferences",
     "Resamples",
     "Subsets",
+    "Union",
     "UniquePredictions",
     "baselines",
     "by_sites",
@@ -35,5 +37,6 @@ __all__ = [
     "greedy",
     "oracle",
     "preferences",
+    "union",
     "unique",
 ]

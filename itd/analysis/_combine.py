@@ -81,6 +81,9 @@ def combine(results: Sequence[Result], *, budget: int = BUDGET, partial: bool = 
     25
     """
     require_results(results, "combine")
+    for result in results:
+        if result.origins:
+            raise ResultError(f"{result.path} is a union, which has no one network to sweep; give what it was made of")
     attributes = _distinct_attributes(results)
     require_same_data(results, "combine", model=True)
     require_number(budget, "budget", least=1)

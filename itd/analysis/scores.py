@@ -55,7 +55,7 @@ def require_images(result: Result) -> None:
     if not result.n:
         raise EmptyResultError(
             f"{result.path} has no images yet (or only null rows), so there is nothing to measure; "
-            "give its `itd sweep` command again to go on with it"
+            "give its `itd sweep` or `itd union` command again to go on with it"
         )
 
 
@@ -64,7 +64,7 @@ def require_whole(result: Result, partial: bool) -> None:
     if result.partial and not partial:
         raise ResultError(
             f"{result.path} is not finished: {result.images_done} of {result.images_requested} images are there; give "
-            "its `itd sweep` command again to finish it, or `partial` to use what is there"
+            "its `itd sweep` or `itd union` command again to finish it, or `partial` to use what is there"
         )
 
 

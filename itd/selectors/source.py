@@ -69,6 +69,8 @@ def open_source(
     on_prepare: shows that weights are trained or fetched; None shows nothing.
     Raises ResultError where the result does not say what it is of, or where weights or images are not those.
     """
+    if result.origins:
+        raise ResultError(f"{result.path} is a union, which has no one network to run; give one of what it was made of")
     if result.manifest is None:
         raise ResultError(
             f"{result.path} does not say which network it is of; give the folder that `itd sweep` wrote, not a file"

@@ -1,7 +1,19 @@
 """The Parquet results: writing them so that nothing is lost, reading them so that nothing wrong passes. No torch."""
 
+from itd.store._union import UnionSource, write_union
 from itd.store._verify import Damage, VerifyReport, verify
 from itd.store.result import Result, open_result
 from itd.store.writer import ResultWriter, Unit, check_target
 
-__all__ = ["Damage", "Result", "ResultWriter", "Unit", "VerifyReport", "check_target", "open_result", "verify"]
+__all__ = [
+    "Damage",
+    "Result",
+    "ResultWriter",
+    "UnionSource",
+    "Unit",
+    "VerifyReport",
+    "check_target",
+    "open_result",
+    "verify",
+    "write_union",
+]

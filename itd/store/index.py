@@ -59,7 +59,9 @@ def read_index(part: Part, numbers: np.ndarray | None, samples: np.ndarray | Non
         raise ResultError(f"{part.path} has null in sample, label or config; only scores may be null: write it again")
     rows = {name: _numpy(table.column(name)) for name in INDEX}
     if not len(rows["config"]):
-        raise ResultError(f"{part.path} has no rows; delete it and give the same `itd sweep` command again")
+        raise ResultError(
+            f"{part.path} has no rows; delete it and give the same `itd sweep` or `itd union` command again"
+        )
     del table
     there, order = _arrange(part, rows)
     count = len(rows["config"]) // len(there)
@@ -71,11 +73,12 @@ def read_index(part: Part, numbers: np.ndarray | None, samples: np.ndarray | Non
     if numbers is not None and not np.array_equal(there, numbers):
         raise ResultError(
             f"{part.path} has {len(there)} configurations where the result has {len(numbers)}, or other numbers; "
-            "delete it and give the same `itd sweep` command again"
+            "delete it and give the same `itd sweep` or `itd union` command again"
         )
     if samples is not None and not np.array_equal(here, samples):
         raise ResultError(
-            f"{part.path} holds other samples than its name says; delete it and give the same `itd sweep` command again"
+            f"{part.path} holds other samples than its name says; delete it and give the same `itd sweep` or "
+            "`itd union` command again"
         )
     if (of_labels.reshape(len(there), count) != labels).any():
         raise ResultError(f"{part.path} gives one sample two labels; write the file again")

@@ -181,6 +181,6 @@ def _damaged(part: Part, why: str) -> ResultError:
             "file written by `itd sweep`"
         )
     return ResultError(
-        f"{part.path} is damaged: {why}; delete this part and give the same `itd sweep` command again, which computes "
-        "it anew"
+        f"{part.path} is damaged: {why}; delete this part and give the same `itd sweep` or `itd union` command "
+        "again, which makes it anew"
     )

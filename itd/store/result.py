@@ -23,8 +23,24 @@ from itd.store.schema import SCORES, TYPES, check_columns, default_of, plain, se
 if TYPE_CHECKING:
     import pandas as pd
 
+ORIGIN = ("source", "source_config", "source_default")
+"""Columns of a union's `_itd/configs.parquet`: the fields of `Origin`."""
+
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a configuration of a union comes from.
+
+    source: path of the result, as it was given. config: its number there. default: the number, in the union, of the
+    default configuration of the same source; None where the source has none.
+    """
+
+    source: str
+    config: int
+    default: int | None
 
 
 @dataclass
@@ -34,7 +50,7 @@ class Result:
     path: as given. config_numbers: (C,) the numbers of the configurations. settings: column -> (C,) values. macs: (C,)
     int64 or None where a single file does not say. default: the default configuration's number, or None.
     samples: (N,) int32. labels: (N,) int16. images_requested: how many were asked for. nulls: how many samples are
-    left out because they have null rows.
+    left out because they have null rows. origins: of a union, where each of the (C,) configurations comes from.
     """
 
     path: str
@@ -51,6 +67,7 @@ class Result:
     manifest: dict[str, Any] | None = field(repr=False)
     _indices: list[Index] = field(repr=False)
     _kept: dict[str, np.ndarray] | None = field(default=None, repr=False)
+    origins: tuple[Origin, ...] = field(default=(), repr=False)
 
     @property
     def n(self) -> int:
@@ -93,6 +110,10 @@ class Result:
         """The row of the default configuration in `matrix`, or None."""
         rows = self.config_numbers.tolist()
         return rows.index(self.default) if self.default in rows else None
+
+    def own_default(self, index: int) -> int | None:
+        """The row of the default of the network that row `index` is of: in a union, of its source."""
+        return self.origins[index].default if self.origins else self.default_index
 
     def setting(self, index: int) -> dict[str, dict[str, float]]:
         """The settings of row `index`, as `{"A": {"stride": 2}, ...}`."""
@@ -219,6 +240,9 @@ def _open_folder(path: str, root: Path, manifest: dict[str, Any], parts: list[Pa
         default=manifest["default"],
         requested=len(samples),
         manifest=manifest,
+        origins=tuple(Origin(*row) for row in zip(*(configs.column(name).to_pylist() for name in ORIGIN), strict=True))
+        if manifests.is_union(manifest)
+        else (),
     )
 
 
@@ -232,7 +256,8 @@ def check_partition(path: str, parts: list[Part], images: int) -> None:
     for before, after in itertools.pairwise(parts):
         if after.first <= before.last:
             raise ResultError(
-                f"{path}: {before.name} and {after.name} overlap; delete one, then give the same `itd sweep` again"
+                f"{path}: {before.name} and {after.name} overlap; delete one, then give the same `itd sweep` or "
+                "`itd union` again"
             )
 
 
@@ -292,6 +317,7 @@ def _assemble(
     default: int | None,
     requested: int,
     manifest: dict[str, Any] | None,
+    origins: tuple[Origin, ...] = (),
 ) -> Result:
     every = np.concatenate([np.zeros(0, np.int32), *(index.samples for index in indices)])
     distinct, counts = np.unique(every, return_counts=True)
@@ -312,4 +338,5 @@ def _assemble(
         nulls=nulls,
         manifest=manifest,
         _indices=indices,
+        origins=origins,
     )

@@ -82,10 +82,10 @@ def part_table(
         samples: (n,).
         labels: (n,).
         scores: column -> (C, n).
-        missing: (n,) bool, samples whose scores are null.
+        missing: (n,) bool, samples whose scores are null; or (C, n), where some configurations' are.
     """
     configs, n = scores["quality"].shape
-    null = np.tile(missing, configs) if missing.any() else None
+    null = np.broadcast_to(missing, (configs, n)).reshape(-1) if missing.any() else None
     number = np.repeat(np.arange(configs), n)
     columns = {
         "sample": pa.array(np.tile(samples.astype(np.int32), configs)),

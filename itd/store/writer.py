@@ -148,7 +148,7 @@ class ResultWriter:
             nll: (C, n).
             rank: (C, n).
             confidence: (C, n).
-            missing: (n,) bool, images whose scores are null.
+            missing: (n,) bool, images whose scores are null; or (C, n), where some configurations' are.
 
         Raises:
             ResultError: the disk refuses, and nothing of the unit is left; or a score is not finite.
@@ -178,11 +178,12 @@ class ResultWriter:
         if not np.array_equal(self.samples[unit.first : unit.last + 1], unit.samples):
             raise ValueError(f"unit {unit.first}..{unit.last} is not of this result's images")
         for name, array in {"labels": labels, "missing": missing, **scores}.items():
-            shape = (self._configs, n) if name in SCORES else (n,)
+            each = name in SCORES or (name == "missing" and missing.ndim == 2)
+            shape = (self._configs, n) if each else (n,)
             if np.shape(array) != shape:
                 raise ValueError(f"{name} has shape {np.shape(array)}, not {shape}")
         for name in FLOATS:
-            if not np.isfinite(scores[name][:, ~missing]).all():
+            if not (np.isfinite(scores[name]) | missing).all():
                 raise ResultError(
                     f"{name} of images {unit.first} to {unit.last} is not finite, so they are not written; "
                     "run with `precision=fp32`"
@@ -229,6 +230,13 @@ def _continued(
 ) -> dict[str, Any]:
     """The manifest of a result that a run goes on with, with that run in it; ResultError where it is of another run."""
     manifests.check_same(str(folder), manifest, manifests.load_configs(folder, manifest), identity, space, samples)
+    return continued(folder, manifest, samples, provenance)
+
+
+def continued(
+    folder: Path, manifest: dict[str, Any], samples: np.ndarray, provenance: dict[str, Any]
+) -> dict[str, Any]:
+    """The manifest with one more run, which goes on to (N,) samples, where that run has something to add."""
     parts = list_parts(folder)
     require_sizes(parts)
     if not _coverage(parts, len(samples)).all() or manifests.records_more(manifest, provenance):
@@ -247,6 +255,13 @@ def _coverage(parts: Sequence[Part], images: int) -> np.ndarray:
 
 
 def check_target(path: str | Path) -> None:
+    """ResultError where a sweep's result cannot be there: a union, or what `check_folder` refuses."""
+    check_folder(path)
+    if manifests.is_union(manifests.load_manifest(Path(path))):
+        raise ResultError(f"{path} is a union of results, which no sweep can extend; give another `out`")
+
+
+def check_folder(path: str | Path) -> None:
     """ResultError where a result cannot be there: a folder with other things in it, or one that cannot be written."""
     folder = Path(path)
     with disk_errors(path):

@@ -29,13 +29,32 @@ FIRST = ("time", "git", "device")
 
 
 def provenance_tables(results: Sequence[Result]) -> list[Table]:
-    """One table for each result, of what it is; then one of all the runs that made them."""
+    """One table for each result, of what it is, and one for each union's sources; then one of all the runs."""
     columns = (("what", "of the result"), ("value", "as its manifest has it"))
     tables = []
     for result in results:
         rows = tuple((Cell(name), Cell(text)) for name, text in zip(FIELDS, _row(result), strict=True))
         tables.append(Table(result.path, columns, rows, folded=True, prose=True))
+        if result.origins:
+            tables.append(_sources_table(result))
     return [*tables, _runs_table(results)]
+
+
+def _sources_table(result: Result) -> Table:
+    """A row for each source of a union: its configurations' numbers there, and in what it differs from the others."""
+    names = ("model", "weights", "variation", "precision", "preprocessing", "recalibration")
+    columns = (("source", "as it was given"), ("configurations", "their numbers in the union"),
+               *((name, "as the source's manifest has it") for name in names))  # fmt: skip
+    numbers: dict[str, list[int]] = {}
+    for number, origin in enumerate(result.origins):
+        numbers.setdefault(origin.source, []).append(number)
+    rows = []
+    for (source, own), identity in zip(numbers.items(), result.identity["union"].values(), strict=True):
+        texts = (str(identity.get("model")), str(identity.get("weights_sha256"))[:12],
+                 _pairs(identity.get("variation") or {}) or "none", str(identity.get("precision")),
+                 _pairs(identity.get("preprocess") or {}), str(identity.get("recalibration") or "none"))  # fmt: skip
+        rows.append((Cell(source), Cell(f"{own[0]} to {own[-1]}", own[0]), *map(Cell, texts)))
+    return Table(f"{result.path}: its sources", columns, tuple(rows), folded=True, prose=True)
 
 
 def _runs_table(results: Sequence[Result]) -> Table:
@@ -67,18 +86,19 @@ def _row(result: Result) -> list[str]:
         return [result.path, images, *unknown]
     identity = result.identity
     last = (_runs(result) or [{}])[-1]
+    several = "of its sources: see below" if result.origins else ""
     return [
         result.path,
         images,
         str(identity.get("model")),
-        f"{last.get('weights')}, SHA-256 {identity.get('weights_sha256')}",
+        several or f"{last.get('weights')}, SHA-256 {identity.get('weights_sha256')}",
         "; ".join(f"{site}: {' + '.join(paths)}" for site, paths in (identity.get("sites") or {}).items()),
         _space(identity.get("space") or {}),
         _pairs(identity.get("choices") or {}),
-        f"{last.get('data')}, fingerprint {identity.get('data')}, every {identity.get('every')}",
-        _pairs(identity.get("preprocess") or {}),
-        _pairs(identity.get("variation") or {}) or "none",
-        str(identity.get("precision")),
+        f"{several or last.get('data')}, fingerprint {identity.get('data')}, every {identity.get('every')}",
+        _pairs(identity.get("preprocess") or {}) or several,
+        _pairs(identity.get("variation") or {}) or several or "none",
+        str(identity.get("precision") or several),
     ]
 
 
