@@ -2,12 +2,13 @@
 
 from itd.analysis.figures.bounds import baselines_figure, sites_figure, unique_figure
 from itd.analysis.figures.compare import compare_figure
-from itd.analysis.figures.drawing import Drawing, Mark, check_figure_path, save_figure, short_names
+from itd.analysis.figures.drawing import Drawing, Mark, check_figure_path, save_figure
 from itd.analysis.figures.efficiency import efficiency_figure
 from itd.analysis.figures.gain import gain_figure
 from itd.analysis.figures.greedy import greedy_figure
 from itd.analysis.figures.preferences import preferences_figure, series_of, variation_figure
 from itd.analysis.figures.selection import selection_figure
+from itd.analysis.frames import short_names
 
 __all__ = [
     "Drawing",

@@ -7,7 +7,17 @@ from typing import Any
 from itd.analysis._compare import Comparison
 from itd.analysis._oracle import RULES
 from itd.analysis.figures.bounds import with_interval
-from itd.analysis.figures.drawing import COLOURS, MARKERS, Drawing, Mark, legend_style, new_figure, short_names, tidy
+from itd.analysis.figures.drawing import (
+    COLOURS,
+    MARKERS,
+    Drawing,
+    Mark,
+    legend_style,
+    new_figure,
+    tidy,
+    within_percent,
+)
+from itd.analysis.frames import short_names
 from itd.analysis.rules import rule_of
 
 FIGURES = (*RULES, "matched_topk")
@@ -40,10 +50,11 @@ def compare_figure(comparison: Comparison) -> Drawing:
         axes.plot([x - 0.11, x + 0.11], ends, color="0.6", linewidth=0.8, zorder=1)
     axes.set_xticks(range(len(names)), [rule_of(name).name.replace(" ", "\n") for name in names])
     axes.set_ylabel("top-1 accuracy (%)")
-    axes.set_ylim(-4, 104)
+    axes.set_ylim(0, 100)
+    within_percent(axes)
     axes.set_title(f"n = {comparison.n:,}", fontsize=9)
     tidy(axes)
     figure.legend(loc="outside lower center", ncols=1, **legend_style())
-    caption = "Accuracies before and after, on the same images. Bars: 95% bootstrap intervals."
+    caption = "Accuracies before and after, on the same images. Bars: 95% intervals."
     columns = ("what", "result", "value", "low", "high", "n")
     return Drawing("compare", "Before and after", caption, figure, columns, tuple(rows), tuple(marks))

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from itd.analysis.frames import short_names
 from itd.errors import ResultError
 from itd.files import replacing
 
@@ -94,11 +97,23 @@ def tidy(axes: Axes, grid: str = "both") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def name_panel(axes: Axes, name: str, n: int) -> None:
+def name_panel(axes: Axes, name: str, n: int, pad_pt: float = 6) -> None:
     """A result's name and n above a narrow panel: on two lines, and smaller, where the name is long."""
     text = f"{name} (n = {n:,})"
     long = len(text) > 40
-    axes.set_title(f"{name}\nn = {n:,}" if long else text, fontsize=min(9.0, 9 * 36 / max(len(name), 1)) if long else 9)
+    size = min(9.0, 9 * 36 / max(len(name), 1)) if long else 9
+    axes.set_title(f"{name}\nn = {n:,}" if long else text, fontsize=size, pad=pad_pt)
+
+
+def within_percent(axes: Axes, which: str = "y") -> None:
+    """Keeps an axis of percentages, x or y, inside 0 to 100. What stands on the edge is drawn whole all the same."""
+    low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
+    (axes.set_xlim if which == "x" else axes.set_ylim)(max(0.0, low), min(100.0, high))
+    for line in axes.lines:
+        if np.size(line.get_xdata()):  # one of a legend alone has no place, and would be laid out at the corner
+            line.set_clip_on(False)
+    for collection in axes.collections:
+        collection.set_clip_on(False)
 
 
 def legend_style() -> dict[str, Any]:
@@ -125,16 +140,6 @@ def check_figure_path(path: str | Path) -> None:
 def shown_names(paths: Sequence[str]) -> list[str]:
     """`short_names` as matplotlib shows them: a dollar sign begins no formula."""
     return [name.replace("$", r"\$") for name in short_names(paths)]
-
-
-def short_names(paths: Sequence[str]) -> list[str]:
-    """The results' names without folder and suffix, where that tells them apart.
-
-    >>> short_names(["results/a-stride.parquet", "results/a-size.parquet"])
-    ['a-stride', 'a-size']
-    """
-    names = [Path(p).name.removesuffix(".parquet") or p for p in paths]
-    return names if len(set(names)) == len(names) else list(paths)
 
 
 def grid(

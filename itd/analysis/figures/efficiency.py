@@ -7,7 +7,16 @@ from typing import Any
 
 from itd.analysis._efficiency import DynamicPoint, Efficiency, StaticPoint
 from itd.analysis.figures.bounds import incomplete, with_interval
-from itd.analysis.figures.drawing import COLOURS, Drawing, Mark, legend_style, new_figure, shown_names, tidy
+from itd.analysis.figures.drawing import (
+    COLOURS,
+    Drawing,
+    Mark,
+    legend_style,
+    new_figure,
+    shown_names,
+    tidy,
+    within_percent,
+)
 
 POINTS = {
     "static": ("static default", COLOURS[1], "o", 8),
@@ -33,10 +42,11 @@ def efficiency_figure(answer: Efficiency) -> Drawing:
     axes.set_ylabel("top-1 accuracy (%)")
     axes.set_title(f"{shown_names([answer.result])[0]} (n = {answer.n:,})", fontsize=9)
     tidy(axes)
+    within_percent(axes)
     figure.legend(loc="outside lower center", ncols=2, **(legend_style() | {"handlelength": 1.6}))
     caption = (
         "Stars take for each sample the cheapest configuration with the same prediction: a bound, as it knows that "
-        "prediction. Bars: 95% bootstrap intervals. The best of the grey points was chosen on the samples it is shown "
+        "prediction. Bars: 95% intervals. The best of the grey points was chosen on the samples it is shown "
         f"on.{incomplete(answer.macs_unknown)}"
     )
     columns = ("what", "config", "macs", "accuracy", "pareto")

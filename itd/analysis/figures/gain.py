@@ -7,7 +7,17 @@ from typing import Any
 
 from itd.analysis._gain import Gain
 from itd.analysis.figures.bounds import with_interval
-from itd.analysis.figures.drawing import COLOURS, MARKERS, Drawing, Mark, legend_style, new_figure, shown_names, tidy
+from itd.analysis.figures.drawing import (
+    COLOURS,
+    MARKERS,
+    Drawing,
+    Mark,
+    legend_style,
+    new_figure,
+    shown_names,
+    tidy,
+    within_percent,
+)
 from itd.analysis.frames import columns_of, rows_of
 
 KINDS = {
@@ -39,6 +49,7 @@ def gain_figure(rows: Sequence[Gain]) -> Drawing:
         panels[0].set_xticks(ticks, [f"{t}" for t in ticks])
         panels[0].minorticks_off()
         tidy(panels[0])
+        within_percent(panels[0])
     marks += _draw_whole(panels[-1], names, rows, len(panels) - 1)
     figure.legend(loc="outside lower center", ncols=2 if curves else 1, **legend_style())
     caption = (
@@ -86,5 +97,6 @@ def _draw_whole(axes: Any, names: Sequence[str], rows: Sequence[Gain], panel: in
     axes.tick_params(axis="y", labelsize=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("whole space (points of top-1)")
+    axes.set_xlim(max(-100, axes.get_xlim()[0]), min(100, axes.get_xlim()[1]))
     tidy(axes, "x")
     return marks

@@ -17,6 +17,7 @@ from itd.analysis.figures.drawing import (
     new_figure,
     shown_names,
     tidy,
+    within_percent,
 )
 from itd.analysis.frames import columns_of, rows_of
 
@@ -104,6 +105,7 @@ def _name_axes(axes: Any) -> None:
     axes.set_xlabel("configurations, added greedily")
     axes.set_ylabel("best-case top-1 accuracy (%)")
     tidy(axes)
+    within_percent(axes)
 
 
 def _say(name: str, step: Any) -> str:
