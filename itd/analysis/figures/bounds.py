@@ -8,7 +8,17 @@ from typing import Any
 
 from itd.analysis._oracle import RULES, OracleAccuracy
 from itd.analysis._unique import UniquePredictions
-from itd.analysis.figures.drawing import COLOURS, Drawing, Mark, grid, legend_style, name_panel, shown_names, tidy
+from itd.analysis.figures.drawing import (
+    COLOURS,
+    Drawing,
+    Mark,
+    grid,
+    legend_style,
+    name_panel,
+    shown_names,
+    tidy,
+    within_percent,
+)
 from itd.analysis.frames import rows_of
 from itd.analysis.rules import in_order, rule_of
 from itd.analysis.sampling import Estimate
@@ -37,13 +47,15 @@ def baselines_figure(rows: Sequence[OracleAccuracy]) -> Drawing:
             numbers.append({"result": row.result, "n": row.n, "rule": key, **_interval(value)})
         name_panel(axes, name, row.n)
         axes.set_yticks(range(len(order)), [rule_of(key).label for key in reversed(order)], fontsize=8)
-        axes.set_xlim(-2, 102)
+        axes.set_xlim(0, 100)
+        within_percent(axes, "x")
         tidy(axes, "x")
     _label_bottom(panels, "top-1 accuracy (%)")
+    _baselines_legend(figure, len(rows))
     caption = (
         "Squares pick with the label in hand; circles do without it; diamonds say what guessing is worth: matched "
         "top-k is right wherever the static network's first |U| guesses hold the label, |U| being the number of "
-        "distinct predictions. Bars: 95% bootstrap intervals."
+        "distinct predictions. Bars: 95% intervals."
     )
     columns = ("result", "n", "rule", "accuracy", "low", "high")
     return Drawing(
@@ -61,7 +73,14 @@ def sites_figure(answers: Sequence[Subsets]) -> Drawing:
     look = {"best": (COLOURS[0], "^"), "median": (COLOURS[2], "o"), "worst": (COLOURS[1], "v")}
     for i, (axes, one, name) in enumerate(zip(panels, answers, shown_names([f.result for f in answers]), strict=True)):
         for x, subset in enumerate(one.subsets):
-            axes.plot([x, x], [100 * subset.worst.value, 100 * subset.best.value], color="0.75", linewidth=5, zorder=1)
+            axes.plot(
+                [x, x],
+                [100 * subset.worst.value, 100 * subset.best.value],
+                color="0.75",
+                linewidth=5,
+                zorder=1,
+                solid_capstyle="butt",
+            )
             axes.plot(x, 100 * subset.matched_topk.value, "_", color="black", markersize=11, markeredgewidth=1.6)
             for rule in ("best", "median", "worst", "matched_topk"):
                 value = getattr(subset, rule)
@@ -71,13 +90,14 @@ def sites_figure(answers: Sequence[Subsets]) -> Drawing:
                 marks.append(Mark(i, x, 100 * value.value, f"{text} {with_interval(value)}"))
         axes.axhline(100 * one.static.value, color="0.35", linestyle="--", linewidth=0.9)
         axes.set_xticks(range(len(one.subsets)), [s.sites for s in one.subsets], fontsize=8)
-        axes.set_ylim(-3, 103)
+        axes.set_ylim(0, 100)
+        within_percent(axes)
         axes.set_ylabel("top-1 (%)", fontsize=9)
         axes.set_title(f"{name} (n = {one.n:,})", fontsize=9)
         tidy(axes, "y")
     _sites_legend(figure, panels[0], look)
     caption = (
-        "Dynamic sites; the others hold their default. Error bars: 95% bootstrap intervals. Matched top-k: the static "
+        "Dynamic sites; the others hold their default. Error bars: 95% intervals. Matched top-k: the static "
         "network with as many guesses for each sample as the subset made distinct predictions."
     )
     columns = ("result", "n", "sites", "configs", "rule", "accuracy", "low", "high")
@@ -89,29 +109,65 @@ def unique_figure(answers: Sequence[UniquePredictions]) -> Drawing:
 
     >>> unique_figure([unique(open_result("results/resnet50-stride.parquet"))]).save("unique.png")  # doctest: +SKIP
     """
-    most = max(len(one.histogram) for one in answers)
-    width = max(1, math.ceil(most / 50))
-    figure, panels = grid(len(answers), columns=3, width=3.1, height=2.5, sharex=True, sharey=True)
-    marks = []
+    ranges = _ranges([len(one.histogram) for one in answers])
+    alike = len(set(ranges)) == 1
+    figure, panels = grid(len(answers), columns=3, width=3.1, height=2.5, sharex=alike, sharey=alike)
+    marks, heights = [], []
     for i, (axes, one, name) in enumerate(zip(panels, answers, shown_names([f.result for f in answers]), strict=True)):
-        for start in range(1, most + 1, width):
-            share = 100 * sum(one.histogram[start - 1 : start - 1 + width]) / one.n
-            axes.bar(start + (width - 1) / 2, share, width=0.9 * width, color=COLOURS[0])
-            which = f"{start}" if width == 1 else f"{start} to {start + width - 1}"
-            marks.append(Mark(i, start + (width - 1) / 2, share, f"{name}: {which} distinct on {share:.1f}%"))
-        text = f"all agree: {with_interval(one.agree)}\nmean {one.mean.value:.1f} of {one.configs} configurations"
-        axes.text(0.97, 0.97, text, transform=axes.transAxes, ha="right", va="top", fontsize=7.5)
-        name_panel(axes, name, one.n)
+        heights.append(_histogram(axes, one, ranges[i]))
+        marks += [Mark(i, x, share, f"{name}: {which} distinct on {share:.1f}%") for x, share, which in heights[-1]]
+        name_panel(axes, name, one.n, pad_pt=15)
         tidy(axes, "y")
-    panels[0].set_ylim(0, 1.22 * panels[0].get_ylim()[1])  # room for the text
+    for axes, most in zip(panels, ranges, strict=True):
+        tallest = max(share for bars, own in zip(heights, ranges, strict=True) if own == most for _, share, _ in bars)
+        axes.set_ylim(0, min(100, 1.08 * tallest))
     for axes in panels[::3]:
         axes.set_ylabel("samples (%)", fontsize=9)
     _label_bottom(panels, "distinct predictions")
+    widest = max(map(_bin_width, ranges))
     caption = "Distinct classes predicted for a sample by all configurations" + (
-        "." if width == 1 else f", in bins of {width}."
+        "." if widest == 1 else f"; more than {BARS} of them in bins, here of up to {widest}."
     )
     columns = ("result", "n", "distinct", "samples")
     return Drawing("unique", "Distinct predictions", caption, figure, columns, tuple(rows_of(answers)), tuple(marks))
+
+
+BARS = 50
+"""So many counts have a bar each; more are put in bins."""
+
+
+def _ranges(counts: Sequence[int]) -> list[int]:
+    """How far each panel's axis goes. Those alike go equally far; few counts are no sliver of an axis made for many.
+
+    >>> _ranges([102, 66, 7, 5])
+    [102, 102, 7, 7]
+    """
+    ends: list[int] = []
+    for count in sorted(counts, reverse=True):
+        if not ends or 3 * count <= ends[-1]:
+            ends.append(count)
+    return [min(end for end in ends if end >= count) for count in counts]
+
+
+def _bin_width(most: int) -> int:
+    return max(1, math.ceil(most / BARS))
+
+
+def _histogram(axes: Any, one: UniquePredictions, most: int) -> list[tuple[float, float, str]]:
+    """Draws the bars of counts 1 to most; (middle, percent, which counts) of each."""
+    from matplotlib.ticker import MaxNLocator
+
+    width = _bin_width(most)
+    bars = []
+    for start in range(1, most + 1, width):
+        share = 100 * sum(one.histogram[start - 1 : start - 1 + width]) / one.n
+        bars.append((start + (width - 1) / 2, share, f"{start}" if width == 1 else f"{start} to {start + width - 1}"))
+    axes.bar([x for x, _, _ in bars], [share for _, share, _ in bars], width=0.9 * width, color=COLOURS[0])
+    axes.set_xlim(0, bars[-1][0] + width / 2 + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6 if most > 12 else 12))
+    text = f"all agree: {with_interval(one.agree)}; mean {one.mean.value:.1f} of {one.configs}"
+    axes.annotate(text, (0.5, 1), (0, 3), "axes fraction", "offset points", ha="center", va="bottom", fontsize=7)
+    return bars
 
 
 def incomplete(macs_unknown: Sequence[str]) -> str:
@@ -132,11 +188,19 @@ def _interval(value: Estimate) -> dict[str, float]:
     return {"accuracy": value.value, "low": value.low, "high": value.high}
 
 
+LOOKS = {
+    "label": (COLOURS[0], "s", "picks with the label in hand: a bound"),
+    "none": (COLOURS[1], "o", "picks without the label"),
+    "guess": ("black", "D", "what guessing is worth"),
+}
+"""Kind of a rule -> its colour and marker, and what a legend says of it."""
+
+
 def _look(key: str) -> tuple[str, str]:
     """Colour and marker of a rule."""
     if key in ("matched_topk", "chance"):
-        return "black", "D"
-    return (COLOURS[0], "s") if key in RULES and key != "static" else (COLOURS[1], "o")
+        return LOOKS["guess"][:2]
+    return LOOKS["label" if key in RULES and key != "static" else "none"][:2]
 
 
 def _dot(axes: Any, value: Estimate, y: float, colour: str, marker: str) -> None:
@@ -147,6 +211,18 @@ def _dot(axes: Any, value: Estimate, y: float, colour: str, marker: str) -> None
 def _bar(axes: Any, x: float, value: Estimate, colour: str, marker: str) -> None:
     axes.plot([x, x], [100 * value.low, 100 * value.high], color=colour, linewidth=1)
     axes.plot(x, 100 * value.value, marker, color=colour, markersize=5)
+
+
+def _baselines_legend(figure: Any, panels: int) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=colour, marker=marker, linestyle="", markersize=4.5, label=text)
+        for colour, marker, text in LOOKS.values()
+    ]
+    handles.append(Line2D([], [], color="0.35", linewidth=1.3, label="95% interval"))
+    style = legend_style() | {"handlelength": 1.6}
+    figure.legend(handles=handles, loc="outside lower center", ncols=4 if panels > 2 else 1, **style)
 
 
 def _sites_legend(figure: Any, axes: Any, look: dict[str, tuple[str, str]]) -> None:
