@@ -1,13 +1,13 @@
-"""What samples prefer: configurations as lines over the sites, options against the images' scale or context."""
+"""What samples prefer: each option at each site, the commonest configurations; options against scale or context."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from itd.analysis._preferences import Preferences
+from itd.analysis._preferences import ConfigShare, Preferences
 from itd.analysis.figures.bounds import with_interval
 from itd.analysis.figures.drawing import (
     COLOURS,
@@ -18,70 +18,164 @@ from itd.analysis.figures.drawing import (
     grid,
     legend_style,
     name_panel,
+    new_figure,
     shown_names,
     tidy,
+    within_percent,
 )
+from itd.analysis.sampling import Estimate
 from itd.errors import ResultError
 from itd.space import format_value
 
 AXES = {"scale": "image scale", "context_px": "context (px)"}
+PATHS = 10
+"""So many of the preferred configurations have a bar."""
 
 
 def preferences_figure(answers: Sequence[Preferences]) -> Drawing:
-    """Each configuration that a sample prefers as a line over A to D, as wide as its share (ITD paper, figure 1).
+    """Above, the percent of samples that prefer each option at each site; below, the configurations that the most
+    samples prefer (ITD paper, figure 1, which draws every one as a line).
 
     >>> preferences_figure([preferences(open_result("results/resnet50-stride.parquet"))])  # doctest: +SKIP
     """
-    figure, panels = grid(len(answers), columns=3, width=3.2, height=2.9)
+    across = min(3, len(answers))
+    down = -(-len(answers) // across)
+    most = max(len(_options(one)) for one in answers)
+    heights = (0.7 + 0.23 * most, 0.7 + 0.19 * PATHS)
+    figure = new_figure(max(4.6, 3.4 * across), sum(heights) * down + 0.4)
+    panels = figure.subplots(2 * down, across, squeeze=False, height_ratios=heights * down)
+    for spare in range(len(answers), across * down):
+        for axes in panels[2 * (spare // across) :, spare % across]:
+            figure.delaxes(axes)
     marks: list[Mark] = []
-    for i, (axes, one, name) in enumerate(zip(panels, answers, shown_names([f.result for f in answers]), strict=True)):
-        marks += _lines(axes, one, name, i)
-    rows = tuple(
-        {"result": one.result, "n": one.n, "config": c.config, "is_default": c.config == one.default}
-        | {f"{a}_{site}": v for site, setting in c.settings.items() for a, v in setting.items()}
-        | {"share": c.share.value, "low": c.share.low, "high": c.share.high}
-        for one in answers
-        for c in one.configs
-    )
-    columns = tuple(dict.fromkeys(["result", "n", "config", "is_default", *(k for row in rows for k in row)]))
-    columns = (*(c for c in columns if c not in ("share", "low", "high")), "share", "low", "high")
+    for i, (one, name) in enumerate(zip(answers, shown_names([f.result for f in answers]), strict=True)):
+        row, column = 2 * (i // across), i % across
+        marks += _options_panel(panels[row, column], one, name)
+        marks += _paths_panel(panels[row + 1, column], one, name)
+    _preferences_legend(figure, across)
+    columns, rows = _table(answers)
     caption = (
-        "A line is a configuration, as wide as the share of samples that prefer it (highest quality); the default is "
-        "black. Lines are drawn a little apart where they share an option."
+        "Above: percent of samples whose preferred configuration (highest quality) has the option at the site. Below: "
+        f"the {PATHS} configurations that the most samples prefer, their options from the first site to the last."
     )
     return Drawing("preferences", "Preferred configurations", caption, figure, columns, rows, tuple(marks))
 
 
-def _lines(axes: Any, one: Preferences, name: str, panel: int) -> list[Mark]:
-    ways = sorted({tuple(s.values()) for c in one.configs for s in c.settings.values()})
-    ways = sorted({*ways, *_all_ways(one)})
-    place = {way: y for y, way in enumerate(ways)}
-    top = max(c.share.value for c in one.configs)
-    marks = []
-    count = len(one.configs)
-    for number, c in reversed(list(enumerate(one.configs))):
-        own = c.config == one.default
-        offset = 0.0 if own else 0.5 * (((number * 0.618034) % 1) - 0.5)
-        ys = [place[tuple(c.settings[site].values())] + offset for site in one.sites]
-        colour = "black" if own else COLOURS[number % (len(COLOURS) - 1)]
-        width = max(0.4, 7 * c.share.value / top)
-        alpha = 1 if own else max(0.35, 0.85 - count / 400)
-        axes.plot(range(len(ys)), ys, color=colour, linewidth=width, alpha=alpha, solid_capstyle="round")
-        text = f"{name}: configuration {c.config}{' (default)' if own else ''} preferred by {with_interval(c.share)}"
-        marks += [Mark(panel, x, y, text) for x, y in enumerate(ys)]
+def _table(answers: Sequence[Preferences]) -> tuple[tuple[str, ...], tuple[dict[str, Any], ...]]:
+    """Columns and rows: each option of each site, and each preferred configuration."""
+    rows: list[dict[str, Any]] = []
+    for one in answers:
+        head = {"result": one.result, "n": one.n}
+        rows += [
+            head | {"what": "option", "site": o.site, "attribute": o.attribute, "value": o.value, **_interval(o.share)}
+            for o in one.options
+        ]
+        rows += [
+            head
+            | {"what": "config", "config": c.config, "is_default": c.config == one.default}
+            | {f"{a}_{site}": v for site, setting in c.settings.items() for a, v in setting.items()}
+            | _interval(c.share)
+            for c in one.configs
+        ]
+    last = ("share", "low", "high")
+    names = dict.fromkeys(name for row in rows for name in row)
+    return (*(name for name in names if name not in last), *last), tuple(rows)
+
+
+def _interval(share: Estimate) -> dict[str, float]:
+    return {"share": share.value, "low": share.low, "high": share.high}
+
+
+def _options(one: Preferences) -> list[tuple[str, float]]:
+    """(attribute, value) of every option of any site, ascending within its attribute."""
+    order = {attribute: place for place, attribute in enumerate(one.attributes)}
+    return sorted({(o.attribute, o.value) for o in one.options}, key=lambda o: (order[o[0]], o[1]))
+
+
+def _options_panel(axes: Any, one: Preferences, name: str) -> list[Mark]:
+    """The heat map of option by site, each cell with its percent; a frame around the default's options."""
+    options, marks = _options(one), []
+    shares = [[one.share(site, attribute, value) for site in one.sites] for attribute, value in options]
+    edges = ([x - 0.5 for x in range(len(one.sites) + 1)], [y - 0.5 for y in range(len(options) + 1)])
+    percents = [[math.nan if share is None else 100 * share.value for share in row] for row in shares]
+    axes.pcolormesh(*edges, percents, cmap="Blues", vmin=0, vmax=100, edgecolors="white", linewidth=1)
+    panel = axes.figure.axes.index(axes)
+    for y, ((attribute, value), row) in enumerate(zip(options, shares, strict=True)):
+        for x, (site, share) in enumerate(zip(one.sites, row, strict=True)):
+            if share is None:
+                continue
+            colour = "white" if share.value > 0.55 else "black"
+            axes.text(x, y, f"{100 * share.value:.0f}", ha="center", va="center", fontsize=7.5, color=colour)
+            text = f"{name}, {site}: {attribute} {format_value(value)} preferred by {with_interval(share)}"
+            marks.append(Mark(panel, x, y, text))
+    _frame_default(axes, one, options)
+    several = len(one.attributes) > 1
+    labels = [f"{attribute} {format_value(value)}" if several else format_value(value) for attribute, value in options]
     axes.set_xticks(range(len(one.sites)), one.sites)
-    axes.set_yticks(
-        range(len(ways)), [", ".join(map(format_value, way)) for way in ways], fontsize=min(8, 130 / len(ways))
-    )
-    axes.set_ylabel(", ".join(one.attributes), fontsize=9)
+    axes.set_yticks(range(len(options)), labels, fontsize=8)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    if not several:
+        axes.set_ylabel(one.attributes[0], fontsize=9)
     name_panel(axes, name, one.n)
+    return marks
+
+
+def _frame_default(axes: Any, one: Preferences, options: Sequence[tuple[str, float]]) -> None:
+    """Frames the default's options; where no sample prefers the default, nobody knows them here."""
+    from matplotlib.patches import Rectangle
+
+    default = next((c for c in one.configs if c.config == one.default), None)
+    for x, site in enumerate(one.sites if default else ()):
+        for option in default.settings[site].items() if default else ():
+            if option in options:
+                corner = (x - 0.48, options.index(option) - 0.48)
+                axes.add_patch(Rectangle(corner, 0.96, 0.96, fill=False, edgecolor="black", linewidth=1.2))
+
+
+def _paths_panel(axes: Any, one: Preferences, name: str) -> list[Mark]:
+    """The configurations that the most samples prefer as bars, the default's black."""
+    marks, panel = [], axes.figure.axes.index(axes)
+    shown = one.configs[:PATHS]
+    for y, c in enumerate(shown):
+        own, value = c.config == one.default, 100 * c.share.value
+        axes.barh(y, value, height=0.7, color="black" if own else COLOURS[4])
+        axes.plot([100 * c.share.low, 100 * c.share.high], [y, y], color="0.45", linewidth=1)
+        text = f"{name}: configuration {c.config}{' (default)' if own else ''}, {_path(one, c)}, preferred by"
+        marks.append(Mark(panel, value, y, f"{text} {with_interval(c.share)}"))
+    axes.set_yticks(range(len(shown)), [_path(one, c) for c in shown], fontsize=7.5)
+    axes.set_ylim(PATHS - 0.5, -0.5)
+    axes.set_xlim(0, min(100, 105 * max(c.share.high for c in shown)))
+    axes.set_ylabel(f"{':'.join(one.attributes)} at {', '.join(one.sites)}", fontsize=8)
+    axes.set_xlabel("samples that prefer it (%)", fontsize=8)
+    axes.tick_params(axis="x", labelsize=8)
+    total = 100 * sum(c.share.value for c in shown)
+    axes.set_title(f"{len(shown)} of {len(one.configs)} preferred: {total:.0f}% of samples", fontsize=8)
     tidy(axes, "x")
-    return marks[:400]
+    return marks
 
 
-def _all_ways(one: Preferences) -> set[tuple[float, ...]]:
-    """Every setting of a result that varies one attribute, preferred or not."""
-    return {(o.value,) for o in one.options} if len(one.attributes) == 1 else set()
+def _path(one: Preferences, c: ConfigShare) -> str:
+    """A configuration's options from the first site to the last, such as `1, 2, 1/2, 3`."""
+
+    def value(setting: Mapping[str, float], attribute: str) -> str:
+        return format_value(setting[attribute]) if attribute in setting else "-"
+
+    return ", ".join(":".join(value(c.settings[site], attribute) for attribute in one.attributes) for site in one.sites)
+
+
+def _preferences_legend(figure: Any, across: int) -> None:
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles = [
+        Patch(facecolor="none", edgecolor="black", label="frame: the default's option"),
+        Patch(color="black", label="the default configuration"),
+        Patch(color=COLOURS[4], label="another configuration"),
+        Line2D([], [], color="0.45", linewidth=1, label="95% interval"),
+    ]
+    style = legend_style() | {"handlelength": 1.6}
+    figure.legend(handles=handles, loc="outside lower center", ncols=4 if across > 1 else 2, **style)
 
 
 @dataclass(frozen=True)
@@ -135,10 +229,12 @@ def variation_figure(answers: Sequence[Preferences]) -> Drawing:
         row = panels[i * len(sites) : (i + 1) * len(sites)]
         row[0].set_ylabel(f"{one.model}\nsamples that prefer it (%)", fontsize=8)
         row[-1].legend(title=one.attribute, loc="center left", bbox_to_anchor=(1, 0.5), **legend_style())
+    for axes in panels:
+        within_percent(axes)
     sizes = sorted({member.n for one in series for member in one.members})
     caption = (
         f"Share of samples (n = {', '.join(map(str, sizes))} in each result) whose preferred configuration has the "
-        "option at the site. Bands: 95% bootstrap intervals."
+        "option at the site. Bands: 95% intervals."
     )
     columns = ("model", "attribute", "variation", "at", "n", "site", "value", "share", "low", "high", "result")
     return Drawing(
