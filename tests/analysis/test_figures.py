@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from itd.analysis import by_sites, compare, efficiency, greedy, oracle, preferences, unique
+from itd.analysis.cascade import cascade
 from itd.analysis.figures import (
     baselines_figure,
     compare_figure,
     efficiency_figure,
     greedy_figure,
     preferences_figure,
+    selection_figure,
     series_of,
     sites_figure,
     unique_figure,
@@ -113,15 +115,143 @@ def test_unique_bars_hold_every_sample(results, drawings):
     assert sum(row["samples"] for row in rows) == 24
 
 
-def test_preference_lines_are_as_wide_as_their_share_and_the_default_is_black(results, drawings):
-    found = preferences(results[0])
-    axes = drawings["preferences"].figure.axes[0]
-    widths = sorted((line.get_linewidth() for line in axes.lines), reverse=True)
-    shares = [c.share.value for c in found.configs]
-    assert len(widths) == len(shares)
-    assert widths == pytest.approx([max(0.4, 7 * share / shares[0]) for share in shares])
-    black = [line for line in axes.lines if line.get_color() == "black"]
-    assert len(black) == sum(c.config == found.default for c in found.configs)
+def legends(figure):
+    return [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
+
+
+def panels_of(axes):
+    """Preferences: the heat map, its cells by place, and the bars below it."""
+    (mesh,) = axes[0].collections
+    return mesh, {text.get_position(): text.get_text() for text in axes[0].texts}, axes[1].patches
+
+
+def test_preferences_are_a_heat_map_of_option_by_site(results, drawings):
+    answer = preferences(results[0])
+    mesh, cells, _ = panels_of(drawings["preferences"].figure.axes[::2])
+    shares = [[100 * answer.share(site, "dilation", value).value for site in "ABCD"] for value in (1, 2, 3)]
+    np.testing.assert_allclose(mesh.get_array().reshape(3, 4), shares)
+    assert cells == {(x, y): f"{shares[y][x]:.0f}" for x in range(4) for y in range(3)}
+    assert mesh.get_clim() == (0, 100)
+
+
+def test_below_it_are_the_ten_commonest_configurations_and_the_default_is_black(results, drawings):
+    for number in (0, 1):
+        answer = preferences(results[number])
+        axes = drawings["preferences"].figure.axes[2 + number]
+        shown = answer.configs[:10]
+        assert [bar.get_width() for bar in axes.patches] == pytest.approx([100 * c.share.value for c in shown])
+        black = [bar.get_facecolor() == (0, 0, 0, 1) for bar in axes.patches]
+        assert black == [c.config == answer.default for c in shown]
+        attribute = answer.attributes[0]
+        paths = [", ".join(f"{c.settings[site][attribute]:g}" for site in "ABCD") for c in shown]
+        assert [label.get_text() for label in axes.get_yticklabels()] == paths
+    assert [text.get_text() for text in drawings["preferences"].figure.legends[0].get_texts()][1:3] == [
+        "the default configuration", "another configuration"
+    ]  # fmt: skip
+
+
+def test_preferences_of_five_results_leave_no_empty_panel(results):
+    drawing = preferences_figure([preferences(result) for result in [*results, results[0]]])
+    assert len(drawing.figure.axes) == 10
+    marked = {mark.axes for mark in drawing.marks}
+    assert marked == set(range(10)) and all(0 <= x <= 1 and 0 <= y <= 1 for x, y, _ in drawing.placed_marks())
+
+
+def histograms(tmp_path, *classes):
+    """A result for each number of classes, in which every number of distinct predictions may occur."""
+    made = []
+    for i, count in enumerate(classes):
+        scores = synthetic.make_ties(4 * count, 40, seed=i, classes=count)
+        made.append(unique(open_result(synthetic.make_result(tmp_path / f"{count}.parquet", scores))))
+    return made
+
+
+def test_few_distinct_predictions_have_a_bar_each_beside_many(tmp_path):
+    few, many = histograms(tmp_path, 8, 200)
+    drawing = unique_figure([many, few])
+    wide, narrow = drawing.figure.axes
+    assert len(narrow.patches) == len(few.histogram) <= 8 < 50 < len(many.histogram)
+    assert [bar.get_height() for bar in narrow.patches] == pytest.approx([100 * h / 40 for h in few.histogram])
+    middles = [bar.get_x() + bar.get_width() / 2 for bar in narrow.patches]
+    assert middles == pytest.approx(range(1, len(few.histogram) + 1))
+    assert narrow.get_xlim()[1] <= len(few.histogram) + 1
+    assert len(wide.patches) <= 50 and sum(bar.get_height() for bar in wide.patches) == pytest.approx(100)
+    assert wide.patches[-1].get_x() + wide.patches[-1].get_width() <= wide.get_xlim()[1]
+    assert "in bins" in drawing.caption and "in bins" not in unique_figure([few]).caption
+
+
+def test_histograms_that_are_alike_share_an_axis(drawings):
+    first, second = drawings["unique"].figure.axes
+    assert first.get_xlim() == second.get_xlim() and first.get_ylim() == second.get_ylim()
+
+
+def percent_limits(figure):
+    """The limits of every axis that says that it is in percent."""
+    for axes in figure.axes:
+        if "(%)" in axes.get_xlabel():
+            yield axes.get_xlim()
+        if "(%)" in axes.get_ylabel():
+            yield axes.get_ylim()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_axis_of_percentages_leaves_0_to_100(drawings, name):
+    limits = list(percent_limits(drawings[name].figure))
+    assert limits and all(0 <= low < high <= 100 for low, high in limits), limits
+
+
+def test_percentages_stay_within_100_where_every_sample_is_alike(tmp_path):
+    path = synthetic.make_result(tmp_path / "r.parquet", synthetic.make_scores(4, 6, accuracy=1.0), default=0)
+    result = open_result(path)
+    for drawing in (
+        unique_figure([unique(result)]),
+        greedy_figure([greedy(result)]),
+        preferences_figure([preferences(result)]),
+        baselines_figure([oracle(result)]),
+        sites_figure([by_sites(result)]),
+    ):
+        assert all(0 <= low < high <= 100 for low, high in percent_limits(drawing.figure)), drawing.name
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "unique"])
+def test_every_figure_with_several_looks_has_a_legend_that_covers_no_panel(drawings, name):
+    figure = drawings[name].figure
+    figure.draw_without_rendering()
+    assert legends(figure)
+    for legend in legends(figure):
+        assert not any(legend.get_window_extent().overlaps(axes.get_window_extent()) for axes in figure.axes)
+
+
+def test_the_legend_of_the_baselines_says_what_each_marker_is(drawings):
+    (legend,) = drawings["baselines"].figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "picks with the label in hand: a bound", "picks without the label", "what guessing is worth", "95% interval"
+    ]  # fmt: skip
+
+
+def test_each_selector_has_a_row_of_its_own(results):
+    selection = cascade(results[0], k=3)
+    drawing = selection_figure(selection)
+    accuracy, cost, curve = drawing.figure.axes
+    labels = [label.get_text() for label in accuracy.get_yticklabels()]
+    assert len(labels) == len(set(labels)) == 5 and labels[0].startswith("cascade")
+    shown = {
+        line.get_ydata()[0]: line.get_xdata()[0]
+        for line in accuracy.lines
+        if line.get_marker() in ("o", "s") and len(line.get_ydata())
+    }
+    assert sorted(shown) == [0, 1, 2, 3, 4]
+    assert shown[0] == pytest.approx(100 * selection.selectors["cascade"].accuracy.value)
+    assert shown[labels.index("static")] == pytest.approx(100 * selection.baselines["static"].accuracy.value)
+    spent = {line.get_ydata()[0]: line.get_xdata()[0] for line in cost.lines if line.get_marker() in ("o", "s")}
+    assert spent[labels.index("static")] == pytest.approx(selection.baselines["static"].macs.value / 1e9)
+    line = next(line for line in curve.lines if line.get_label().startswith("cascade"))
+    assert list(line.get_ydata()) == pytest.approx([100 * p.accuracy.value for p in selection.curve])
+    drawing.figure.draw_without_rendering()
+    (legend,) = drawing.figure.legends
+    assert not any(legend.get_window_extent().overlaps(axes.get_window_extent()) for axes in drawing.figure.axes)
+    assert all(0 <= low < high <= 100 for low, high in percent_limits(drawing.figure))
+    assert all(0 <= x <= 1 and 0 <= y <= 1 for x, y, _ in drawing.placed_marks())
 
 
 def test_series_group_by_model_attribute_and_variation(results):
