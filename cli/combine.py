@@ -23,11 +23,15 @@ def combine(
     """Cross the first m greedy configurations of each RESULT, m**n <= budget (the paper's section 4.4 and eq. 2).
 
     Give one result for each attribute, of one network on the same images; `itd sweep --space FILE` then runs them.
+    Sweep them on other images than these: the lists were chosen here. Held out: what lists of m achieve on images that
+    they were not chosen on.
 
     \b
-    JSON: {results, attributes, n, budget, per_attribute, chosen: [[config]], configs, space}
+    JSON: {results, attributes, n, budget, per_attribute, chosen: [[config]], configs, in_sample: [accuracy],
+      held_out: [{k, accuracy, low, high, matched_topk, guesses}], space}
     """
     from itd.analysis import combine as cross
+    from itd.analysis.tables import combination_text
     from itd.space import write_space
     from itd.store import open_result
 
@@ -40,9 +44,6 @@ def combine(
         as_json,
         csv_path,
         {**combination.as_dict(), "space": out},
-        lambda: (
-            f"{combination.per_attribute} of each of {' and '.join(combination.attributes)}: "
-            f"{len(combination.space.configs)} configurations of at most {budget} -> {out}"
-        ),
+        lambda: f"{combination_text(combination)} -> {out}",
         combination.rows,
     )

@@ -18,11 +18,14 @@ def efficiency(result: str, count: int, seed: int, as_json: bool, csv_path: str 
     """The cheapest configurations of RESULT that predict the same, image by image (the paper's section 4.6, Fig. 6).
 
     For each image the cheapest configuration with the prediction of the static default, and the cheapest with the
-    oracle's: both are bounds, as they know that prediction. Costs are multiply-accumulates of one image.
+    oracle's: both are bounds, as they know that prediction. Held out: the cheapest one configuration for all images
+    that is as accurate as the default, chosen on nine of ten folds and measured on the tenth. Costs are
+    multiply-accumulates of one image.
 
     \b
     JSON: {result, n, static, best, cheapest_as_static, cheapest_as_best:
       {accuracy, macs, factor: {value, low, high, n}}, matched_topk,
+      cheapest_fixed: {accuracy, macs, factor, choices: [config]} or null,
       points: [{config, settings, macs, accuracy, pareto}], macs_unknown: [name]}
     """
     from itd.analysis import efficiency as measure

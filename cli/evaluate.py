@@ -31,7 +31,7 @@ def evaluate(as_json: bool, progress: Progress, **fields: Any) -> None:
     """Top-1 and top-5 accuracy of a network, in evaluation mode, on labelled images.
 
     \b
-    JSON: {model, weights, n, top1, top5}, top5 null for fewer than six classes
+    JSON: {model, weights, n, top1, top5, top1_interval: [low, high]}, top5 null for fewer than six classes
     """
     from itd import EvaluateRequest
     from itd import evaluate as run
@@ -42,9 +42,11 @@ def evaluate(as_json: bool, progress: Progress, **fields: Any) -> None:
 
     evaluation = run(EvaluateRequest(**fields), on_start=start, on_prepare=progress.prepare)
     if as_json:
-        print_json(evaluation.__dict__)
+        print_json(evaluation.as_dict())
         return
     top5 = "" if evaluation.top5 is None else f", top-5 {100 * evaluation.top5:.2f}%"
+    low, high = evaluation.top1_interval
     click.echo(
-        f"{evaluation.model}, {evaluation.weights}: top-1 {100 * evaluation.top1:.2f}%{top5} (n = {evaluation.n:,})"
+        f"{evaluation.model}, {evaluation.weights}: top-1 {100 * evaluation.top1:.2f}% ({100 * low:.2f} to "
+        f"{100 * high:.2f}){top5} (n = {evaluation.n:,})"
     )

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from itd.analysis._greedy import first_rows
+from itd.analysis._held_out import FOLDS, REPEATS, HeldOutStep, Scores, held_out
 from itd.analysis.frames import Answer, Row
-from itd.analysis.scores import require_number, require_results, require_same_data
+from itd.analysis.predictions import default_rank
+from itd.analysis.sampling import Resamples, as_resamples
+from itd.analysis.scores import correctness, require_number, require_results, require_same_data
 from itd.errors import ResultError
 from itd.space import ATTRIBUTES, Setting, SpaceList
 
@@ -25,7 +28,10 @@ BUDGET = 625
 class Combination(Answer):
     """What was chosen from each result, and the space that crosses it.
 
-    per_attribute: m of the ITD paper's equation 2. chosen: for each result its first configurations, in greedy order.
+    per_attribute: m of the ITD paper's equation 2. chosen: for each result its first configurations, in greedy order,
+    chosen on its n images. in_sample: the best case of these on the very images. held_out: what a list of as many
+    achieves on images that it was not chosen on (see `greedy`), None for a single image: the crossed space has chosen
+    on these images too, so a sweep of it on the same ones is as much too good.
     """
 
     results: tuple[str, ...]
@@ -35,6 +41,8 @@ class Combination(Answer):
     per_attribute: int
     chosen: tuple[tuple[int, ...], ...]
     space: SpaceList
+    in_sample: tuple[float, ...] = ()
+    held_out: tuple[HeldOutStep | None, ...] = ()
 
     def rows(self) -> list[Row]:
         """One row for each configuration that was chosen."""
@@ -54,6 +62,8 @@ class Combination(Answer):
             "per_attribute": self.per_attribute,
             "chosen": [list(c) for c in self.chosen],
             "configs": len(self.space.configs),
+            "in_sample": list(self.in_sample),
+            "held_out": [None if step is None else step.as_dict() for step in self.held_out],
         }
 
 
@@ -71,7 +81,14 @@ def per_attribute(attributes: int, budget: int) -> int:
     return m
 
 
-def combine(results: Sequence[Result], *, budget: int = BUDGET, partial: bool = False) -> Combination:
+def combine(
+    results: Sequence[Result],
+    *,
+    budget: int = BUDGET,
+    partial: bool = False,
+    resamples: Resamples | int | None = None,
+    seed: int = 0,
+) -> Combination:
     """The first m greedy configurations of each result, crossed into one space of at most `budget` configurations.
 
     results: of different attributes, of one network on the same images. Raises ResultError for any others, for a budget
@@ -107,7 +124,21 @@ def combine(results: Sequence[Result], *, budget: int = BUDGET, partial: bool = 
         per_attribute=m,
         chosen=chosen,
         space=space,
+        in_sample=tuple(
+            float(correctness(r)[list(first)].any(0).mean()) for r, first in zip(results, rows, strict=True)
+        ),
+        held_out=tuple(_last_step(result, m, as_resamples(resamples, result.n, seed)) for result in results),
     )
+
+
+def _last_step(result: Result, m: int, drawn: Resamples) -> HeldOutStep | None:
+    """The first m of a list, held out."""
+    quality = result.matrix("quality")
+    scores = Scores(
+        correctness(result, quality), quality, result.matrix("pred"), default_rank(result), result.default_index
+    )
+    curve = held_out(scores, FOLDS, REPEATS, drawn, length=m, sure=m)
+    return None if curve is None else curve.steps[-1]
 
 
 def _distinct_attributes(results: Sequence[Result]) -> tuple[str, ...]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from itd.analysis._fixed import CheapestFixed, cheapest_fixed
 from itd.analysis.frames import Answer, Row
 from itd.analysis.predictions import distinct
 from itd.analysis.sampling import Estimate, Resamples, as_resamples, estimate, proportion
@@ -49,7 +50,9 @@ class Efficiency(Answer):
 
     static: the default configuration. best: each sample's preferred configuration (the oracle). cheapest_as_static,
     cheapest_as_best: for each sample the cheapest configuration with the same prediction as those. matched_topk: of the
-    default (see `baselines`). points: every configuration on its own. macs_unknown: operators that no figure of cost
+    default (see `baselines`). points: every configuration on its own, in-sample: the best of them was chosen on these
+    samples. cheapest_fixed: the cheapest configuration that is as accurate as the default, chosen on other samples than
+    it is measured on; None for a single one. macs_unknown: operators that no figure of cost
     counts.
     """
 
@@ -61,6 +64,7 @@ class Efficiency(Answer):
     cheapest_as_best: DynamicPoint
     matched_topk: Estimate
     points: tuple[StaticPoint, ...]
+    cheapest_fixed: CheapestFixed | None = None
     macs_unknown: tuple[str, ...] = ()
 
     def rows(self) -> list[Row]:
@@ -72,6 +76,9 @@ class Efficiency(Answer):
         for name in ("static", "cheapest_as_static", "best", "cheapest_as_best"):
             point = getattr(self, name)
             rows.append({"what": name, "macs": point.macs.value, "accuracy": point.accuracy.value})
+        if self.cheapest_fixed is not None:
+            fixed = self.cheapest_fixed
+            rows.append({"what": "cheapest_fixed", "macs": fixed.macs.value, "accuracy": fixed.accuracy.value})
         return rows
 
     def as_dict(self) -> dict[str, Any]:
@@ -81,6 +88,7 @@ class Efficiency(Answer):
             "result": self.result,
             "n": self.n,
             **{name: getattr(self, name).as_dict() for name in names},
+            "cheapest_fixed": None if self.cheapest_fixed is None else self.cheapest_fixed.as_dict(),
             "matched_topk": self.matched_topk.as_dict(),
             "points": [
                 {"config": p.config, "settings": p.settings, "macs": p.macs, "accuracy": p.accuracy, "pareto": p.pareto}
@@ -121,8 +129,16 @@ def efficiency(result: Result, *, resamples: Resamples | int | None = None, seed
         cheapest_as_best=_dynamic(correct, macs, as_best, drawn, than=best),
         matched_topk=proportion(rank < distinct(pred)),
         points=_static_points(result, correct, macs),
+        cheapest_fixed=_numbered(result, cheapest_fixed(correct, macs, default, drawn)),
         macs_unknown=result.macs_unknown,
     )
+
+
+def _numbered(result: Result, found: CheapestFixed | None) -> CheapestFixed | None:
+    """With the configurations' numbers in place of rows."""
+    if found is None:
+        return None
+    return replace(found, choices=tuple(int(result.config_numbers[c]) for c in found.choices))
 
 
 def cheapest(pred: np.ndarray, wanted: np.ndarray, macs: np.ndarray) -> np.ndarray:

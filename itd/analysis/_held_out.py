@@ -80,7 +80,13 @@ class Scores:
 
 
 def held_out(
-    scores: Scores, folds: int, repeats: int, resamples: Resamples, *, length: int | None = None
+    scores: Scores,
+    folds: int,
+    repeats: int,
+    resamples: Resamples,
+    *,
+    length: int | None = None,
+    sure: int = INTERVAL_STEPS,
 ) -> HeldOut | None:
     """Cross-fits greedy lists; None for `folds` 0 or a single image.
 
@@ -97,6 +103,7 @@ def held_out(
         repeats: divisions that the estimate is the mean of.
         resamples: of the N images; as many of them are used as a fixed budget of work allows.
         length: how many steps are wanted; default all.
+        sure: how many of them get an interval.
 
     Raises:
         ResultError: folds or repeats that cannot be.
@@ -115,7 +122,7 @@ def held_out(
     length = min(configs, length or configs, configs if whole else INTERVAL_STEPS)
     counts = _counts(scores, folds, repeats, length, resamples.seed)
     used = _affordable(resamples.count, folds, n, configs)
-    spread = _spread(scores, folds, resamples, used, min(length, INTERVAL_STEPS)) if used else None
+    spread = _spread(scores, folds, resamples, used, min(length, sure)) if used else None
     steps = [_step(k, counts[k], repeats, scores, None if spread is None else spread[k : k + 1]) for k in range(length)]
     return HeldOut(folds, repeats, used, resamples.count, tuple(steps))
 
@@ -124,7 +131,7 @@ def _affordable(count: int, folds: int, n: int, configs: int) -> int:
     return min(count, max(LEAST_RESAMPLES, int(INTERVAL_WORK / (folds * n * configs))))
 
 
-def _divisions(n: int, folds: int, count: int, rng: np.random.Generator) -> np.ndarray:
+def divisions_into(folds: int, n: int, count: int, rng: np.random.Generator) -> np.ndarray:
     """(count, N) the fold of each image in random divisions into folds of sizes that differ by at most one."""
     return rng.permuted(np.tile(np.arange(n, dtype=np.int16) % folds, (count, 1)), axis=1)
 
@@ -168,7 +175,7 @@ def _counts(scores: Scores, folds: int, repeats: int, length: int, seed: int) ->
     many guesses those are."""
     n = scores.correct.shape[1]
     counts = np.zeros((length, 3, n), np.int32)
-    divisions = _divisions(n, folds, repeats, np.random.default_rng((seed, n, folds)))
+    divisions = divisions_into(folds, n, repeats, np.random.default_rng((seed, n, folds)))
     size = max(1, _CELLS // (folds * n))
     for start in range(0, repeats, size):
         part = divisions[start : start + size]
@@ -185,7 +192,7 @@ def _spread(scores: Scores, folds: int, resamples: Resamples, used: int, length:
     as many guesses'."""
     n = scores.correct.shape[1]
     figures = np.zeros((used, length, 3))
-    divisions = _divisions(n, folds, used, np.random.default_rng((resamples.seed, n, folds, used)))
+    divisions = divisions_into(folds, n, used, np.random.default_rng((resamples.seed, n, folds, used)))
     static = np.zeros(n, bool) if scores.default is None else scores.correct[scores.default]
     size = max(1, _CELLS // (folds * n))
     for start in range(0, used, size):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from itd.analysis._combine import Combination
 from itd.analysis._compare import FIGURES, Comparison
 from itd.analysis._efficiency import Efficiency
 from itd.analysis._gain import FIGURES as GAIN_FIGURES
@@ -187,11 +188,39 @@ def efficiency_table(answer: Efficiency) -> str:
             + [f"{macs.low / 1e9:.2f}-{macs.high / 1e9:.2f}"]
             + (["", ""] if factor is None else [f"{factor.value:.2f}x", f"{factor.low:.2f}-{factor.high:.2f}"])
         )
+    fixed = answer.cheapest_fixed
+    if fixed is not None:
+        cells.append(
+            [
+                "cheapest fixed one as accurate as the default, held out",
+                percent(fixed.accuracy.value),
+                span(fixed.accuracy),
+                f"{fixed.macs.value / 1e9:.2f}",
+                f"{fixed.macs.low / 1e9:.2f}-{fixed.macs.high / 1e9:.2f}",
+                f"{fixed.factor.value:.2f}x",
+                f"{fixed.factor.low:.2f}-{fixed.factor.high:.2f}",
+            ]
+        )
     cells.append(
         ["matched top-k of the default", percent(answer.matched_topk.value), span(answer.matched_topk), *[""] * 4]
     )
     head = f"{answer.result}: n = {answer.n}, {len(answer.points)} configurations\n"
     return head + align(cells) + _last_line(answer.macs_unknown)
+
+
+def combination_text(answer: Combination) -> str:
+    """What each list achieves, on how many images it was chosen, and last how many configurations the space has."""
+    lines = []
+    for path, n, best, step in zip(answer.results, answer.n, answer.in_sample, answer.held_out, strict=True):
+        held = "" if step is None else f", held out {percent(step.accuracy)}"
+        if step is not None and step.low is not None and step.high is not None:
+            held += f" ({span((step.low, step.high))})"
+        lines.append(f"{path}: {answer.per_attribute} chosen on {n} images: best {percent(best)} in-sample{held}")
+    lines.append(
+        f"{answer.per_attribute} of each of {' and '.join(answer.attributes)}: {len(answer.space.configs)} "
+        f"configurations of at most {answer.budget}"
+    )
+    return "\n".join(lines)
 
 
 def uncounted(macs_unknown: Sequence[str]) -> str:

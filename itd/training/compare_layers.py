@@ -187,9 +187,11 @@ def _step(network: nn.Module, pixels: Tensor, labels: Tensor) -> None:
 
 def comparison_table(rows: Sequence[LayerComparison], request: CompareLayersRequest) -> str:
     """The comparison as text."""
-    from itd.analysis.tables import align
+    from itd.analysis.sampling import wilson
+    from itd.analysis.tables import align, span
 
-    cells = [["model", "params", "MB", "MMAC", f"ms/forward of {request.batch_size}", "s/epoch", "top-1", "n"]]
+    time = f"ms/forward of {request.batch_size}"
+    cells = [["model", "params", "MB", "MMAC", time, "s/epoch", "top-1", "95% interval", "n"]]
     for row in rows:
         cells.append(
             [
@@ -200,6 +202,7 @@ def comparison_table(rows: Sequence[LayerComparison], request: CompareLayersRequ
                 _spread(row.forward_ms),
                 _spread(row.epoch_s),
                 "-" if row.top1 is None else f"{100 * row.top1:.1f}",
+                "-" if row.top1 is None else span(wilson(row.top1 * row.n, row.n)),
                 f"{row.n}" if row.n else "-",
             ]
         )

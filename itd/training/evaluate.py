@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from itd.analysis.sampling import wilson
 from itd.data.images import ImageSet
 from itd.data.loader import batches
 from itd.data.open import data_source, open_images
@@ -52,6 +53,16 @@ class Evaluation:
     n: int
     top1: float
     top5: float | None
+
+    @property
+    def top1_interval(self) -> tuple[float, float]:
+        """Wilson's 95% interval of top1: how sure it is for the n images, not for other seeds of the training."""
+        share = wilson(round(self.top1 * self.n), self.n)
+        return share.low, share.high
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**self.__dict__, "top1_interval": list(self.top1_interval)}
 
 
 def evaluate(

@@ -137,6 +137,8 @@ def test_the_file_says_how_it_was_made(tmp_path):
         "per_attribute": 2,
         "chosen": [list(c) for c in found.chosen],
         "configs": 4,
+        "in_sample": list(found.in_sample),
+        "held_out": [step.as_dict() for step in found.held_out],
     }
 
 

@@ -50,7 +50,7 @@ def by_loops(scores, weights, division, k):
 def test_the_curve_is_that_of_loops_over_divisions_folds_and_images(scores, cells, monkeypatch):
     monkeypatch.setattr(_held_out, "_CELLS", cells)
     found = held_out(scores, 5, 3, Resamples(N, 0, 9))
-    divisions = _held_out._divisions(N, 5, 3, np.random.default_rng((9, N, 5)))
+    divisions = _held_out.divisions_into(5, N, 3, np.random.default_rng((9, N, 5)))
     for k in range(1, C + 1):
         loops = [by_loops(scores, np.ones(N, int), division, k) for division in divisions]
         expected = [float(np.mean([one[i] for one in loops])) for i in range(3)]
@@ -64,7 +64,7 @@ def test_the_interval_is_as_wide_as_resamples_spread_and_never_narrower_than_wil
     monkeypatch.setattr(_held_out, "_CELLS", cells)
     drawn = Resamples(N, 12, 9)
     found = held_out(scores, 5, 3, drawn)
-    divisions = _held_out._divisions(N, 5, 12, np.random.default_rng((9, N, 5, 12)))
+    divisions = _held_out.divisions_into(5, N, 12, np.random.default_rng((9, N, 5, 12)))
     static = scores.correct[scores.default]
     for k in (1, 3, C):
         figures = []
@@ -143,3 +143,48 @@ def test_the_verb_gives_the_curve_beside_the_in_sample_steps(repository):
     assert answer["held_out"][-1]["accuracy"] == answer["steps"][-1]["accuracy"], "all of them: nothing was chosen"
     assert [row["curve"] for row in curve.rows()] == ["held-out"] * result.configs + ["in-sample"] * result.configs
     assert itd.greedy(result, folds=0).held_out is None
+
+
+def test_the_cheapest_fixed_configuration_by_loops(scores):
+    from itd.analysis._fixed import cheapest_fixed
+
+    macs, drawn = np.array([5, 3, 4, 9, 1, 3, 2]) * 10**9, Resamples(N, 9, 3)
+    found = cheapest_fixed(scores.correct, macs, 2, drawn, folds=4, repeats=3)
+    divisions = _held_out.divisions_into(4, N, 3, np.random.default_rng((3, N, 4)))
+    again = _held_out.divisions_into(4, N, 9, np.random.default_rng((3, N, 4, 9)))
+
+    def one(weights, division):
+        right, cost, chosen = 0.0, 0.0, []
+        for fold in range(4):
+            count = [int((weights * (division != fold))[scores.correct[c]].sum()) for c in range(C)]
+            chosen.append(min((c for c in range(C) if count[c] >= count[2]), key=lambda c: (macs[c], c)))
+            held = weights * (division == fold)
+            right += held[scores.correct[chosen[-1]]].sum()
+            cost += held.sum() * macs[chosen[-1]]
+        return right / N, cost / N, chosen
+
+    plain = [one(np.ones(N, int), division) for division in divisions]
+    assert found.accuracy.value == pytest.approx(np.mean([p[0] for p in plain]))
+    assert found.macs.value == pytest.approx(np.mean([p[1] for p in plain]))
+    assert set(found.choices) == {c for p in plain for c in p[2]}
+    resampled = [one(w, d)[1] for w, d in zip(drawn.weights.astype(int), again, strict=True)]
+    half = 1.959963984540054 * np.std(resampled, ddof=1)
+    assert (found.macs.low, found.macs.high) == pytest.approx((found.macs.value - half, found.macs.value + half))
+    assert found.factor.value == pytest.approx(macs[2] / found.macs.value)
+    assert cheapest_fixed(scores.correct[:, :1], macs, 2, Resamples(1, 5)) is None
+
+
+def test_combine_says_on_how_many_images_its_lists_were_chosen_and_what_they_achieve_on_others(repository):
+    from itd.analysis.tables import combination_text
+
+    results = [
+        itd.open_result(repository / "results" / f"resnet50-{a}-val1300.parquet") for a in ("stride", "dilation")
+    ]
+    found = itd.combine(results, budget=144, resamples=50)
+    for result, best, step in zip(results, found.in_sample, found.held_out, strict=True):
+        curve = itd.greedy(result, resamples=50)
+        assert best == curve.steps[11].accuracy and step.k == 12 and step.low is not None
+        assert (step.accuracy, step.guesses) == (curve.held_out.steps[11].accuracy, curve.held_out.steps[11].guesses)
+        assert step.accuracy < best
+    assert "12 chosen on 130 images: best 93.1 in-sample, held out" in combination_text(found)
+    assert set(found.as_dict()["held_out"][0]) == {"k", "accuracy", "low", "high", "matched_topk", "guesses"}
