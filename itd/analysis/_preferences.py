@@ -115,7 +115,7 @@ def preferences(result: Result) -> Preferences:
     """
     require_result(result, "preferences")
     quality = result.matrix("quality")
-    solved = correctness(result, quality).any(0)
+    solved: np.ndarray = np.any(correctness(result, quality), axis=0)
     rows = preferred(quality, result.matrix("nll"), result.default_index)
     shares = _Shares(rows, solved, result.configs)
     order = [int(c) for c in np.lexsort((np.arange(result.configs), -shares.all)) if shares.all[c]]

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from itd.analysis._gain import Gain, gain_of, scores_of
 from itd.analysis._held_out import FOLDS, REPEATS, HeldOutStep, held_out
 from itd.analysis._oracle import OracleAccuracy
 from itd.analysis.frames import Answer, Row, flat
-from itd.analysis.sampling import Estimate, Resamples, as_resamples
+from itd.analysis.sampling import Estimate, Resamples, as_resamples, proportion
 from itd.analysis.scores import correctness, require_result
 
 if TYPE_CHECKING:
@@ -59,8 +61,9 @@ class Summary(Answer):
         row: Row = {"result": self.result, "n": self.n, **flat("best", self.best), **flat("static", self.static)}
         row |= flat("over_static", self.over_static) | flat("over_matched", self.over_matched)
         first = self.first
-        row |= {"first": None if first is None else first.k, **flat("first_over_static", first and first.over_static)}
-        return [row | flat("first_over_matched", first and first.over_matched)]
+        over_static, over_matched = (first.over_static, first.over_matched) if first else (None, None)
+        row |= {"first": first.k if first else None, **flat("first_over_static", over_static)}
+        return [row | flat("first_over_matched", over_matched)]
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON has it."""
@@ -83,12 +86,10 @@ def summary(result: Result, *, resamples: Resamples | int | None = None, seed: i
         >>> print(summary(open_result("results/resnet50-stride-val1300.parquet")).sentence("r"))  # doctest: +SKIP
         r: the oracle is 14.6 points above the network as it is (8.0 to 20.7); ...
     """
-    from itd.analysis.sampling import proportion
-
     require_result(result, "summary")
     right = correctness(result)
     if result.default_index is None:
-        return Summary(result.path, result.n, proportion(right.any(0)))
+        return Summary(result.path, result.n, proportion(np.any(right, axis=0)))
     drawn = as_resamples(resamples, result.n, seed)
     curve = held_out(scores_of(result), FOLDS, REPEATS, drawn, length=FIRST)
     return of_gain(gain_of(result, curve)[0])
