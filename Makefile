@@ -1,4 +1,4 @@
-# Targets: env, test, lint, types, demo, bench, bench-gpu, recompute, recipe, notebooks, clean. PYTHON is used once, to make .venv.
+# Targets: env, test, lint, types, demo, bench, bench-gpu, recompute, tables, recipe, notebooks, clean. PYTHON is used once, to make .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +21,7 @@ RECIPE_TEST ?= cifar10
 RECIPE_ARGS ?= --epochs 30 --precision bf16 --workers 4
 
 .DEFAULT_GOAL := test
-.PHONY: env test lint types pytest demo bench bench-gpu recompute recipe notebooks clean
+.PHONY: env test lint types pytest demo bench bench-gpu recompute recipe tables notebooks clean
 
 env: $(STAMP)
 
@@ -73,6 +73,10 @@ RECOMPUTE_DATA ?= ../shared/data
 recompute: env
 	$(BIN)/python benchmarks/recompute.py results/*val1300*.parquet --data $(RECOMPUTE_DATA)/images/val1300 \
 	  --weights $(RECOMPUTE_DATA)/weights
+
+# Every table of the documents, from results/ alone: docs/tables/*.md, and the documents that hold them.
+tables: env
+	$(BIN)/python benchmarks/tables.py
 
 # CIFAR ResNet-18 with each operator, trained alike (OneCycle to 0.1, batches of 64), then side by side. Goes on where
 # it was stopped.

@@ -46,7 +46,7 @@ def test_the_figure_shows_each_curve_with_its_n_and_static_line(curves):
     dotted = [list(line.get_ydata()) for line in axes.lines if line.get_linestyle() == ":"]
     assert [100 * step.accuracy for step in curves[0].steps] in dotted
     assert axes.get_legend() is None, "it stands outside, where it hides no curve"
-    assert lines["resnet50-size (n = 20)"].get_linestyle() != first.get_linestyle()
+    assert lines["resnet50-size (n = 20)"].get_marker() != first.get_marker()
     static = [line for line in axes.lines if list(line.get_ydata()) == [100 * curves[0].static] * 2]
     assert [line.get_color() for line in static] == [first.get_color()]
 

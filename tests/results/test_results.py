@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import sys
+
+import numpy as np
 import pytest
 
-from itd.analysis import Estimate, Resamples, baselines, compare, efficiency, gain, greedy, oracle, preferences
-from itd.analysis.cascade import cascade
+from itd.analysis import compare, efficiency, gain, oracle, preferences
 from itd.analysis.paper import STATIC, TABLE_1, TABLE_3
 from itd.store import open_result, verify
 from itd.training.curve import Curve
@@ -35,11 +38,6 @@ def opened(repository, name):
     return open_result(repository / "results" / f"{name}.parquet")
 
 
-def cell(value: Estimate) -> str:
-    """As the tables of the READMEs have it."""
-    return f"{100 * value.value:.1f} ({100 * value.low:.1f}-{100 * value.high:.1f})"
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_a_result_is_whole_and_large_enough(repository, name):
     folder = repository / "results" / f"{name}.parquet"
@@ -60,97 +58,89 @@ def test_the_results_are_at_most_40_mb_and_all_are_told_of(repository):
     assert all(f"{name}" in text for name in [*PLAIN, EFFICIENCY, *ROF, *LEARNED])
 
 
-def test_table_1_of_the_readme_is_what_the_results_say(repository):
-    text = (repository / "README.md").read_text()
+@pytest.fixture(scope="module")
+def tables(repository):
+    """benchmarks/tables.py, which makes every table of the documents."""
+    sys.path.insert(0, str(repository / "benchmarks"))
+    try:
+        import tables
+    finally:
+        sys.path.pop(0)
+    return tables
+
+
+@pytest.fixture(scope="module")
+def texts(tables):
+    return tables.written(list(tables.TABLES))
+
+
+def test_every_table_of_the_documents_is_what_the_results_say(texts):
+    stale = [str(path) for path, text in texts.items() if path.read_text(encoding="utf-8") != text]
+    assert not stale, f"run `make tables`: {stale}"
+
+
+def test_every_table_stands_in_a_document_and_no_other_is_asked_for(repository, tables):
+    asked = [name for path in tables.documents() for name in re.findall(r"<!-- table: (\w+) -->", path.read_text())]
+    assert sorted(asked) == sorted(tables.TABLES)
+    assert {path.stem for path in (repository / "docs" / "tables").glob("*.md")} == set(tables.TABLES)
+
+
+def test_a_table_says_what_the_paper_and_the_answers_say(repository, texts):
+    """The makers of tables against figures read from the results here."""
+    text = texts[repository / "docs" / "tables" / "oracle.md"]
     for name in PLAIN:
         model, attribute, _ = name.split("-")
         answer = oracle(opened(repository, name))
-        cells = [cell(answer.intervals[rule]) for rule in ("static", "worst", "median", "best")]
-        paper = ", ".join(f"{value:g}" for value in (STATIC[model], *TABLE_1[model][attribute]))
-        row = [name, f"{answer.n}", *cells, cell(answer.baselines.matched_topk), paper]
-        assert f"| {' | '.join(row)} |" in text, row
+        (line,) = [line for line in text.splitlines() if line.startswith(f"| {name} |")]
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        for text_of, rule in zip(cells[2:6], ("static", "worst", "median", "best"), strict=True):
+            value = answer.intervals[rule]
+            assert text_of == f"{100 * value.value:.1f} ({100 * value.low:.1f}-{100 * value.high:.1f})"
+        paper = TABLE_1[model][attribute]
+        assert cells[7] == f"{STATIC[model]:g}, {paper.worst:g}, {paper.median:g}, {paper.best:g}"
 
 
-def test_the_table_of_baselines_is_what_the_results_say(repository):
-    text = (repository / "README.md").read_text()
+def test_what_the_documents_say_in_words_is_what_the_results_say(repository):
+    findings, tuning, layers, door = (
+        " ".join((repository / name).read_text(encoding="utf-8").split())
+        for name in ("docs/findings.md", "docs/fine-tuning.md", "docs/learned-layers.md", "README.md")
+    )
+    answers = [oracle(opened(repository, name)) for name in PLAIN]
+    over = [100 * (answer.best - answer.static) for answer in answers]
+    assert f"{min(over):.0f} to {max(over):.0f} points above the network as it is" in findings
+    beyond = np.zeros(2, int)
     for name in PLAIN:
-        found = baselines(opened(repository, name), vote_ks=(5,))
-        values = (found.chance, found.single_best, found.most_confident, found.vote_greedy[5], found.vote_all)
-        assert f"| {name} | {' | '.join(map(cell, values))} |" in text, name
+        result = opened(repository, name)
+        best = (result.matrix("quality") >= 1).any(0)
+        guessed = result.matrix("rank")[result.default_index] < [len(set(row)) for row in result.matrix("pred").T]
+        beyond += [(best & ~guessed).sum(), (guessed & ~best).sum()]
+    assert beyond[0] == 0 and f"and {beyond[1]} pairs are the other way round" in findings
+    stride = preferences(opened(repository, PLAIN[0]))
+    own = next(c for c in stride.configs if c.config == stride.default)
+    assert f"for stride {round(own.share.value * stride.n)} of {stride.n} do" in findings
+    solved = preferences(opened(repository, "resnet50-dilation-val1300-scale4"))
+    assert f"At scale 4 only {solved.solved} of {solved.n} images are solved" in findings
+    found = efficiency(opened(repository, EFFICIENCY)).cheapest_as_static.factor
+    assert f"{found.value:.1f} times fewer multiply-accumulates suffice" in findings
+    for attribute in ("dilation", "stride"):
+        before, after = f"resnet18-{attribute}-digits-one-scale", f"resnet18-{attribute}-digits-one-scale-rof"
+        change = compare(opened(repository, before), opened(repository, after)).change
+        assert f"{100 * change['median'].value:.0f}" in tuning and f"{-100 * change['static'].value:.0f}" in tuning
+    gains = gain([opened(repository, name) for name in LEARNED])
+    first = [100 * one.held_out.steps[4].over_static.value for one in gains]
+    assert f"gain {min(first):.0f} to {max(first):.0f} points" in layers
+    three = [answer for answer in answers if "resnet50" in answer.result]
+    over = [100 * (answer.best - answer.static) for answer in three]
+    under = [100 * (answer.baselines.matched_topk.value - answer.best) for answer in three]
+    assert f"is {min(over):.0f} to {max(over):.0f} points above the network" in door
+    assert f"as many guesses are {min(under):.0f} to {max(under):.0f} points above the oracle" in door
 
 
-def test_table_3_of_the_readme_is_what_the_results_say(repository):
-    text = (repository / "README.md").read_text()
-    for attributes, (m, paper) in TABLE_3.items():
-        answer = oracle(opened(repository, f"resnet50-combined-{'+'.join(attributes)}-val1300"))
-        cells = [cell(answer.intervals[rule]) for rule in ("worst", "median", "best")]
-        published = f"{paper.worst:g}, {paper.median:g}, {paper.best:g}"
-        counts = f"{m}^{len(attributes)} = {answer.configs}"
-        row = ["+".join(attributes), counts, f"{answer.n}", *cells, cell(answer.baselines.matched_topk), published]
-        assert f"| {' | '.join(row)} |" in text, row
-
-
-def test_what_the_readme_says_of_efficiency_is_what_the_result_says(repository):
-    text = " ".join((repository / "README.md").read_text().split())
-    found = efficiency(opened(repository, EFFICIENCY))
-    for point in (found.cheapest_as_static, found.cheapest_as_best):
-        factor = point.factor
-        assert f"{point.macs.value / 1e9:.2f} GMAC" in text
-        assert f"{factor.value:.1f} times fewer ({factor.low:.1f} to {factor.high:.1f})" in text
-    assert f"n = {found.n}" in text
-
-
-def test_what_the_readme_says_of_preferences_is_what_the_results_say(repository):
-    text = " ".join((repository / "README.md").read_text().split())
-    for ends, words in (
-        ((0, 3), "from {}% of the images at scale 0.25 to {}% at scale 2"),
-        ((5, 9), "from {}% at 50 px of context to {}% at 250 px"),
-    ):
-        shares = [preferences(opened(repository, VARIED[i])).share("A", "dilation", 1) for i in ends]
-        assert words.format(*(f"{100 * s.value:.0f}" for s in shares)) in text
-        between = " and ".join(f"{100 * s.low:.0f} to {100 * s.high:.0f}" for s in shares)
-        assert f"({between})" in text or f"(intervals {between})" in text
-
-
-def test_the_greedy_figures_of_the_readme_are_those_of_the_result(repository):
-    text = " ".join((repository / "README.md").read_text().split())
-    step = greedy(opened(repository, "resnet50-stride-val1300"), resamples=Resamples(130, 0)).steps[4]
-    found = f"first five strides reach {100 * step.accuracy:.1f}, the static network with as many guesses "
-    assert f"{found}{100 * step.matched_topk:.1f}" in text
-
-
-@pytest.mark.parametrize("before", ROF)
-def test_the_table_of_fine_tuning_is_what_the_results_say(repository, before):
-    text = (repository / "README.md").read_text()
-    for after in ROF[before]:
-        found = compare(opened(repository, before), opened(repository, before + after))
-        for name, side in ((before, found.before), (before + after, found.after)):
-            figures = (side.static, side.worst, side.median, side.best, side.matched_topk)
-            assert f"| {name} | {found.n} | {' | '.join(map(cell, figures))} |" in text, name
-
-
-def test_the_table_of_selectors_is_what_the_results_say(repository):
-    """What can be told without the network: the baselines and the cascade."""
-    text = (repository / "README.md").read_text()
-    sides = [cascade(opened(repository, f"resnet18-stride-digits{after}")) for after in ("", "-rof")]
-    for key, name in (("static", "static"), ("single_best", "single best"), ("majority_vote", "majority vote of 5")):
-        cells = [f"{cell(s.baselines[key].accuracy)} | {s.baselines[key].macs.value / 1e9:.3f}" for s in sides]
-        (line,) = [line for line in text.splitlines() if line.startswith(f"| {name} |") and line.count("|") == 8]
-        assert all(one in line for one in cells), name
-    cells = [f"{cell(s.selectors['cascade'].accuracy)} | {s.selectors['cascade'].macs.value / 1e9:.3f}" for s in sides]
-    (line,) = [line for line in text.splitlines() if line.startswith("| cascade |")]
-    assert all(one in line for one in cells)
-
-
-def difference(value: Estimate | None) -> str:
-    return "-" if value is None else f"{100 * value.value:+.1f} ({100 * value.low:+.1f} to {100 * value.high:+.1f})"
-
-
-def test_the_table_of_gains_is_what_the_results_say(repository):
-    text = (repository / "README.md").read_text()
-    for name, found in zip(LEARNED, gain([opened(repository, name) for name in LEARNED]), strict=True):
-        cells = [*map(cell, (found.static, found.best, found.matched_topk)), difference(found.over_matched)]
-        assert f"| {name} | {found.n} | {' | '.join(cells)} | {difference(found.against_first)} |" in text, name
+def test_the_readme_is_a_door(repository):
+    lines = (repository / "README.md").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 130
+    for path in re.findall(r"\]\(([\w./-]+)\)", "\n".join(lines)):
+        assert (repository / path).exists(), path
 
 
 @pytest.mark.parametrize("name", NETWORKS)

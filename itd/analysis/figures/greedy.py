@@ -10,7 +10,6 @@ from itd.analysis._held_out import HeldOutStep
 from itd.analysis.figures.drawing import (
     COLOURS,
     MARKERS,
-    STYLES,
     Drawing,
     Mark,
     legend_style,
@@ -58,19 +57,19 @@ def _held(curve: GreedyCurve) -> tuple[HeldOutStep, ...]:
 
 
 def _draw(axes: Any, curve: GreedyCurve, name: str, i: int) -> None:
-    colour, style, marker = COLOURS[i % len(COLOURS)], STYLES[i % len(STYLES)], MARKERS[i % len(MARKERS)]
+    colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
     in_sample, held = [(s.k, s.accuracy, s.matched_topk) for s in curve.steps], _held(curve)
     main = [(s.k, s.accuracy, s.matched_topk) for s in held] or in_sample
     ks = [k for k, _, _ in main]
     shown = [j for j in range(len(ks)) if ks[j] & (ks[j] - 1) == 0 or j == len(ks) - 1]
     axes.plot(
-        ks, [100 * accuracy for _, accuracy, _ in main], color=colour, linestyle=style, linewidth=1.9,
+        ks, [100 * accuracy for _, accuracy, _ in main], color=colour, linewidth=1.9,
         label=f"{name} (n = {curve.n:,})", marker=marker, markersize=4, markevery=shown,
     )  # fmt: skip
     if held:
         axes.plot(*zip(*[(k, 100 * a) for k, a, _ in in_sample], strict=True), color=colour, linestyle=":", linewidth=1)
     if curve.static is not None:
-        axes.plot(ks, [100 * (m or 0) for _, _, m in main], color=colour, linestyle=style, linewidth=0.8)
+        axes.plot(ks, [100 * (m or 0) for _, _, m in main], color=colour, linewidth=0.8)
         side = axes.get_yaxis_transform()  # a static line carries its result's mark at the right edge
         axes.axhline(100 * curve.static, color=colour, linestyle="--", linewidth=0.9, alpha=0.8, zorder=1)
         axes.plot(1, 100 * curve.static, marker, color=colour, markersize=4, transform=side, clip_on=False)
