@@ -34,9 +34,9 @@ class Schedule:
     shape: str = "step"
 
     def __post_init__(self) -> None:
-        for name, value, least in (("epochs", self.epochs, 1), ("batch-size", self.batch_size, 1)):
+        for name, value, least in (("epochs", self.epochs, 1), ("batch_size", self.batch_size, 1)):
             if value < least:
-                raise ItdError(f"--{name} {value} is not allowed; give at least {least}")
+                raise ItdError(f"`{name}={value}` is not allowed; give at least {least}")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise ItdError(f"`lr={self.lr:g}` is not allowed; give a number above 0, as in 0.001")
         if self.precision not in ("fp32", "bf16", "fp16"):
