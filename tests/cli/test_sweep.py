@@ -108,7 +108,8 @@ def test_a_result_without_images_is_passed_over_beside_others(tmp_path):
 
 def test_ctrl_c_says_how_to_go_on_and_the_same_command_goes_on(tmp_path):
     out = tmp_path / "r.parquet"
-    command = [sys.executable, "-m", "itd_cli.main", *SMALL, "--limit", "300", "--out", str(out)]
+    slowly = ["--limit", "300", "--batch-size", "1"]  # or a busy machine would be done before it is interrupted
+    command = [sys.executable, "-m", "itd_cli.main", *SMALL, *slowly, "--out", str(out)]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     while child.poll() is None and not list(out.glob("part-*")):
         time.sleep(0.01)

@@ -484,7 +484,7 @@ ERRORS: dict[str, tuple[Any, list[str]]] = {
     "weightnet g": (lambda: WeightNet2d(3, 8, 3), ["g is 2", "27 weights", "1 always does"]),
     "weightnet multiplier": (lambda: WeightNet2d(4, 8, 3, multiplier=0), ["multiplier is 0", "at least 1"]),
     "weightnet no z": (lambda: WeightNet2d(4, 4, 1, own_reduce=False)(X), ["z is None", "(N, 16)", "own_reduce=True"]),
-    "weightnet z": (lambda: WeightNet2d(4, 4, 1)(X, X[:, :, 0, 0]), ["z is (2, 4)", "(2, 16)", "same `reduced`"]),
+    "weightnet z": (lambda: WeightNet2d(4, 4, 1)(X, X[:, :, 0, 0]), ["z is (2, 4)", "(2, 16)", "same reduced width"]),
     "reduce input": (lambda: WeightNetReduce(8)(X), ["(2, 4, 3, 3)", "(N, 8, H, W)"]),
     "se input": (lambda: SqueezeExcitation(8)(X), ["(2, 4, 3, 3)", "(N, 8, H, W)"]),
     "se reduction": (lambda: SqueezeExcitation(8, 0), ["reduction is 0", "at least 1"]),

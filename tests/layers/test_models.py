@@ -132,12 +132,12 @@ def test_names_go_back_and_forth():
 @pytest.mark.parametrize(
     ("model", "op", "multiplier", "said"),
     [
-        ("resnet18", "se", None, "--op is for cifar-resnet18"),
-        ("cifar-resnet18", "magic", None, "no such --op for cifar-resnet18: 'magic'; allowed are conv, involution"),
+        ("resnet18", "se", None, "`op` is for cifar-resnet18"),
+        ("cifar-resnet18", "magic", None, "no such `op` for cifar-resnet18: 'magic'; allowed are conv, involution"),
         ("shufflenet-v2-x0.5", "condconv", None, "allowed are conv, weightnet"),
-        ("cifar-resnet18", "se", 2, "--multiplier 2 is WeightNet's"),
-        ("cifar-resnet18", "weightnet", 0, "--multiplier 0 is not allowed"),
-        ("cifar-resnet18", "weightnet", 1.5, "--multiplier 1.5 is not allowed"),
+        ("cifar-resnet18", "se", 2, "`multiplier=2` is WeightNet's"),
+        ("cifar-resnet18", "weightnet", 0, "`multiplier=0` is not allowed"),
+        ("cifar-resnet18", "weightnet", 1.5, "`multiplier=1.5` is not allowed"),
     ],
 )
 def test_names_that_do_not_go_together_are_refused(model, op, multiplier, said):
