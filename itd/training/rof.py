@@ -116,7 +116,7 @@ def rof(
     if not 1 <= request.per_sample <= request.schedule.batch_size:
         raise ItdError(f"`per_sample={request.per_sample}` is not allowed; give 1 to the batch size")
     device = resolve_device(request.device)
-    space, weights, before = _space_and_weights(request, data, device, None if quiet else on_prepare)
+    space, weights, before = space_and_weights(request, data, device, None if quiet else on_prepare)
     images = training_images(
         data, num_classes=request.num_classes, weights_classes=weights.num_classes, classes_file=request.classes_file
     )
@@ -124,7 +124,7 @@ def rof(
     _check_bn(request, model, weights)
     training = TrainingSet(images, augmentation(data, weights.preprocess), request.schedule.seed, request.limit)
     steps = request.schedule.epochs * training.steps(request.schedule.batch_size)
-    identity = _identity(request, space, images, weights)
+    identity = rof_identity(request, space, images, weights)
     files.out.parent.mkdir(parents=True, exist_ok=True)
     done = finished(files, identity, request.schedule)
     if not done:
@@ -139,7 +139,7 @@ def rof(
     return RofReport(str(files.out), before, sha256, request.schedule.epochs, steps, len(space), done)
 
 
-def _space_and_weights(
+def space_and_weights(
     request: RofRequest, data: str, device: torch.device, on_prepare: OnPrepare | None
 ) -> tuple[Space, Weights, str | None]:
     """The space, which is refused before any weights are made or fetched; the weights, and what they are called."""
@@ -210,7 +210,7 @@ def rof_objective(model: DynamicModel, space: Space, request: RofRequest) -> Obj
     return terms
 
 
-def _identity(request: RofRequest, space: Space, images: ImageSet, weights: Weights) -> dict[str, Any]:
+def rof_identity(request: RofRequest, space: Space, images: ImageSet, weights: Weights) -> dict[str, Any]:
     return {
         "model": request.model,
         "weights_sha256": weights.sha256,

@@ -80,7 +80,7 @@ def test_a_refused_identity_ends_with_one_line_every_time(tmp_path):
     out = tmp_path / "r.parquet"
     assert run(*SMALL, "--limit", 1, "--out", out).exit_code == 0
     command = [sys.executable, "-m", "itd_cli.main", *SMALL, "--limit", "1", "--every", "2", "--out", str(out)]
-    for _ in range(4):
+    for _ in range(2):
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
 
