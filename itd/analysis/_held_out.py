@@ -7,7 +7,7 @@ folds and measured on the tenth estimate what the printed list achieves on other
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,7 +22,7 @@ INTERVAL_STEPS = 10
 """Steps of a list that get an interval."""
 INTERVAL_WORK = 6e10
 """Multiply-accumulates that the resamples of the intervals may cost: about 8 seconds on two cores."""
-CURVE_WORK = 2e11
+CURVE_WORK = 2e10
 """The same for the curve itself; where all its steps would cost more, it has the first ten."""
 LEAST_RESAMPLES = 50
 _CELLS = 4_000_000
@@ -87,6 +87,7 @@ def held_out(
     *,
     length: int | None = None,
     sure: int = INTERVAL_STEPS,
+    work: float | None = None,
 ) -> HeldOut | None:
     """Cross-fits greedy lists; None for `folds` 0 or a single image.
 
@@ -104,6 +105,7 @@ def held_out(
         resamples: of the N images; as many of them are used as a fixed budget of work allows.
         length: how many steps are wanted; default all.
         sure: how many of them get an interval.
+        work: multiply-accumulates that the resamples may cost; default INTERVAL_WORK.
 
     Raises:
         ResultError: folds or repeats that cannot be.
@@ -118,17 +120,35 @@ def held_out(
     folds = min(folds, n)
     if folds < 2:
         return None
+    scores = replace(scores, pred=numbered(scores.pred))
     whole = repeats * folds * n * configs * 4 <= CURVE_WORK
     length = min(configs, length or configs, configs if whole else INTERVAL_STEPS)
     counts = _counts(scores, folds, repeats, length, resamples.seed)
-    used = _affordable(resamples.count, folds, n, configs)
+    used = _affordable(resamples.count, work or INTERVAL_WORK, folds * n * configs)
     spread = _spread(scores, folds, resamples, used, min(length, sure)) if used else None
     steps = [_step(k, counts[k], repeats, scores, None if spread is None else spread[k : k + 1]) for k in range(length)]
     return HeldOut(folds, repeats, used, resamples.count, tuple(steps))
 
 
-def _affordable(count: int, folds: int, n: int, configs: int) -> int:
-    return min(count, max(LEAST_RESAMPLES, int(INTERVAL_WORK / (folds * n * configs))))
+def numbered(pred: np.ndarray) -> np.ndarray:
+    """Classes numbered anew for each image, from 0 in ascending order, so that few numbers are needed.
+
+    pred: (C, N). Returns (C, N).
+
+    >>> numbered(np.array([[7, 2], [9, 2], [7, 5]])).tolist()
+    [[0, 0], [1, 0], [0, 1]]
+    """
+    order = np.argsort(pred, axis=0, kind="stable")
+    ascending = np.take_along_axis(pred, order, axis=0)
+    new = np.zeros(pred.shape, np.int16)
+    new[1:] = ascending[1:] != ascending[:-1]
+    numbers = np.empty_like(new)
+    np.put_along_axis(numbers, order, np.cumsum(new, axis=0, dtype=np.int16), axis=0)
+    return numbers
+
+
+def _affordable(count: int, work: float, each: int) -> int:
+    return min(count, max(LEAST_RESAMPLES, int(work / each)))
 
 
 def divisions_into(folds: int, n: int, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -157,16 +177,15 @@ def _steps(
     copies = np.arange(len(division))[:, None]
     right = np.zeros(division.shape, bool)
     guesses = np.zeros(division.shape, np.int16)
-    said: list[np.ndarray] = []
+    classes = int(scores.pred.max()) + 1
+    said = np.zeros(division.size * classes, bool)
+    first = classes * np.arange(division.size).reshape(division.shape)
     for k in range(lists.shape[2]):
         config = lists[copies, division, k]
         right |= scores.correct[config, images]
-        new = scores.pred[config, images]
-        fresh = np.ones(division.shape, bool)
-        for earlier in said:
-            fresh &= new != earlier
-        said.append(np.where(fresh, new, -1))
-        guesses += fresh
+        at = first + scores.pred[config, images]
+        guesses += ~said[at]
+        said[at] = True
         yield right, None if scores.rank is None else scores.rank < guesses, guesses
 
 
