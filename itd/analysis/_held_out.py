@@ -138,12 +138,14 @@ def numbered(pred: np.ndarray) -> np.ndarray:
     >>> numbered(np.array([[7, 2], [9, 2], [7, 5]])).tolist()
     [[0, 0], [1, 0], [0, 1]]
     """
-    order = np.argsort(pred, axis=0, kind="stable")
-    ascending = np.take_along_axis(pred, order, axis=0)
-    new = np.zeros(pred.shape, np.int16)
-    new[1:] = ascending[1:] != ascending[:-1]
-    numbers = np.empty_like(new)
-    np.put_along_axis(numbers, order, np.cumsum(new, axis=0, dtype=np.int16), axis=0)
+    numbers = np.empty(pred.shape, np.int16)
+    size = max(1, _CELLS // len(pred))
+    for start in range(0, pred.shape[1], size):
+        part = pred[:, start : start + size]
+        order = np.argsort(part, axis=0, kind="stable")
+        ascending = np.take_along_axis(part, order, axis=0)
+        new = np.diff(ascending, axis=0, prepend=ascending[:1]) != 0
+        np.put_along_axis(numbers[:, start : start + size], order, np.cumsum(new, axis=0, dtype=np.int16), axis=0)
     return numbers
 
 
