@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
+from matplotlib import rc_context
 
 from itd.analysis import by_sites, compare, efficiency, greedy, oracle, preferences, unique
+from itd.analysis._gain import gain_of
 from itd.analysis.cascade import cascade
 from itd.analysis.figures import (
     baselines_figure,
     compare_figure,
     efficiency_figure,
+    gain_figure,
     greedy_figure,
     preferences_figure,
     selection_figure,
@@ -19,7 +24,7 @@ from itd.analysis.figures import (
     unique_figure,
     variation_figure,
 )
-from itd.analysis.figures.drawing import COLOURS, MARKERS, STYLES
+from itd.analysis.figures.drawing import COLOURS, MARKERS, NARROW_IN, STYLES
 from itd.errors import ResultError
 from itd.store import open_result
 from support import synthetic
@@ -89,6 +94,46 @@ def test_png_svg_and_pdf(drawings, name, tmp_path):
         drawings[name].save(tmp_path / f"x{suffix}")
         assert (tmp_path / f"x{suffix}").read_bytes().startswith(start)
     assert drawings[name].svg().startswith("<svg") and drawings[name]._repr_png_().startswith(b"\x89PNG")
+
+
+def narrow_figures(results):
+    plain = results[:2]
+    gained = [gain_of(r, greedy(r, resamples=20).held_out)[0] for r in plain]
+    yield gain_figure(gained, narrow=True)
+    yield gain_figure([gain_of(r, None)[0] for r in plain], narrow=True)
+    yield greedy_figure([greedy(r, resamples=20) for r in plain], narrow=True)
+    yield baselines_figure([oracle(r, resamples=20) for r in plain], narrow=True)
+    yield sites_figure([by_sites(r) for r in plain], narrow=True)
+    yield unique_figure([unique(r, resamples=20) for r in plain], narrow=True)
+    yield preferences_figure([preferences(r) for r in plain], narrow=True)
+    yield variation_figure([preferences(r) for r in results], narrow=True)
+    yield efficiency_figure(efficiency(results[0], resamples=20), narrow=True)
+
+
+def test_narrow_figures_keep_their_panels_below_one_another_and_inside(results):
+    for drawing in narrow_figures(results):
+        figure = drawing.figure
+        figure.draw_without_rendering()
+        width = figure.get_size_inches()[0]
+        assert width == NARROW_IN, drawing.name
+        boxes = [axes.get_window_extent() for axes in figure.axes]
+        assert all(not a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i]), drawing.name
+        assert all(box.width > 0.4 * width * figure.dpi for box in boxes), drawing.name
+        whole = figure.bbox.padded(1)
+        for legend in legends(figure):
+            box = legend.get_window_extent()
+            assert whole.x0 <= box.x0 and box.x1 <= whole.x1, drawing.name
+
+
+def test_one_drawing_gives_the_picture_and_the_places_of_its_marks(results):
+    one, other, saved = (greedy_figure([greedy(results[0], resamples=20)]) for _ in range(3))
+    svg, marks = one.drawn()
+    assert svg == other.svg() and [said for *_, said in marks] == [mark.text for mark in one.marks]
+    np.testing.assert_allclose([m[:2] for m in marks], [m[:2] for m in other.placed_marks()], atol=0.01)
+    out = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "greedy"}):
+        saved.figure.savefig(out, format="svg", metadata={"Date": None})
+    assert out.getvalue().endswith(svg)
 
 
 def test_the_same_answers_give_the_same_svg(results):

@@ -25,6 +25,8 @@ STYLES = ("-", (0, (6, 2)), (0, (1, 1.2)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1
 MARKERS = "osD^vPX"
 FORMATS = (".png", ".svg", ".pdf")
 DPI = 160
+NARROW_IN = 4.4
+"""The width of a narrow figure, which has one panel beside nothing: text stays legible on the width of a phone."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,30 @@ class Drawing:
     def svg(self) -> str:
         """The picture as an `<svg>` element, its text as text."""
         from matplotlib import rc_context
+        from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-        out = io.StringIO()
-        with rc_context({"svg.fonttype": "none", "svg.hashsalt": self.name}):
-            self.figure.savefig(out, format="svg", metadata={"Date": None})
+        out, before, dpi = io.StringIO(), self.figure.canvas, self.figure.dpi
+        try:
+            with rc_context({"svg.fonttype": "none", "svg.hashsalt": self.name}):
+                # `savefig` would draw twice, the first time only for the layout, which drawing does as well
+                FigureCanvasSVG(self.figure).print_svg(out, metadata={"Date": None})
+        finally:
+            self.figure.set_canvas(before)
+            self.figure.dpi = dpi
         text = out.getvalue()
         return text[text.index("<svg") :]
+
+    def drawn(self) -> tuple[str, list[tuple[float, float, str]]]:
+        """`svg` and `placed_marks` of one drawing, which is what takes time."""
+        svg = self.svg()
+        return svg, self._placed()
 
     def placed_marks(self) -> list[tuple[float, float, str]]:
         """Each mark as (x, y, text) in fractions of the picture's width and height, from the top left corner."""
         self.figure.draw_without_rendering()  # places the panels
+        return self._placed()
+
+    def _placed(self) -> list[tuple[float, float, str]]:
         width, height = self.figure.get_size_inches() * self.figure.dpi
         placed = []
         for mark in self.marks:
@@ -114,6 +130,16 @@ def within_percent(axes: Axes, which: str = "y") -> None:
             line.set_clip_on(False)
     for collection in axes.collections:
         collection.set_clip_on(False)
+
+
+def plain_log(axes: Axes) -> None:
+    """A logarithmic x axis with plain numbers at 1, 2 and 5."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def legend_style() -> dict[str, Any]:

@@ -9,10 +9,12 @@ from itd.analysis._efficiency import DynamicPoint, Efficiency, StaticPoint
 from itd.analysis.figures.bounds import incomplete, with_interval
 from itd.analysis.figures.drawing import (
     COLOURS,
+    NARROW_IN,
     Drawing,
     Mark,
     legend_style,
     new_figure,
+    plain_log,
     shown_names,
     tidy,
     within_percent,
@@ -26,24 +28,23 @@ POINTS = {
 }
 
 
-def efficiency_figure(answer: Efficiency) -> Drawing:
+def efficiency_figure(answer: Efficiency, *, narrow: bool = False) -> Drawing:
     """Static configurations as grey points, the default and the oracle, and the cheapest of the same predictions.
+
+    narrow: for a narrow column.
 
     >>> efficiency_figure(efficiency(open_result("results/resnet50-stride+size.parquet")))  # doctest: +SKIP
     """
-    from matplotlib.ticker import FuncFormatter
-
-    figure = new_figure(6.4, 4.8)
+    figure = new_figure(NARROW_IN, 4.4) if narrow else new_figure(6.4, 4.8)
     axes = figure.add_subplot()
     marks = [*_draw_configurations(axes, answer.points), *_draw_dynamic(axes, answer)]
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    plain_log(axes)
     axes.set_xlabel("mean multiply-accumulates of one image (G)")
     axes.set_ylabel("top-1 accuracy (%)")
     axes.set_title(f"{shown_names([answer.result])[0]} (n = {answer.n:,})", fontsize=9)
     tidy(axes)
     within_percent(axes)
-    figure.legend(loc="outside lower center", ncols=2, **(legend_style() | {"handlelength": 1.6}))
+    figure.legend(loc="outside lower center", ncols=1 if narrow else 2, **(legend_style() | {"handlelength": 1.6}))
     caption = (
         "Stars take for each sample the cheapest configuration with the same prediction: a bound, as it knows that "
         "prediction. Bars: 95% intervals. The best of the grey points was chosen on the samples it is shown "

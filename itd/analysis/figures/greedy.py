@@ -10,10 +10,12 @@ from itd.analysis._held_out import HeldOutStep
 from itd.analysis.figures.drawing import (
     COLOURS,
     MARKERS,
+    NARROW_IN,
     Drawing,
     Mark,
     legend_style,
     new_figure,
+    plain_log,
     shown_names,
     tidy,
     within_percent,
@@ -21,15 +23,16 @@ from itd.analysis.figures.drawing import (
 from itd.analysis.frames import columns_of, rows_of
 
 
-def greedy_figure(curves: Sequence[GreedyCurve]) -> Drawing:
+def greedy_figure(curves: Sequence[GreedyCurve], *, narrow: bool = False) -> Drawing:
     """Best-case accuracy against the number of configurations, one colour for each result.
 
     The thick line is held out, its band the 95% interval; the dotted line is in-sample. The thin line is the static
-    network with as many guesses, held out, and the static accuracy is marked at the right edge.
+    network with as many guesses, held out, and the static accuracy is marked at the right edge. narrow: for a narrow
+    column.
 
     >>> greedy_figure([greedy(open_result("results/resnet50-size.parquet"))]).save("greedy.png")  # doctest: +SKIP
     """
-    figure = new_figure(6.4, 4.6)
+    figure = new_figure(NARROW_IN, 3.8 + 0.17 * len(curves)) if narrow else new_figure(6.4, 4.6)
     axes = figure.add_subplot()
     names = shown_names([c.result for c in curves])
     marks: list[Mark] = []
@@ -40,7 +43,8 @@ def greedy_figure(curves: Sequence[GreedyCurve]) -> Drawing:
         marks += [Mark(0, s.k, 100 * s.accuracy, _say(name, s)) for s in curve.steps]
     _name_lines(axes, curves)
     _name_axes(axes)
-    figure.legend(loc="outside lower center", ncols=2, **legend_style())  # outside, where it hides no curve
+    ncols = 1 if narrow else 2
+    figure.legend(loc="outside lower center", ncols=ncols, **legend_style())  # outside, where it hides no curve
     rows = tuple(rows_of(curves))
     columns = tuple(columns_of(rows))
     caption = (
@@ -97,10 +101,7 @@ def _name_lines(axes: Any, curves: Sequence[GreedyCurve]) -> None:
 
 
 def _name_axes(axes: Any) -> None:
-    from matplotlib.ticker import FuncFormatter
-
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    plain_log(axes)
     axes.set_xlabel("configurations, added greedily")
     axes.set_ylabel("best-case top-1 accuracy (%)")
     tidy(axes)

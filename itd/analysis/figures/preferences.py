@@ -12,6 +12,7 @@ from itd.analysis.figures.bounds import with_interval
 from itd.analysis.figures.drawing import (
     COLOURS,
     MARKERS,
+    NARROW_IN,
     STYLES,
     Drawing,
     Mark,
@@ -28,21 +29,23 @@ from itd.errors import ResultError
 from itd.space import format_value
 
 AXES = {"scale": "image scale", "context_px": "context (px)"}
+ON_LIGHT, ON_DARK = "#04193a", "#f7fbff"
+"""What is written on a cell of the heat map; no black and white, which a page in a dark scheme turns round."""
 PATHS = 10
 """So many of the preferred configurations have a bar."""
 
 
-def preferences_figure(answers: Sequence[Preferences]) -> Drawing:
+def preferences_figure(answers: Sequence[Preferences], *, narrow: bool = False) -> Drawing:
     """Above, the percent of samples that prefer each option at each site; below, the configurations that the most
-    samples prefer (ITD paper, figure 1, which draws every one as a line).
+    samples prefer (ITD paper, figure 1, which draws every one as a line). narrow: the results below one another.
 
     >>> preferences_figure([preferences(open_result("results/resnet50-stride.parquet"))])  # doctest: +SKIP
     """
-    across = min(3, len(answers))
+    across = 1 if narrow else min(3, len(answers))
     down = -(-len(answers) // across)
     most = max(len(_options(one)) for one in answers)
     heights = (0.7 + 0.23 * most, 0.7 + 0.19 * PATHS)
-    figure = new_figure(max(4.6, 3.4 * across), sum(heights) * down + 0.4)
+    figure = new_figure(NARROW_IN if narrow else max(4.6, 3.4 * across), sum(heights) * down + 0.4)
     panels = figure.subplots(2 * down, across, squeeze=False, height_ratios=heights * down)
     for spare in range(len(answers), across * down):
         for axes in panels[2 * (spare // across) :, spare % across]:
@@ -104,7 +107,7 @@ def _options_panel(axes: Any, one: Preferences, name: str) -> list[Mark]:
         for x, (site, share) in enumerate(zip(one.sites, row, strict=True)):
             if share is None:
                 continue
-            colour = "white" if share.value > 0.55 else "black"
+            colour = ON_DARK if share.value > 0.55 else ON_LIGHT
             axes.text(x, y, f"{100 * share.value:.0f}", ha="center", va="center", fontsize=7.5, color=colour)
             text = f"{name}, {site}: {attribute} {format_value(value)} preferred by {with_interval(share)}"
             marks.append(Mark(panel, x, y, text))
@@ -130,7 +133,7 @@ def _frame_default(axes: Any, one: Preferences, options: Sequence[tuple[str, flo
         for option in default.settings[site].items() if default else ():
             if option in options:
                 corner = (x - 0.48, options.index(option) - 0.48)
-                axes.add_patch(Rectangle(corner, 0.96, 0.96, fill=False, edgecolor="black", linewidth=1.2))
+                axes.add_patch(Rectangle(corner, 0.96, 0.96, fill=False, edgecolor=ON_LIGHT, linewidth=1.2))
 
 
 def _paths_panel(axes: Any, one: Preferences, name: str) -> list[Mark]:
@@ -169,7 +172,7 @@ def _preferences_legend(figure: Any, across: int) -> None:
     from matplotlib.patches import Patch
 
     handles = [
-        Patch(facecolor="none", edgecolor="black", label="frame: the default's option"),
+        Patch(facecolor="#deebf7", edgecolor=ON_LIGHT, label="frame: the default's option"),
         Patch(color="black", label="the default configuration"),
         Patch(color=COLOURS[4], label="another configuration"),
         Line2D([], [], color="0.45", linewidth=1, label="95% interval"),
@@ -205,11 +208,11 @@ def series_of(answers: Sequence[Preferences]) -> list[Series]:
     ]
 
 
-def variation_figure(answers: Sequence[Preferences]) -> Drawing:
+def variation_figure(answers: Sequence[Preferences], *, narrow: bool = False) -> Drawing:
     """The share of samples that prefer each option at each site, against scale or context (ITD paper, figures 5, 7).
 
-    One row for each model, attribute and kind of variation, one panel for each site. Raises ResultError where no result
-    is of varied images.
+    One row for each model, attribute and kind of variation, one panel for each site; narrow: one panel below the other.
+    Raises ResultError where no result is of varied images.
 
     >>> variation_figure([preferences(open_result(p)) for p in glob("results/*-scale*.parquet")])  # doctest: +SKIP
     """
@@ -219,7 +222,8 @@ def variation_figure(answers: Sequence[Preferences]) -> Drawing:
             "none of the results is of varied images; make some with `itd sweep --scale` or `itd sweep --context`"
         )
     sites = sorted({site for one in series for member in one.members for site in member.sites})
-    figure, panels = grid(len(series) * len(sites), columns=len(sites), width=2.3, height=2.6, sharey=True)
+    across, width = (1, NARROW_IN) if narrow else (len(sites), 2.3)
+    figure, panels = grid(len(series) * len(sites), columns=across, width=width, height=2.6, sharey=True)
     marks: list[Mark] = []
     rows: list[dict[str, Any]] = []
     for i, one in enumerate(series):
