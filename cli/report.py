@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from itd_cli.options import bootstrap_options, note, noted, output_options, print_json, results_argument, write_csv
 from itd_cli.progress import Progress, progress_option
+
+if TYPE_CHECKING:
+    from itd.analysis.report import Report
 
 
 def _check_out(ctx: click.Context, param: click.Parameter, path: str) -> str:
@@ -17,6 +21,18 @@ def _check_out(ctx: click.Context, param: click.Parameter, path: str) -> str:
 
     check_page_path(path)
     return path
+
+
+def _begins(progress: Progress) -> Callable[[str], None]:
+    """To be called as each unit begins: the one before it is done then."""
+    before = itertools.count()
+    return lambda what: progress.update(1 if next(before) else 0, what)
+
+
+def _contents(answers: Report) -> dict[str, Any]:
+    """What is on the page, for JSON."""
+    results = [{"result": path, "n": n} for path, n in answers.results]
+    return {"results": results, "sections": [s.title for s in answers.sections], "skipped": answers.skipped}
 
 
 @click.command(epilog="Example: itd report results/*.parquet -o report.html")
@@ -40,7 +56,8 @@ def report(
 ) -> None:
     """All of the analysis on one HTML page that needs no network: tables that sort, figures with values and CSV.
 
-    --csv writes the table at a glance.
+    It begins with a sentence for each result. Intervals of what is held out take at most 100 resamples, so that it
+    does not take long. --csv writes the table at a glance.
 
     \b
     JSON: {report, bytes, results: [{result, n}], sections: [title], skipped: [why]}
@@ -53,14 +70,11 @@ def report(
     opened = [open_result(path) for path in results]
     for result in opened:
         noted(result)
-    before = itertools.count()
     progress.start(len(opened), "results")
-
-    def reads(path: str) -> None:
-        progress.update(1 if next(before) else 0, path)
-
-    answers = ask(opened, partial=partial, resamples=count, seed=seed, progress=reads)
-    page = answers.html
+    answers = ask(opened, partial=partial, resamples=count, seed=seed, progress=_begins(progress))
+    progress.update()
+    progress.start(answers.figures, "figures")
+    page = answers.to_html(_begins(progress))
     progress.update()
     write_page(page, out)
     for why in answers.skipped:
@@ -69,8 +83,6 @@ def report(
     if csv_path:
         write_csv(csv_path, columns_of(rows), rows)
     if as_json:
-        summary: dict[str, Any] = {"report": out, "bytes": len(page.encode())}
-        summary["results"] = [{"result": path, "n": n} for path, n in answers.results]
-        print_json(summary | {"sections": [s.title for s in answers.sections], "skipped": answers.skipped})
+        print_json({"report": out, "bytes": len(page.encode())} | _contents(answers))
     else:
         click.echo(f"report: {out}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import gzip
 import html.parser
 import io
 import json
@@ -14,7 +16,10 @@ import pytest
 from click.testing import CliRunner
 
 from itd.analysis import Resamples, oracle
+from itd.analysis._summary import summary
+from itd.analysis.figures import short_names
 from itd.analysis.report import check_page_path, render, report, write_page
+from itd.analysis.report.elements import _shown_marks
 from itd.errors import ResultError
 from itd.store import open_result
 from itd_cli.main import cli
@@ -59,6 +64,11 @@ class Page(html.parser.HTMLParser):
             self.texts.append(text)
 
 
+def table_of(figure: dict) -> list[dict]:
+    """The rows of a figure's CSV, which the page holds as gzip in base64."""
+    return list(csv.DictReader(io.StringIO(gzip.decompress(base64.b64decode(figure["csv"])).decode())))
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
@@ -67,7 +77,9 @@ def results(tmp_path_factory):
         attribute = name.partition("-")[0]
         identity = {"model": "resnet50", "weights_sha256": "feed" * 16, "data": "d", "variation": variation}
         space = synthetic.make_space(16, attribute=attribute, default=0)
-        writer = synthetic.open_writer(folder / f"resnet50-{name}.parquet", 20, space=space, identity=identity)
+        runs = {"time": f"2026-11-2{i}T01:02:03+00:00", "weights": "own.safetensors", "data": "some images"}
+        path = folder / f"resnet50-{name}.parquet"
+        writer = synthetic.open_writer(path, 20, space=space, identity=identity, provenance=runs)
         synthetic.write_units(writer, synthetic.make_scores(16, 20, seed=i))
         made.append(open_result(folder / f"resnet50-{name}.parquet"))
     return made
@@ -125,11 +137,74 @@ def test_every_figure_carries_its_numbers_and_its_marks(page):
         f"{n}.csv" for n in ("baselines", "gain", "greedy", "sites", "unique", "preferences", "variation", "efficiency")
     }
     for figure in page.data:
-        rows = list(csv.DictReader(io.StringIO(figure["csv"])))
+        rows = table_of(figure)
         assert rows and figure["marks"], figure["file"]
         assert all(0 <= x <= 1 and 0 <= y <= 1 and said for x, y, said in figure["marks"])
     greedy = next(f for f in page.data if f["file"] == "greedy.csv")
-    assert len(list(csv.DictReader(io.StringIO(greedy["csv"])))) == 2 * 3 * 16
+    assert len(table_of(greedy)) == 2 * 3 * 16
+
+
+def test_the_first_section_says_of_each_result_what_it_comes_to_and_what_it_is_of(results, text):
+    first = re.search(r'<section id="results">.*?</section>', text, re.S)[0]
+    cards = re.findall(r"<li>(.*?)</li>", first, re.S)
+    assert text.index('<section id="results">') == text.index("<section") and len(cards) == 3
+    for i, (result, name, card) in enumerate(zip(results, short_names([r.path for r in results]), cards, strict=True)):
+        said = " ".join(Page(card).texts)
+        sentence = summary(result, resamples=40).sentence(name)
+        assert "".join(Page(card.partition("<dl>")[0]).texts) == sentence and "held out, its first 5" in sentence
+        assert all(fact in said for fact in ("20 of 20", "resnet50", "own.safetensors, feedfeed", f"2026-11-2{i}"))
+        assert ("some images, scale 2.0" if i == 2 else "some images") in said
+    assert first.count("<svg") == 1 and '"gain.csv"' in first and text.count('"gain.csv"') == 1
+
+
+def test_it_says_of_how_many_resamples_what_is_held_out_is(results, page):
+    assert any("held out are of 40 resamples" in t for t in page.texts)
+    more = report(results[:1], resamples=130)
+    assert any("held out are of 100 resamples" in t for t in Page(more.html).texts)
+
+
+def test_the_answer_comes_first_in_the_table_at_a_glance(text):
+    heads = re.findall(r"<button[^>]*>([^<]*)</button>", text[text.index('id="at-a-glance"') :])
+    assert heads[:5] == ["result", "n", "static", "best", "matched top-k"]
+
+
+def test_definitions_fold_and_every_head_is_explained_without_a_pointer(text):
+    folds = re.findall(r"<details[^>]*><summary>(.*?)</summary>(.*?)</details>", text, re.S)
+    folded = dict(folds)
+    for what in ("What the sentences mean", "What the rules are", "What the baselines are"):
+        assert len(folded[what]) > 150 and folded[what] not in re.sub(r"<details.*?</details>", "", text)
+    glance = re.search(r'id="at-a-glance".*?</section>', text, re.S)[0]
+    titles = re.findall(r'<button type="button" title="([^"]+)">([^<]+)</button>', glance)
+    explained = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", glance)
+    assert explained == [(name, meaning) for meaning, name in titles] and len(titles) == 12
+
+
+def test_no_picture_has_black_white_or_grey_of_its_own(text):
+    pictures = "".join(re.findall(r"<svg.*?</svg>", text, re.S))
+    assert not re.findall(r"#([0-9a-f]{2})\1\1\b", pictures) and "#0072b2" not in pictures
+    style = re.search(r"<style>.*?</style>", text, re.S)[0]
+    for name in {"--grey-00", *re.findall(r"var\((--[^)]*)\)", pictures)}:
+        light, dark = re.findall(rf"{name}: (#\w+);", style)
+        assert light != dark
+
+
+def test_parameters_in_messages_are_shown_as_code(tmp_path):
+    writer = synthetic.open_writer(tmp_path / "r", 8)
+    writer.write(writer.todo()[0], missing=np.zeros(4, bool), **synthetic.make_scores(6, 4))
+    text = report([open_result(tmp_path / "r")], resamples=20).html
+    assert "<code>partial</code> draws it all the same" in text and "`partial`" not in text
+
+
+def test_it_says_how_far_the_drawing_is(results):
+    found, drawn = report(results[:2], resamples=20), []
+    text = found.to_html(drawn.append)
+    assert len(drawn) == found.figures == text.count("<figure ") and drawn[0] == "Results" and "Efficiency" in drawn
+
+
+def test_a_crowd_of_points_says_what_can_be_pointed_at_apart():
+    crowd = [(0.5, 0.5, f"{i}") for i in range(500)] + [(0.7, 0.5, "apart")]
+    assert [said for *_, said in _shown_marks(crowd)] == ["0", "apart"]
+    assert len(list(_shown_marks(crowd[:300]))) == 300
 
 
 def test_the_provenance_of_every_result_is_there(results, page):
@@ -168,14 +243,15 @@ def test_an_unfinished_result_is_told_with_its_coverage_and_without_greedy(tmp_p
         f"{result.path}: the greedy curve, because 4 of 8 images are there; `partial` draws it all the same"
     ]
     texts = Page(found.html).texts
-    assert "of 8, 1 not decoded" in texts and "Greedy accumulation" not in texts and found.skipped[0] in texts
+    assert "of 8, 1 not decoded" in texts and "Greedy accumulation" not in texts
+    assert found.skipped[0].replace("`", "") in "".join(texts)
     assert "Greedy accumulation" in Page(report([result], partial=True, resamples=20).html).texts
 
 
 def test_without_a_default_what_needs_it_is_left_out(tmp_path):
     result = open_result(synthetic.make_result(tmp_path / "r", synthetic.make_scores(4, 6), default=None))
     found = report([result], resamples=20)
-    assert "no default configuration" in found.skipped[0]
+    assert "no default configuration" in found.skipped[0] and "the space does not hold the network" in found.html
     titles = [s.title for s in found.sections]
     assert "Dynamic sites" not in titles and "Efficiency" not in titles and "Left out" in titles
 
@@ -201,6 +277,7 @@ def test_the_command_writes_the_page_and_says_what_is_on_it(results, tmp_path):
     answer = CliRunner().invoke(cli, ["report", *paths, *options, "--json"])
     told = json.loads(answer.stdout)
     text = (tmp_path / "p.html").read_text()
+    assert "itd: 2/2 results (100%)" in answer.stderr and "figures (100%)" in answer.stderr
     assert told["bytes"] == len(text.encode()) and told["report"] == str(tmp_path / "p.html")
     assert [r["result"] for r in told["results"]] == paths and "At a glance" in told["sections"]
     assert len((tmp_path / "p.csv").read_text().splitlines()) == 3

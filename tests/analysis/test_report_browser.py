@@ -38,7 +38,7 @@ def path(tmp_path_factory):
     results = []
     for i, name in enumerate(("stride", "dilation", "size")):
         scores = synthetic.make_scores(16, 30 - i, seed=i, accuracy=0.2 + 0.2 * i)
-        result = synthetic.make_result(folder / f"resnet50-{name}.parquet", scores, attribute=name)
+        result = synthetic.make_result(folder / f"resnet50_{name}_val1300_context150_rof", scores, attribute=name)
         results.append(open_result(result))
     write_page(report(results, resamples=40).html, folder / "report.html")
     return folder / "report.html"
@@ -106,9 +106,9 @@ def test_what_is_said_stands_beside_its_point_in_every_figure(page):
     )
     assert len(shapes) >= 6 and all(abs(shape - 1) < 0.01 for shape in shapes)
     picture = page.locator("#baselines svg").first
-    picture.scroll_into_view_if_needed()
+    picture.evaluate("svg => svg.scrollIntoView()")
     blue = picture.locator("use").evaluate_all(
-        "all => all.filter(u => u.style.fill === 'rgb(0, 114, 178)').map(u => u.getBoundingClientRect())"
+        "all => all.filter(u => getComputedStyle(u).fill === 'rgb(0, 114, 178)').map(u => u.getBoundingClientRect())"
         ".map(box => [box.y + box.height / 2, box.x + box.width / 2])"
     )
     y, x = min(blue)  # the topmost is the oracle's best
@@ -125,7 +125,67 @@ def test_the_numbers_of_a_figure_are_saved_as_csv(page, tmp_path):
     saving.value.save_as(tmp_path / "greedy.csv")
     with open(tmp_path / "greedy.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 48 and {"k", "accuracy", "upper_bound"} <= set(rows[0])
+    assert len(rows) == 96 and {"k", "accuracy", "upper_bound"} <= set(rows[0])
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_first_screen_has_a_sentence_and_on_a_wide_one_the_figure(page, width):
+    page.set_viewport_size({"width": width, "height": 900})
+    card = page.locator("#results .cards li").first
+    assert "the oracle is" in card.inner_text() and "weights" in card.inner_text()
+    box = card.bounding_box()
+    assert box["y"] + box["height"] < 500
+    figure = page.locator("#results figure svg").bounding_box()
+    assert figure["width"] > 0.8 * min(width - 40, 432)
+    assert width == 400 or figure["y"] + figure["height"] < 900
+
+
+def test_on_a_phone_the_answer_comes_first_and_nothing_is_cut(page):
+    page.set_viewport_size({"width": 400, "height": 900})
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    heads = page.locator("#at-a-glance thead th").all()[:5]
+    assert [head.inner_text().replace("\n", " ") for head in heads][2:] == ["static", "best", "matched top-k"]
+    assert all(head.bounding_box()["x"] + head.bounding_box()["width"] <= 400 for head in heads)
+    cut = page.evaluate(
+        "[...document.querySelectorAll('main *')].filter(one => !one.closest('.scroll') && !one.closest('svg')"
+        " && one.getBoundingClientRect().right > innerWidth + 1).length"
+    )
+    assert cut == 0
+    beyond = page.locator("figure svg").evaluate_all(
+        "all => all.flatMap(svg => { const box = svg.getBoundingClientRect(); return [...svg.querySelectorAll('text')]"
+        ".filter(text => text.getBoundingClientRect().right > Math.min(box.right, innerWidth) + 3)"
+        ".map(text => text.textContent); })"
+    )
+    assert beyond == []
+    heights_px = page.locator("figure svg text").evaluate_all(
+        "all => all.map(t => [t.getBBox().height, t.getScreenCTM()]).map(([y, m]) => y * Math.hypot(m.a, m.b))"
+    )
+    assert len(heights_px) > 100 and min(heights_px) > 7.5
+
+
+def test_figures_follow_the_dark_scheme(page):
+    def colours() -> list[str]:
+        return page.locator("#greedy-accumulation svg").first.evaluate(
+            "svg => [getComputedStyle(svg.querySelector('text')).fill,"
+            " getComputedStyle(svg.querySelector('path')).fill, getComputedStyle(document.body).color]"
+        )
+
+    text, ground, own = colours()
+    assert text == "rgb(0, 0, 0)" and ground == "rgb(255, 255, 255)"
+    page.emulate_media(color_scheme="dark")
+    text, ground, own = colours()
+    assert text == own == "rgb(230, 237, 243)" and ground == "rgb(22, 27, 34)"
+    paper = page.locator("#greedy-accumulation").evaluate("section => getComputedStyle(section).backgroundColor")
+    assert ground == paper
+
+
+def test_definitions_fold(page):
+    fold = page.locator("#at-a-glance details", has=page.get_by_text("What the rules are"))
+    words = fold.locator("p")
+    assert not words.is_visible()
+    fold.locator("summary").click()
+    assert words.is_visible() and "nobody has achieved it" in words.inner_text()
 
 
 @pytest.mark.parametrize("width", [1280, 400])

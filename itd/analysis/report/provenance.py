@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from itd.analysis.figures import short_names
-from itd.analysis.report.page import Cell, Table
+from itd.analysis.report.parts import Cell, Table
 from itd.space import format_value
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ FIELDS = (
     "precision",
 )
 FIRST = ("time", "git", "device")
+SHA_DIGITS, DATE_DIGITS = 8, len("2026-01-31")
 
 
 def provenance_tables(results: Sequence[Result]) -> list[Table]:
@@ -38,6 +39,21 @@ def provenance_tables(results: Sequence[Result]) -> list[Table]:
         if result.origins:
             tables.append(_sources_table(result))
     return [*tables, _runs_table(results)]
+
+
+def facts(result: Result) -> tuple[tuple[str, str], ...]:
+    """(what, value) of n, model, weights, data and the date of the last run, in brief."""
+    n = f"{result.n:,} of {result.images_requested:,}" + (f", {result.nulls:,} not decoded" if result.nulls else "")
+    if result.manifest is None:
+        return (("n", n), ("manifest", "none: model, weights and data are unknown"))
+    identity, last = result.identity, (_runs(result) or [{}])[-1]
+    weights = f"{last.get('weights')}, {str(identity.get('weights_sha256'))[:SHA_DIGITS]}"
+    data = ", ".join(filter(None, (str(last.get("data")), _pairs(identity.get("variation") or {}))))
+    if result.origins:
+        weights, data = "those of its sources", data if last.get("data") else "that of its sources"
+    dates = [str(run["time"])[:DATE_DIGITS] for run in _runs(result) if run.get("time")]
+    found = (("n", n), ("model", str(identity.get("model"))), ("weights", weights), ("data", data))
+    return (*found, ("last run", max(dates, default="unknown")))
 
 
 def _sources_table(result: Result) -> Table:

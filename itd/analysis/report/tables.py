@@ -9,7 +9,7 @@ from itd.analysis._oracle import RULES, OracleAccuracy
 from itd.analysis._preferences import Preferences
 from itd.analysis._unique import UniquePredictions
 from itd.analysis.figures import short_names
-from itd.analysis.report.page import Cell, Table
+from itd.analysis.report.parts import Cell, Table
 from itd.analysis.rules import BESIDE, rule_of
 from itd.analysis.sampling import Estimate
 from itd.analysis.subsets import Subsets
@@ -18,20 +18,23 @@ from itd.space import format_value
 
 SHOWN_KS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100, 200)
 REACHED = (0.8, 0.85, 0.9, 0.95)
+ANSWER = ("static", "best", "matched_topk")
 
 
 def glance_table(rows: Sequence[OracleAccuracy]) -> Table:
-    """The oracle's rules and what to hold beside them, of every result."""
-    named = (*RULES, *BESIDE)
+    """The oracle's rules and what to hold beside them, of every result; first what answers whether choosing is worth
+    anything."""
+    others = [key for key in (*RULES, *BESIDE) if key not in ANSWER]
     columns = [("result", "its name"), ("n", "images, and of how many where not all are there")]
-    columns += [("configurations", "how many"), *map(_rule_column, named)]
+    columns += [*map(_rule_column, ANSWER), ("configurations", "how many"), *map(_rule_column, others)]
     cells = []
     for row, name in zip(rows, short_names([r.result for r in rows]), strict=True):
         estimates = _named(row)
         left_out = [f"of {row.requested:,}"] if row.partial else []
         left_out += [f"{row.nulls:,} not decoded"] if row.nulls else []
-        head = (Cell(name), Cell(f"{row.n:,}", row.n, ", ".join(left_out)), Cell(f"{row.configs:,}", row.configs))
-        cells.append((*head, *(estimate_cell(estimates.get(key)) for key in named)))
+        head = (Cell(name), Cell(f"{row.n:,}", row.n, ", ".join(left_out)))
+        answer, rest = ([estimate_cell(estimates.get(key)) for key in keys] for keys in (ANSWER, others))
+        cells.append((*head, *answer, Cell(f"{row.configs:,}", row.configs), *rest))
     return Table("Top-1 accuracy in percent", tuple(columns), tuple(cells))
 
 
