@@ -33,8 +33,10 @@ $(STAMP): pyproject.toml
 
 test: lint types pytest
 
+# One process for each core, a file's tests in one of them, and one thread in each: threads of several would wait for each
+# other.
 pytest: env
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: env
 	$(BIN)/ruff check .
