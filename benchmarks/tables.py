@@ -233,10 +233,19 @@ def second() -> str:
     return worth_table(blocks(ROOT / "results", HALVINGS)).rstrip() + "\n"
 
 
+def mirror() -> str:
+    """How often an image and its mirror prefer the same."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from mirror import agreement, table
+
+    name = "resnet50-dilation-val1300"
+    return table(agreement(opened(name), opened(f"{name}-mirrored"))) + "\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     function.__name__: function
     for function in (oracle, held_out, baselines, combined, efficiency, preferences, defaults, fine_tuning, distinct,
-                     selectors, gain, second)
+                     selectors, gain, second, mirror)
 }  # fmt: skip
 """name -> what makes it."""
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n\n)(.*?)(\n?<!-- end -->)", re.DOTALL)

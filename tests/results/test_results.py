@@ -27,10 +27,21 @@ ROF = {
     "mobilenet_v2-dilation-val1300": ("-rof",),
 }
 """Before -> what was made of it."""
-FINE_TUNED = [before + after for before, afters in ROF.items() for after in ("", *afters) if before + after not in PLAIN]
+FINE_TUNED = [
+    before + after for before, afters in ROF.items() for after in ("", *afters) if before + after not in PLAIN
+]
 NETWORKS = ["cifar-resnet18", *(f"cifar-resnet18+{op}" for op in ("involution", "condconv", "weightnet", "se"))]
 LEARNED = [f"{name}-stride-cifar10" for name in NETWORKS]
-NAMES = [*FINE_TUNED, *LEARNED, *PLAIN, *(f"resnet50-combined-{c}-val1300" for c in COMBINED), *VARIED, EFFICIENCY]
+MIRRORED = "resnet50-dilation-val1300-mirrored"
+NAMES = [
+    MIRRORED,
+    *FINE_TUNED,
+    *LEARNED,
+    *PLAIN,
+    *(f"resnet50-combined-{c}-val1300" for c in COMBINED),
+    *VARIED,
+    EFFICIENCY,
+]
 CONFIGS = {"resnet50-stride-val1300": 361, "mobilenet_v2-stride-val1300": 370, EFFICIENCY: 4096}
 
 
@@ -55,7 +66,7 @@ def test_the_results_are_at_most_40_mb_and_all_are_told_of(repository):
     assert {f.name for f in folders} == {f"{name}.parquet" for name in NAMES}
     assert sum(f.stat().st_size for folder in folders for f in folder.rglob("*") if f.is_file()) < 40e6
     text = (repository / "results" / "README.md").read_text()
-    assert all(f"{name}" in text for name in [*PLAIN, EFFICIENCY, *ROF, *LEARNED])
+    assert all(f"{name}" in text for name in [*PLAIN, EFFICIENCY, *ROF, *LEARNED, MIRRORED])
 
 
 @pytest.fixture(scope="module")
