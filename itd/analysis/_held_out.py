@@ -25,6 +25,8 @@ INTERVAL_WORK = 6e10
 CURVE_WORK = 2e10
 """The same for the curve itself; where all its steps would cost more, it has the first ten."""
 LEAST_RESAMPLES = 50
+OVERHEAD = 300
+"""What keeping a configuration's gain costs, as so many images would."""
 _CELLS = 4_000_000
 
 
@@ -124,7 +126,7 @@ def held_out(
     whole = repeats * folds * n * configs * 4 <= CURVE_WORK
     length = min(configs, length or configs, configs if whole else INTERVAL_STEPS)
     counts = _counts(scores, folds, repeats, length, resamples.seed)
-    used = _affordable(resamples.count, work or INTERVAL_WORK, folds * n * configs)
+    used = _affordable(resamples.count, work or INTERVAL_WORK, folds * configs * (n + OVERHEAD))
     spread = _spread(scores, folds, resamples, used, min(length, sure)) if used else None
     steps = [_step(k, counts[k], repeats, scores, None if spread is None else spread[k : k + 1]) for k in range(length)]
     return HeldOut(folds, repeats, used, resamples.count, tuple(steps))
@@ -197,7 +199,7 @@ def _counts(scores: Scores, folds: int, repeats: int, length: int, seed: int) ->
     n = scores.correct.shape[1]
     counts = np.zeros((length, 3, n), np.int32)
     divisions = divisions_into(folds, n, repeats, np.random.default_rng((seed, n, folds)))
-    size = max(1, _CELLS // (folds * n))
+    size = max(1, _CELLS // (folds * max(n, scores.correct.shape[0])))
     for start in range(0, repeats, size):
         part = divisions[start : start + size]
         lists = _lists(scores, np.ones(part.shape, np.uint8), part, folds, length)
@@ -215,7 +217,7 @@ def _spread(scores: Scores, folds: int, resamples: Resamples, used: int, length:
     figures = np.zeros((used, length, 3))
     divisions = divisions_into(folds, n, used, np.random.default_rng((resamples.seed, n, folds, used)))
     static = np.zeros(n, bool) if scores.default is None else scores.correct[scores.default]
-    size = max(1, _CELLS // (folds * n))
+    size = max(1, _CELLS // (folds * max(n, scores.correct.shape[0])))
     for start in range(0, used, size):
         part = slice(start, min(start + size, used))
         weights = resamples.weights[part]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 FIRST = 5
 """Configurations of the greedy list that the sentence is of."""
-SENTENCE_WORK = 1e10
+SENTENCE_WORK = 5e9
 """Multiply-accumulates that its interval may cost: a second or two."""
 
 

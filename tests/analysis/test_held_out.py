@@ -110,7 +110,7 @@ def test_a_single_image_or_no_folds_give_no_curve_and_few_images_are_folds_of_on
 
 
 def test_too_much_work_is_done_with_fewer_resamples_and_the_answer_says_so(scores, monkeypatch):
-    monkeypatch.setattr(_held_out, "INTERVAL_WORK", 5 * N * C * 60)
+    monkeypatch.setattr(_held_out, "INTERVAL_WORK", 5 * C * (N + _held_out.OVERHEAD) * 60)
     found = held_out(scores, 5, 2, Resamples(N, 100))
     assert (found.resamples, found.wanted) == (60, 100)
     monkeypatch.setattr(_held_out, "INTERVAL_WORK", 1)
