@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from itd.analysis._greedy import first_rows
-from itd.analysis._held_out import FOLDS, REPEATS, HeldOutStep, Scores, held_out
+from itd.analysis._held_out import FOLDS, REPEATS, HeldOutStep, held_out, scores_of
 from itd.analysis.frames import Answer, Row
-from itd.analysis.predictions import default_rank
 from itd.analysis.sampling import Resamples, as_resamples
 from itd.analysis.scores import correctness, require_number, require_results, require_same_data
 from itd.errors import ResultError
@@ -133,11 +132,7 @@ def combine(
 
 def _last_step(result: Result, m: int, drawn: Resamples) -> HeldOutStep | None:
     """The first m of a list, held out."""
-    quality = result.matrix("quality")
-    scores = Scores(
-        correctness(result, quality), quality, result.matrix("pred"), default_rank(result), result.default_index
-    )
-    curve = held_out(scores, FOLDS, REPEATS, drawn, length=m, sure=m)
+    curve = held_out(scores_of(result), FOLDS, REPEATS, drawn, length=m, sure=m)
     return None if curve is None else curve.steps[-1]
 
 

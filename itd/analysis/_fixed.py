@@ -10,10 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from itd.analysis._held_out import divisions_into
-from itd.analysis.sampling import Estimate, Resamples, Z, wilson
-
-_CELLS = 4_000_000
+from itd.analysis._held_out import FOLDS, REPEATS, divisions_into, in_parts, of_others
+from itd.analysis.sampling import Estimate, Resamples, Z, widened, wilson
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,8 @@ def cheapest_fixed(
     default: int,
     resamples: Resamples,
     *,
-    folds: int = 10,
-    repeats: int = 20,
+    folds: int = FOLDS,
+    repeats: int = REPEATS,
 ) -> CheapestFixed | None:
     """Cross-fits the choice; None for a single image.
 
@@ -64,10 +62,9 @@ def cheapest_fixed(
     figures = _measured(correct[rows], macs[rows], rows, default, resamples.weights, again, folds)
     accuracy, mean = float(right.mean()), float(cost.mean())
     own, spread = (float(np.std(values, ddof=1)) if len(values) > 1 else 0.0 for values in figures[:2])
-    share = wilson(accuracy * n, n)
     often = np.bincount(chosen.ravel(), minlength=len(macs))
     return CheapestFixed(
-        Estimate(accuracy, min(share.low, accuracy - Z * own), max(share.high, accuracy + Z * own), n),
+        widened(wilson(accuracy * n, n), own, 0.0),
         Estimate(mean, mean - Z * spread, mean + Z * spread, n),
         Estimate(macs[default] / mean, macs[default] / (mean + Z * spread), macs[default] / (mean - Z * spread), n),
         tuple(int(c) for c in np.argsort(-often, kind="stable") if often[c]),
@@ -92,12 +89,10 @@ def _measured(
     accuracy, cost = np.zeros(len(weights)), np.zeros(len(weights))
     chosen = np.zeros((len(weights), folds), np.int64)
     values = correct.T.astype(np.float32)
-    size = max(1, _CELLS // (folds * n))
-    for start in range(0, len(weights), size):
-        part = slice(start, min(start + size, len(weights)))
+    for part in in_parts(len(weights), folds, correct):
         division, weight = divisions[part], weights[part]
-        others = weight[:, None, :] * (division[:, None, :] != np.arange(folds)[:, None])
-        counts = (others.reshape(-1, n).astype(np.float32) @ values).reshape(*others.shape[:2], -1)
+        others = of_others(weight, division, folds).astype(np.float32)
+        counts = (others @ values).reshape(len(weight), folds, -1)
         place = np.argmax(counts >= counts[..., own : own + 1], axis=2)  # the first, which is the cheapest
         chosen[part] = rows[place]
         at = place[np.arange(len(place))[:, None], division]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from itd.analysis._held_out import FOLDS, REPEATS, HeldOut, HeldOutStep, Scores, held_out
+from itd.analysis._held_out import FOLDS, REPEATS, HeldOut, HeldOutStep, held_out, scores_of
 from itd.analysis._oracle import rules_right
 from itd.analysis.frames import Answer, Row, flat
 from itd.analysis.predictions import default_rank, distinct
@@ -118,7 +118,9 @@ def gain(
     count, seed = (resamples.count, resamples.seed) if isinstance(resamples, Resamples) else (resamples, seed)
     first: np.ndarray | None = None
     for result in results:
-        curve = held_out(scores_of(result), folds, repeats, as_resamples(count, result.n, seed))
+        scores = scores_of(result)
+        require_default(result, "the gain over guessing")
+        curve = held_out(scores, folds, repeats, as_resamples(count, result.n, seed))
         one, beyond = gain_of(result, curve)
         apart = None if first is None else _apart(results[0], result)
         if first is None:
@@ -149,14 +151,6 @@ def gain_of(result: Result, curve: HeldOut | None) -> tuple[Gain, np.ndarray]:
         held_out=curve,
     )
     return gained, best.astype(np.int8) - matched
-
-
-def scores_of(result: Result) -> Scores:
-    """What lists of a result are chosen and measured by; ResultError without a default configuration."""
-    quality = result.matrix("quality")
-    correct = correctness(result, quality)
-    require_default(result, "the gain over guessing")
-    return Scores(correct, quality, result.matrix("pred"), default_rank(result), result.default_index)
 
 
 def _apart(first: Result, other: Result) -> str | None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from itd.analysis._held_out import FOLDS, REPEATS, HeldOut, Scores, held_out
+from itd.analysis._held_out import FOLDS, REPEATS, HeldOut, held_out, scores_of
 from itd.analysis.frames import Answer, Row, flat_settings
-from itd.analysis.predictions import default_rank, matched_curve
+from itd.analysis.predictions import matched_curve
 from itd.analysis.sampling import Resamples, as_resamples
 from itd.analysis.scores import correctness, require_result, require_whole
 
@@ -142,14 +142,11 @@ def greedy(
     """
     require_result(result, "greedy")
     require_whole(result, partial)
-    quality = result.matrix("quality")
-    correct = correctness(result, quality)
-    default = result.default_index
-    chosen, covered, bounds = accumulate(correct, greedy_priority(result, quality))
-    drawn = as_resamples(resamples, result.n, seed)
-    rank, pred = default_rank(result), result.matrix("pred")
-    matched = None if rank is None else matched_curve(pred, np.array(chosen), rank).tolist()
-    crossed = held_out(Scores(correct, quality, pred, rank, default), folds, repeats, drawn)
+    scores = scores_of(result)
+    correct, default, rank = scores.correct, scores.default, scores.rank
+    chosen, covered, bounds = accumulate(correct, greedy_priority(result, scores.quality))
+    matched = None if rank is None else matched_curve(scores.pred, np.array(chosen), rank).tolist()
+    crossed = held_out(scores, folds, repeats, as_resamples(resamples, result.n, seed))
     steps = tuple(
         GreedyStep(
             k=k + 1,

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from itd.analysis.bootstrap_greedy import greedy_lists
-from itd.analysis.sampling import Estimate, Resamples, Z, paired_counts, wilson
-from itd.analysis.scores import require_number
+from itd.analysis.predictions import default_rank
+from itd.analysis.sampling import Estimate, Resamples, paired_counts, widened, wilson
+from itd.analysis.scores import correctness, require_number
 from itd.errors import ResultError
+
+if TYPE_CHECKING:
+    from itd.store import Result
 
 FOLDS = 10
 REPEATS = 20
@@ -79,6 +84,14 @@ class Scores:
     pred: np.ndarray
     rank: np.ndarray | None
     default: int | None
+
+
+def scores_of(result: Result) -> Scores:
+    """What lists of a result are chosen and measured by."""
+    quality = result.matrix("quality")
+    return Scores(
+        correctness(result, quality), quality, result.matrix("pred"), default_rank(result), result.default_index
+    )
 
 
 def held_out(
@@ -160,15 +173,25 @@ def divisions_into(folds: int, n: int, count: int, rng: np.random.Generator) -> 
     return rng.permuted(np.tile(np.arange(n, dtype=np.int16) % folds, (count, 1)), axis=1)
 
 
+def of_others(weights: np.ndarray, division: np.ndarray, folds: int) -> np.ndarray:
+    """(B * folds, N) for each weighting and fold the weights of the images outside it. weights, division: (B, N)."""
+    return (weights[:, None, :] * (division[:, None, :] != np.arange(folds)[:, None])).reshape(-1, weights.shape[1])
+
+
+def in_parts(count: int, folds: int, correct: np.ndarray) -> Iterator[slice]:
+    """A few weightings at a time, so that all folds of them do not fill the memory. correct: (C, N)."""
+    size = max(1, _CELLS // (folds * max(correct.shape)))
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
 def _lists(scores: Scores, weights: np.ndarray, division: np.ndarray, folds: int, length: int) -> np.ndarray:
     """(B, folds, length) rows: for each weighting and fold, the list chosen on the other folds' images.
 
     weights, division: (B, N).
     """
-    others = weights[:, None, :] * (division[:, None, :] != np.arange(folds)[:, None])
-    lists, _ = greedy_lists(
-        scores.correct, scores.quality, others.reshape(-1, weights.shape[1]), length, scores.default
-    )
+    others = of_others(weights, division, folds)
+    lists, _ = greedy_lists(scores.correct, scores.quality, others, length, scores.default)
     return lists.reshape(len(weights), folds, -1)
 
 
@@ -199,11 +222,10 @@ def _counts(scores: Scores, folds: int, repeats: int, length: int, seed: int) ->
     n = scores.correct.shape[1]
     counts = np.zeros((length, 3, n), np.int32)
     divisions = divisions_into(folds, n, repeats, np.random.default_rng((seed, n, folds)))
-    size = max(1, _CELLS // (folds * max(n, scores.correct.shape[0])))
-    for start in range(0, repeats, size):
-        part = divisions[start : start + size]
-        lists = _lists(scores, np.ones(part.shape, np.uint8), part, folds, length)
-        for k, (right, matched, guesses) in enumerate(_steps(scores, lists, part)):
+    for part in in_parts(repeats, folds, scores.correct):
+        division = divisions[part]
+        lists = _lists(scores, np.ones(division.shape, np.uint8), division, folds, length)
+        for k, (right, matched, guesses) in enumerate(_steps(scores, lists, division)):
             counts[k, 0] += right.sum(0)
             counts[k, 1] += 0 if matched is None else matched.sum(0)
             counts[k, 2] += guesses.sum(0)
@@ -217,9 +239,7 @@ def _spread(scores: Scores, folds: int, resamples: Resamples, used: int, length:
     figures = np.zeros((used, length, 3))
     divisions = divisions_into(folds, n, used, np.random.default_rng((resamples.seed, n, folds, used)))
     static = np.zeros(n, bool) if scores.default is None else scores.correct[scores.default]
-    size = max(1, _CELLS // (folds * max(n, scores.correct.shape[0])))
-    for start in range(0, used, size):
-        part = slice(start, min(start + size, used))
+    for part in in_parts(used, folds, scores.correct):
         weights = resamples.weights[part]
         lists = _lists(scores, weights, divisions[part], folds, length)
         fixed = weights @ static.astype(np.float64)
@@ -238,8 +258,8 @@ def _step(k: int, counts: np.ndarray, repeats: int, scores: Scores, spread: np.n
     low = high = over_static = over_matched = None
     if spread is not None and len(spread):
         own, against_static, against_matched = spread[0].tolist()
-        share = wilson(accuracy * n, n)
-        low, high = min(share.low, max(0.0, accuracy - Z * own)), max(share.high, min(1.0, accuracy + Z * own))
+        share = widened(wilson(accuracy * n, n), own, 0.0)
+        low, high = share.low, share.high
         if scores.default is not None:
             static = scores.correct[scores.default].astype(np.int32) * repeats
             over_static = _over((right - static) / repeats, against_static)
@@ -258,8 +278,5 @@ def _step(k: int, counts: np.ndarray, repeats: int, scores: Scores, spread: np.n
 
 def _over(difference: np.ndarray, spread: float) -> Estimate:
     """A difference of shares, the wider of the spread's interval and that of paired shares. difference: (N,)."""
-    n = len(difference)
     wins, losses = float(np.maximum(difference, 0).sum()), float(np.maximum(-difference, 0).sum())
-    plain = paired_counts(wins, losses, n)
-    value = plain.value
-    return Estimate(value, min(plain.low, value - Z * spread), max(plain.high, value + Z * spread), n)
+    return widened(paired_counts(wins, losses, len(difference)), spread)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from itd.analysis._gain import Gain, gain_of, scores_of
-from itd.analysis._held_out import FOLDS, REPEATS, HeldOutStep, held_out
+from itd.analysis._gain import Gain, gain_of
+from itd.analysis._held_out import FOLDS, REPEATS, HeldOutStep, held_out, scores_of
 from itd.analysis._oracle import OracleAccuracy
 from itd.analysis.frames import Answer, Row, flat
 from itd.analysis.sampling import Estimate, Resamples, as_resamples, proportion

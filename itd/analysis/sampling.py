@@ -81,6 +81,18 @@ def paired_counts(wins: float, losses: float, n: int) -> Estimate:
     return Estimate((wins - losses) / n, max(-1.0, up - down - half), min(1.0, up - down + half), n)
 
 
+def widened(plain: Estimate, spread: float, least: float = -1.0) -> Estimate:
+    """An estimate whose interval is the wider of its own and value ± 1.96 spread, which stays within `least` and 1.
+
+    spread: standard deviation of the resampled figure. least: 0 for a share, -1 for a difference of shares.
+
+    >>> widened(Estimate(0.5, 0.4, 0.6, 9), 0.1, 0.0)
+    Estimate(value=0.5, low=0.30..., high=0.69..., n=9)
+    """
+    low, high = max(least, plain.value - Z * spread), min(1.0, plain.value + Z * spread)
+    return Estimate(plain.value, min(plain.low, low), max(plain.high, high), plain.n)
+
+
 def paired(first: np.ndarray, second: np.ndarray) -> Difference:
     """The share of samples where `first` holds less that of `second`, with its paired interval. Both: (N,) bool.
 
