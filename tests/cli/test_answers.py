@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from itd.space import Setting, SiteSpec, build_space, read_space
-from itd_cli.main import cli
 from support import synthetic
+from support.commands import one_line, run
 
 IDENTITY = {
     "model": "resnet50",
@@ -30,16 +29,6 @@ FEW = ["--resamples", 20]
 def few(command):
     """Few resamples, for the commands that draw any."""
     return [] if command[0] == "preferences" else FEW
-
-
-def run(*args: object):
-    return CliRunner().invoke(cli, [str(arg) for arg in args])
-
-
-def one_line(answer, *words: str) -> None:
-    line = answer.stderr.strip("\n")
-    assert answer.exit_code != 0 and "\n" not in line, line
-    assert line.startswith("itd: error: ") and all(word in line for word in words), line
 
 
 def make(path: Path, attribute: str, images: int = 12, seed: int = 0, **changed: object) -> Path:

@@ -11,15 +11,11 @@ import sys
 import click
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from itd_cli.main import COMMANDS, cli
 from itd_cli.options import Interrupted
 from support import synthetic
-
-
-def run(*args: object):
-    return CliRunner().invoke(cli, [str(arg) for arg in args])
+from support.commands import run
 
 
 def one_line(answer, code: int, *words: str) -> None:

@@ -8,23 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
 from itd.space import Setting, SiteSpec, build_space
-from itd_cli.main import cli
 from support import synthetic
+from support.commands import one_line, run
 
 IMAGES = 12
-
-
-def run(*args: object):
-    return CliRunner().invoke(cli, [str(arg) for arg in args])
-
-
-def one_line(answer, *words: str) -> None:
-    line = answer.stderr.strip("\n")
-    assert answer.exit_code != 0 and "\n" not in line, line
-    assert line.startswith("itd: error: ") and all(word in line for word in words), line
 
 
 def make(path: Path, attribute: str, seed: int, sites: str, data: str = "d") -> Path:
