@@ -6,16 +6,14 @@ from typing import Any
 
 import click
 
-from itd_cli.options import op_options, print_json
+from itd_cli.options import model_options, print_json
 from itd_cli.progress import Progress, progress_option
 
 _COUNT = click.IntRange(min=1)
 
 
 @click.command(epilog="Example: itd evaluate --model cifar-resnet18 --op se --weights FILE --data cifar10")
-@click.option("--model", default="cifar-resnet18", show_default=True, metavar="NAME",
-              help="Of `itd models --learned`, or torchvision's.")  # fmt: skip
-@op_options
+@model_options(default="cifar-resnet18")
 @click.option("--weights", metavar="NAME|FILE|none", help="Of `itd train`, torchvision's enum, .pth or .safetensors.")
 @click.option("--data", metavar="DIR|cifar10|digits", help="Labelled images; default $ITD_DATA, else the digits.")
 @click.option("--classes", "classes_file", metavar="FILE", help="One folder name per line, in label order.")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from itd_cli.options import print_json
+from itd_cli.options import note, print_json
 
 
 @click.command(epilog="Example: itd models --json")
@@ -23,6 +23,8 @@ def models(learned: bool, as_json: bool) -> None:
     from itd import models as summaries
 
     rows = summaries(learned=learned)
+    if not learned:
+        _note_packages(rows)
     if as_json:
         print_json(rows)
     elif learned:
@@ -34,13 +36,27 @@ def models(learned: bool, as_json: bool) -> None:
 def _print_registered(rows: list[dict[str, Any]]) -> None:
     click.echo(f"{'model':<31} {'stride':>6} {'dilation':>8} {'size':>5}  {'V1 top-1':>8}  sites A, B, C, D")
     for row in rows:
-        counts = row["configs"]
+        counts = {name: "-" if count is None else count for name, count in row["configs"].items()}
         sites = ", ".join("+".join(paths) for paths in row["sites"].values())
         click.echo(
             f"{row['model']:<31} {counts['stride']:>6} {counts['dilation']:>8} {counts['size']:>5}  "
             f"{'-' if row['v1_top1'] is None else format(row['v1_top1'], '.2f'):>8}  {sites}"
         )
-    click.echo("Any other torchvision classifier that torch.fx can trace: --sites A=path[+path],B=path")
+    click.echo(
+        "Any other torchvision classifier, timm/NAME, FILE.py:NAME or package.module:NAME that torch.fx can trace: "
+        "--sites A=path[+path],B=path"
+    )
+
+
+def _note_packages(rows: list[dict[str, Any]]) -> None:
+    """Notes of what installed packages cannot register, or not build."""
+    from itd.patcher.packages import broken_packages
+
+    for line in broken_packages():
+        note(line)
+    for row in rows:
+        if None in row["configs"].values():
+            note(f"{row['model']} cannot be built; `itd sweep --model {row['model']} --plan` says why")
 
 
 def _print_learned(rows: list[dict[str, Any]]) -> None:

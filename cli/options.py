@@ -85,25 +85,51 @@ def held_out_options(command: F) -> F:
     )(command)
 
 
-def op_options(command: F) -> F:
-    """`--op OP` and `--multiplier M`: the learned dynamic convolution of a model. The command is given the name that
-    they make together with its `--model`."""
+def model_options(*, ending: str = "", **how: Any) -> Callable[[F], F]:
+    """`--model NAME` and what makes a name together with it: `--model-arg key=value`, `--op OP`, `--multiplier M`.
 
-    @functools.wraps(command)
-    def composed(*args: Any, op: str, multiplier: int | None, **options: Any) -> Any:
-        if op != "conv" or multiplier is not None:
-            from itd.layers.models import learned_name
+    The command is given the one name that they make. ending: of the help. how: as of `click.option`.
+    """
 
-            options["model"] = learned_name(options["model"] or "", op, multiplier)
-        return command(*args, **options)
+    def add(command: F) -> F:
+        @functools.wraps(command)
+        def composed(*args: Any, op: str, multiplier: int | None, model_arg: tuple[str, ...], **options: Any) -> Any:
+            if op != "conv" or multiplier is not None:
+                from itd.layers.models import learned_name
 
-    added = click.option(
-        "--multiplier", type=click.IntRange(min=1), metavar="M", help="Of --op weightnet: its lambda; default 1."
-    )(composed)
-    return click.option(
-        "--op", default="conv", show_default=True, metavar="OP",
-        help="conv, involution, condconv, weightnet or se, for the models of `itd models --learned`.",
-    )(added)  # type: ignore[return-value]  # fmt: skip
+                options["model"] = learned_name(options["model"] or "", op, multiplier)
+            if model_arg:
+                from itd.patcher.names import name_with_arguments
+
+                options["model"] = name_with_arguments(options["model"] or "", model_arg)
+            return command(*args, **options)
+
+        for option in reversed(_model_options(ending, how)):
+            composed = option(composed)
+        return composed  # type: ignore[return-value]
+
+    return add
+
+
+def _model_options(ending: str, how: dict[str, Any]) -> list[Callable[[Any], Any]]:
+    return [
+        click.option(
+            "--model", metavar="NAME", show_default=how.get("default") is not None,
+            help="torchvision's name, such as resnet50; one of `itd models --learned`; timm/NAME; or code that gives "
+            f"a network, FILE.py:NAME or package.module:NAME{ending}.", **how,
+        ),
+        click.option(
+            "--model-arg", multiple=True, metavar="KEY=VALUE",
+            help="An argument of FILE.py:NAME or package.module:NAME: a Python literal, else text; again for another.",
+        ),
+        click.option(
+            "--op", default="conv", show_default=True, metavar="OP",
+            help="conv, involution, condconv, weightnet or se, for the models of `itd models --learned`.",
+        ),
+        click.option(
+            "--multiplier", type=click.IntRange(min=1), metavar="M", help="Of --op weightnet: its lambda; default 1."
+        ),
+    ]  # fmt: skip
 
 
 def results_argument(command: F) -> F:

@@ -7,14 +7,13 @@ from typing import Any
 
 import click
 
-from itd_cli.options import op_options
+from itd_cli.options import model_options
 from itd_cli.progress import Progress, progress_option
 
 
 @click.command(epilog="Example: itd predict --model resnet50 --selector selector.safetensors photo.jpg photos/")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
-@click.option("--model", metavar="NAME", help="torchvision's name; default the selector's own.")
-@op_options
+@model_options(ending="; default the selector's own")
 @click.option("--weights", metavar="NAME|FILE|none", help="Of torchvision's enum, .pth or .safetensors.")
 @click.option("--selector", metavar="FILE", help="Of `itd select --save`: each image takes its own configuration.")
 @click.option("--classes", "classes_file", metavar="FILE", help="One class name per line, in label order.")

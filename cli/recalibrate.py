@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from itd_cli.options import note, op_options, resumable
+from itd_cli.options import model_options, note, resumable
 from itd_cli.progress import Progress, progress_option
 from itd_cli.sweep import show_sweep
 
@@ -15,8 +15,7 @@ from itd_cli.sweep import show_sweep
     epilog="Example: itd recalibrate --model resnet50 --attr stride --data /imagenet/train --val /imagenet/val, then "
     "itd compare results/resnet50-stride.parquet results/resnet50-stride-recalibrated.parquet"
 )
-@click.option("--model", default="resnet50", show_default=True, metavar="NAME", help="torchvision's name.")
-@op_options
+@model_options(default="resnet50")
 @click.option("--attr", "attributes", default="stride", show_default=True, metavar="A[,A]")
 @click.option("--sites", metavar="S", help="ABCD, a part of it, or A=path[+path],B=path for any network.")
 @click.option("--options", multiple=True, metavar="O", help="As of itd sweep.")

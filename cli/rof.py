@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from itd_cli.options import note, op_options, print_json, resumable
+from itd_cli.options import model_options, note, print_json, resumable
 from itd_cli.progress import Progress, progress_option
 
 
@@ -34,8 +34,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     count = click.IntRange(min=1)
     for option in reversed(
         [
-            click.option("--model", default="resnet50", show_default=True, metavar="NAME", help="torchvision's name."),
-            op_options,
+            model_options(default="resnet50"),
             click.option("--attr", "attributes", default="stride", show_default=True, metavar="A[,A]"),
             click.option("--sites", metavar="S", help="ABCD, a part of it, or A=path[+path],B=path for any network."),
             click.option("--options", multiple=True, metavar="O", help="As of itd sweep."),

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from itd.space import OPEN_CONVENTIONS, Conventions
-from itd_cli.options import note, op_options, resumable
+from itd_cli.options import model_options, note, resumable
 from itd_cli.progress import Progress, progress_option
 
 
@@ -55,8 +55,7 @@ def _choice(name: str, text: str) -> Callable[..., Any]:
 def _what(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(
         [
-            click.option("--model", required=True, metavar="NAME", help="torchvision's name, such as resnet50."),
-            op_options,
+            model_options(required=True),
             click.option("--attr", "attributes", metavar="A[,A]", help="stride, dilation, size, or several."),
             click.option(
                 "--space", "space_file", metavar="FILE", help="The configurations `itd combine` listed; no --attr then."

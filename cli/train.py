@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from itd_cli.options import note, op_options, print_json, resumable
+from itd_cli.options import model_options, note, print_json, resumable
 from itd_cli.progress import Progress, progress_option
 from itd_cli.rof import milestones_option, show_steps
 
@@ -15,9 +15,7 @@ _COUNT = click.IntRange(min=1)
 
 
 @click.command(epilog="Example: itd train --model cifar-resnet18 --op condconv --data cifar10 --epochs 30")
-@click.option("--model", default="cifar-resnet18", show_default=True, metavar="NAME",
-              help="Of `itd models --learned`, or torchvision's.")  # fmt: skip
-@op_options
+@model_options(default="cifar-resnet18")
 @click.option("--data", metavar="DIR|cifar10|digits",
               help="Training images: a folder per class, CIFAR-10 as published, or the digits; default $ITD_DATA, "
               "else the digits.")  # fmt: skip

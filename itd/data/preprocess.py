@@ -14,7 +14,7 @@ from itd.errors import DataError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-_INTERPOLATIONS = {
+INTERPOLATIONS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
     "nearest": Image.Resampling.NEAREST,
@@ -58,8 +58,8 @@ class Preprocess:
                 f"`resize_px={self.resize_px}` is smaller than `crop_px={self.crop_px}`, which would add a black "
                 f"border; give `resize_px` of at least {self.crop_px}"
             )
-        if self.interpolation not in _INTERPOLATIONS:
-            allowed = ", ".join(_INTERPOLATIONS)
+        if self.interpolation not in INTERPOLATIONS:
+            allowed = ", ".join(INTERPOLATIONS)
             raise DataError(f"no such interpolation: {self.interpolation!r}; the interpolations are {allowed}")
         self._check_variation()
 
@@ -97,7 +97,7 @@ class Preprocess:
         image = image if image.mode == "RGB" else image.convert("RGB")
         image = _centre_crop(self._resize(image), self.context_px or self.crop_px)
         if image.width != self.side_px:
-            image = image.resize((self.side_px, self.side_px), _INTERPOLATIONS[self.interpolation])
+            image = image.resize((self.side_px, self.side_px), INTERPOLATIONS[self.interpolation])
         pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous().to(torch.float32)
         mean, std = (torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (self.mean, self.std))
         return pixels.div_(255).sub_(mean).div_(std)
@@ -106,12 +106,12 @@ class Preprocess:
         short = min(image.size)
         if self.resize_px is not None and self.variation:
             square = (self.resize_px, self.resize_px)
-            return image if image.size == square else image.resize(square, _INTERPOLATIONS[self.interpolation])
+            return image if image.size == square else image.resize(square, INTERPOLATIONS[self.interpolation])
         if self.resize_px is None or short == self.resize_px:
             return image
         # Truncation, not rounding, of the longer side is torchvision's.
         width, height = (int(self.resize_px * side / short) if side != short else self.resize_px for side in image.size)
-        return image.resize((width, height), _INTERPOLATIONS[self.interpolation])
+        return image.resize((width, height), INTERPOLATIONS[self.interpolation])
 
     def identity(self) -> dict[str, Any]:
         """The preprocessing as JSON values, for a result's identity, without the variation, which stands beside it.

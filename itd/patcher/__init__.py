@@ -20,6 +20,7 @@ from itd.patcher.registry import (
     layer_attributes,
     parse_sites,
     register_model,
+    registered,
     resolve_sites,
 )
 from itd.space import Choices, Conventions
@@ -50,6 +51,7 @@ __all__ = [
     "per_sample_conv_at",
     "pool_at",
     "register_model",
+    "registered",
     "resize_kernel",
     "resize_matrix",
     "resolve_sites",

@@ -22,7 +22,7 @@ from itd.patcher.dynamic import (
     wrap_layer,
 )
 from itd.patcher.output_stride import output_stride
-from itd.patcher.registry import MODELS, ModelEntry, SiteModule, Sites, as_sites, resolve_sites
+from itd.patcher.registry import MODELS, ModelEntry, SiteModule, Sites, as_sites, registered, resolve_sites
 from itd.space import ATTRIBUTES, SITES, Conventions, Setting, SiteSpec, Space, build_space
 from itd.space.setting import OPTIONS
 from itd.text import listed, one_line, shorten
@@ -188,9 +188,10 @@ def _dynamic_class(cls: Any) -> type[DynamicModel]:
 
 def entry_of(name: str) -> ModelEntry:
     """The registry's entry; ModelError for a model without one."""
-    if name not in MODELS:
+    entry = registered(name)
+    if entry is None:
         raise ModelError(f"{name} has no registered sites; registered are {', '.join(MODELS)}")
-    return MODELS[name]
+    return entry
 
 
 def check_setting(path: str, layer: Any, setting: Setting) -> None:

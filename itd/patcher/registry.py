@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,7 +12,12 @@ from torch import nn
 from itd.errors import ModelError
 from itd.layers.conv import PerSampleConv2d
 from itd.layers.models import LEARNED, OPS, SHUFFLENETS, build_learned, is_learned, learned_name
+from itd.patcher.factories import build_factory, check_factory
+from itd.patcher.names import WAYS, is_factory, is_timm
+from itd.patcher.packages import broken_packages
+from itd.patcher.timm_models import build_timm, timm_name
 from itd.space import ATTRIBUTES, SITES
+from itd.text import first_line
 
 ALL = frozenset(ATTRIBUTES)
 STRIDE = frozenset({"stride"})
@@ -111,12 +117,16 @@ MODELS: dict[str, ModelEntry] = {
 def build_model(name: str, num_classes: int = 1000) -> nn.Module:
     """A network with random weights, in evaluation mode; ModelError for a name that nobody knows.
 
-    name: torchvision's, that of a network with learned dynamic convolutions (`itd models --learned`), or one that
-    `register_model` was given.
+    name: torchvision's, that of a network with learned dynamic convolutions (`itd models --learned`), one that
+    `register_model` was given, timm/NAME, FILE.py:NAME or package.module:NAME, which has the classes that it has.
     """
     check_model_name(name)
     if name in _BUILDERS:
-        return _BUILDERS[name](num_classes).eval()
+        return _built(name, num_classes)
+    if is_timm(name):
+        return build_timm(name, num_classes)
+    if is_factory(name):
+        return build_factory(name)
     if is_learned(name):
         return build_learned(name, num_classes)
     from torchvision import models
@@ -125,24 +135,58 @@ def build_model(name: str, num_classes: int = 1000) -> nn.Module:
     return models.get_model(name, weights=None, num_classes=num_classes, **extra).eval()
 
 
+def _built(name: str, num_classes: int) -> nn.Module:
+    """What a registered function gives."""
+    try:
+        network = _BUILDERS[name](num_classes)
+    except Exception as error:  # another's code may raise anything
+        raise ModelError(
+            f"{name} cannot be built: {type(error).__name__}: {first_line(error)}; mend what it was registered with"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise ModelError(
+            f"{name} is built as a {type(network).__name__}; what it is registered with gives an nn.Module"
+        )
+    return network.eval()
+
+
 def check_model_name(name: str) -> None:
     """ModelError, with the nearest name, for a model that nobody knows; nothing is built."""
     if not isinstance(name, str):
         raise ModelError(f"a model's name is a text, given {type(name).__name__}; registered are {', '.join(MODELS)}")
     if name in _BUILDERS or is_learned(name):
         return
+    if is_timm(name):
+        timm_name(name)
+        return
+    if is_factory(name):
+        check_factory(name)
+        return
+    if registered(name) is None:
+        _require_torchvision(name, broken_packages())
+
+
+def _require_torchvision(name: str, broken: Sequence[str] = ()) -> None:
     from torchvision import models
 
     known = models.list_models(module=models)
-    if name not in known:
-        import difflib
+    if name in known:
+        return
+    if name.endswith(".py"):
+        raise ModelError(f"{name} is a file; name the function or class in it that gives a network, {name}:NAME")
+    near = difflib.get_close_matches(name, [*known, *_BUILDERS], n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ModelError(
+        f"no such model: {name!r}; {hint}registered are {', '.join(MODELS)}; any other torchvision classifier, {WAYS} "
+        f"work with `sites=A=path[+path],B=path` (see: itd models){''.join(f'; {line}' for line in broken)}"
+    )
 
-        near = difflib.get_close_matches(name, [*known, *_BUILDERS], n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise ModelError(
-            f"no such model: {name!r}; {hint}registered are {', '.join(MODELS)}; "
-            "any other torchvision classifier works with `sites=A=path,B=path` (see: itd models)"
-        )
+
+def registered(name: str) -> ModelEntry | None:
+    """The registry's entry of a name, those of installed packages among them; None for a network without one."""
+    if name not in MODELS and not is_factory(name):
+        broken_packages()  # which registers theirs
+    return MODELS.get(name)
 
 
 _BUILDERS: dict[str, Callable[[int], nn.Module]] = {}
@@ -172,8 +216,10 @@ def register_model(entry: ModelEntry, build: Callable[[int], nn.Module] | None =
     if build is not None and not callable(build):
         raise ModelError(f"build is {type(build).__name__}; give a function from a number of classes to a network")
     entry = replace(entry, sites=as_sites(entry.sites))
-    if build is None:
-        check_model_name(entry.name)
+    if build is None and is_timm(entry.name):
+        timm_name(entry.name)
+    elif build is None:
+        _require_torchvision(entry.name)
     else:
         _BUILDERS[entry.name] = build
     MODELS[entry.name] = entry
@@ -187,7 +233,7 @@ def parse_sites(name: str, text: str | None) -> tuple[Sites | None, tuple[str, .
     """
     if text is not None and "=" in text:
         return _parse_paths(text)
-    if name not in MODELS:
+    if registered(name) is None:
         raise ModelError(
             f"{name} has no registered sites; name them: `sites=A=path[+path],B=path` "
             f"(registered models: {', '.join(MODELS)})"

@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
+from itd.errors import ItdError
 from itd.layers.models import LEARNED
 from itd.patcher.model import model_space, patch
+from itd.patcher.packages import broken_packages
 from itd.patcher.registry import MODELS, build_model
 from itd.space import ATTRIBUTES
 
@@ -19,9 +21,9 @@ def models(*, learned: bool = False) -> list[dict[str, Any]]:
         learned: the second.
 
     Returns:
-        Rows of `model`, `sites` (site -> module paths), `configs` (attribute -> count) and `v1_top1`, the published
-        ImageNet accuracy of torchvision's IMAGENET1K_V1 weights in percent; of learned networks the fields of
-        `itd.layers.models.LearnedEntry`.
+        Rows of `model`, `sites` (site -> module paths), `configs` (attribute -> count, None for a network of an
+        installed package that cannot be built) and `v1_top1`, the published ImageNet accuracy of torchvision's
+        IMAGENET1K_V1 weights in percent; of learned networks the fields of `itd.layers.models.LearnedEntry`.
 
     Example:
         >>> models(learned=True)[0]["params"]
@@ -29,16 +31,28 @@ def models(*, learned: bool = False) -> list[dict[str, Any]]:
     """
     if learned:
         return [dict(entry.__dict__) for entry in LEARNED.values()]
+    broken_packages()  # which registers what installed packages have
     return [_summary(name) for name in MODELS]
 
 
 def _summary(name: str) -> dict[str, Any]:
     entry = MODELS[name]
-    with torch.device("meta"):
-        model = patch(build_model(name), name)
     return {
         "model": name,
         "sites": {site: [m.path for m in modules] for site, modules in entry.sites.items()},
-        "configs": {a: len(model_space(model, [a])) for a in ATTRIBUTES},
+        "configs": _counts(name),
         "v1_top1": entry.v1_top1,
     }
+
+
+def _counts(name: str) -> dict[str, int | None]:
+    """attribute -> configurations; None throughout where the network cannot be built: the package's that has it."""
+    try:
+        with torch.device("meta"):
+            model = patch(build_model(name), name)
+    except Exception:  # what is registered may read values
+        try:
+            model = patch(build_model(name), name)
+        except ItdError:
+            return dict.fromkeys(ATTRIBUTES)
+    return {a: len(model_space(model, [a])) for a in ATTRIBUTES}

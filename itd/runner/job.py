@@ -136,10 +136,16 @@ class SweepJob:
         weights_sha256: str,
         weights_label: str,
         out: str,
+        own_code: bool = False,
     ) -> SweepJob:
-        """A job of parts that are resolved already: what `SweepRequest.job` makes. out: where its result goes."""
+        """A job of parts that are resolved already: what `SweepRequest.job` makes.
+
+        out: where its result goes. own_code: the network's code may be another the next time under the same name.
+        """
         job = cls.__new__(cls)
         job._set(model, space, images, name, weights_sha256, weights_label, out)
+        if own_code:
+            job.network_sha256 = network_sha256(job.trace)
         return job
 
     def _set(

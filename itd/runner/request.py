@@ -21,6 +21,7 @@ from itd.patcher import (
     patch,
     site_specs,
 )
+from itd.patcher.names import canonical_name, is_factory, model_slug
 from itd.runner.job import JobImages, SweepJob
 from itd.space import Space, SpaceList, listed_space, parse_attributes, parse_options, read_space
 from itd.weights.load import Weights, skeleton_of
@@ -32,7 +33,8 @@ from itd.weights.resolve import resolve
 class SweepRequest:
     """A sweep as it is typed. Texts are those of the command line; None is the default.
 
-    model: torchvision's name. attributes: `stride` or `stride,size`. sites: `ABCD`, a part of it, or `A=path,B=path`.
+    model: torchvision's name, timm/NAME, FILE.py:NAME or package.module:NAME, which may be called with arguments as in
+    `mynets.py:make(depth=18)`. attributes: `stride` or `stride,size`. sites: `ABCD`, a part of it, or `A=path,B=path`.
     options: each `1,2,3`, `A=1,2` or `stride:A=1,2`. stride_range: allowed total output stride. space_file: lists the
     configurations, in place of attributes and options. resize_px, crop_px: in place of the weights' own. scale,
     context_px: vary the images (see `Preprocess`), and become part of the result's name. limit, every: which images.
@@ -92,7 +94,7 @@ class SweepRequest:
         'results/resnet50-stride+size-scale0.25.parquet'
         """
         combined = "combined-" if self.space_file else ""
-        base = self.out or f"results/{self.model}-{combined}{'+'.join(self.swept_attributes())}.parquet"
+        base = self.out or f"results/{model_slug(self.model)}-{combined}{'+'.join(self.swept_attributes())}.parquet"
         tag = "" if self.scale is None else f"-scale{self.scale:g}"
         tag += "" if self.context_px is None else f"-context{self.context_px}"
         stem = base.removesuffix(".parquet")
@@ -129,6 +131,7 @@ class SweepRequest:
             only_plan=only_plan,
             on_prepare=on_prepare,
             skeleton=skeleton,
+            size_px=(self.resize_px, self.crop_px),
         )
         images = open_images(
             data,
@@ -140,10 +143,11 @@ class SweepRequest:
             self.patched(weights),
             space,
             self.job_images(images, weights.preprocess),
-            name=self.model,
+            name=canonical_name(self.model),
             weights_sha256=weights.sha256,
             weights_label=weights.label,
             out=self.out_path(),
+            own_code=is_factory(self.model),
         )
 
     def job_images(self, images: ImageSet, own: Preprocess) -> JobImages:

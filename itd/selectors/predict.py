@@ -26,6 +26,7 @@ from itd.engine.tracing import trace
 from itd.engine.tree import default_batch_size
 from itd.errors import DataError, ItdError, ModelError
 from itd.patcher import Conventions, logits_of
+from itd.patcher.names import canonical_name
 from itd.runner.request import SweepRequest
 from itd.selectors.evaluate import thumbnail
 from itd.selectors.selector import Selector, load_selector
@@ -39,7 +40,7 @@ from itd.weights.resolve import resolve
 class PredictRequest:
     """What is classified, and with what; None is the default.
 
-    images: files, folders with files, or "digits". model: torchvision's name; the selector's where it is None.
+    images: files, folders with files, or "digits". model: as of `SweepRequest`; the selector's where it is None.
     weights: as of `SweepRequest`. selector: a file of `itd select --save`. classes_file: one name per line, in label
     order. top: how many classes of each image.
     """
@@ -224,7 +225,7 @@ def _model_name(request: PredictRequest, selector: Selector | None) -> str:
         if request.model is None:
             raise ItdError("nothing says which network; give `model`, or a `selector`, which names its own")
         return request.model
-    if request.model not in (None, selector.model):
+    if request.model is not None and canonical_name(request.model) != selector.model:
         raise ModelError(f"the selector is for {selector.model}, not for {request.model}; leave `model` out")
     return selector.model
 

@@ -14,10 +14,12 @@ from itd.data.open import data_source, is_digits, open_images
 from itd.data.preprocess import Preprocess
 from itd.device import resolve_device
 from itd.engine.program import plain_costs
-from itd.engine.tracing import Trace
+from itd.engine.tracing import Trace, trace
 from itd.errors import ResultError
-from itd.patcher import MODELS, Conventions, DynamicModel
+from itd.patcher import Conventions, DynamicModel, registered
 from itd.patcher.model import check_space, site_specs
+from itd.patcher.names import is_factory
+from itd.runner.job import network_sha256
 from itd.runner.request import SweepRequest
 from itd.space import Setting, Space, SpaceList, listed_space
 from itd.store import Result
@@ -104,12 +106,19 @@ def open_source(
     if images.fingerprint() != identity["data"]:
         raise ResultError(f"the images of {data} are not those that {result.path} is of; give `data` what it was given")
     preprocess = replace(Preprocess.from_identity(identity["preprocess"]), **(identity["variation"] or {}))
-    return SweepSource(result, request.patched(loaded), loaded, images, preprocess, resolve_device(device))
+    model = request.patched(loaded)
+    if is_factory(request.model) and network_sha256(trace(model)) != identity.get("network_sha256"):
+        raise ResultError(
+            f"{request.model} is not the network that {result.path} was swept with: its code, or what it calls, "
+            "changed; give the code as it was, or sweep again"
+        )
+    return SweepSource(result, model, loaded, images, preprocess, resolve_device(device))
 
 
 def sites_text(model: str, sites: Mapping[str, Sequence[str]]) -> str | None:
     """Sites as `--sites` takes them; None where they are the registered ones."""
-    own = {name: [m.path for m in modules] for name, modules in MODELS[model].sites.items()} if model in MODELS else {}
+    entry = registered(model)
+    own = {name: [m.path for m in modules] for name, modules in entry.sites.items()} if entry else {}
     if {name: list(paths) for name, paths in sites.items()} == own:
         return None
     return ",".join(f"{name}={'+'.join(paths)}" for name, paths in sites.items())

@@ -19,6 +19,7 @@ from itd.device import resolve_device
 from itd.engine.precision import Precision
 from itd.errors import DataError, ItdError, NotFiniteError
 from itd.patcher import logits_of
+from itd.patcher.names import canonical_name
 from itd.runner.scores import score
 from itd.weights.prepare import OnPrepare, draw_bar
 from itd.weights.resolve import resolve
@@ -28,7 +29,7 @@ from itd.weights.resolve import resolve
 class EvaluateRequest:
     """An evaluation as it is typed; None is the default.
 
-    model: torchvision's name, or one of `itd models --learned`. weights, data, num_classes, classes_file, device,
+    model: as of `SweepRequest`, or one of `itd models --learned`. weights, data, num_classes, classes_file, device,
     precision, workers: as of `SweepRequest`. limit: the first images only. batch_size: images at once.
     """
 
@@ -100,7 +101,7 @@ def evaluate(
         precision=request.precision, workers=request.workers, progress=on_start(len(samples)) if on_start else None,
     )  # fmt: skip
     top5 = float((rank < 5).mean()) if weights.num_classes > 5 else None
-    return Evaluation(request.model, weights.label, len(rank), float((rank == 0).mean()), top5)
+    return Evaluation(canonical_name(request.model), weights.label, len(rank), float((rank == 0).mean()), top5)
 
 
 def label_ranks(

@@ -18,6 +18,7 @@ from itd.data.open import data_source
 from itd.device import resolve_device
 from itd.errors import ItdError, ModelError
 from itd.patcher import Conventions, DynamicModel, logits_of, patch
+from itd.patcher.names import canonical_name, model_slug
 from itd.runner.request import SweepRequest
 from itd.space import Space
 from itd.training.data import TrainingSet, augmentation, random_seed, training_images
@@ -75,7 +76,7 @@ class RofRequest:
         >>> str(RofRequest().out_path())
         'rof/resnet50-stride.safetensors'
         """
-        return weights_path(self.out or f"rof/{self.model}-{self.attributes.replace(',', '+')}.safetensors")
+        return weights_path(self.out or f"rof/{model_slug(self.model)}-{self.attributes.replace(',', '+')}.safetensors")
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ def rof_objective(model: DynamicModel, space: Space, request: RofRequest) -> Obj
 
 def rof_identity(request: RofRequest, space: Space, images: ImageSet, weights: Weights) -> dict[str, Any]:
     return {
-        "model": request.model,
+        "model": canonical_name(request.model),
         "weights_sha256": weights.sha256,
         "space": space.identity(),
         "choices": request.conventions.identity(),

@@ -20,6 +20,7 @@ from itd.device import resolve_device
 from itd.errors import DataError, ItdError
 from itd.layers.models import is_learned
 from itd.patcher import logits_of
+from itd.patcher.names import canonical_name, model_slug
 from itd.training.curve import Curve, CurvePoint
 from itd.training.data import TrainingSet, augmentation, training_images
 from itd.training.evaluate import label_ranks
@@ -37,9 +38,9 @@ TRAIN_KEY = "itd.train"
 class TrainRequest:
     """What `itd train` takes.
 
-    model: a name of `itd models --learned`, such as cifar-resnet18+condconv, or torchvision's. data: training images, a
-    folder per class, CIFAR-10 or the digits. weights: to begin with; "none" for random ones. schedule: how it is
-    trained. label_smoothing: share of the target that all classes have alike. limit: images of each epoch. out: the
+    model: a name of `itd models --learned`, such as cifar-resnet18+condconv, or as of `SweepRequest`. data: training
+    images, a folder per class, CIFAR-10 or the digits. weights: to begin with; "none" for random ones. schedule: how it
+    is trained. label_smoothing: share of the target that all classes have alike. limit: images of each epoch. out: the
     weights. test: held-out images for the learning curve, every `test_every`th; they change no weight.
     """
 
@@ -63,7 +64,7 @@ class TrainRequest:
         >>> str(TrainRequest("cifar-resnet18+se").out_path())
         'trained/cifar-resnet18+se.safetensors'
         """
-        return weights_path(self.out or f"trained/{self.model}.safetensors")
+        return weights_path(self.out or f"trained/{model_slug(self.model)}.safetensors")
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def train(
 
 def _identity(request: TrainRequest, images: ImageSet, weights: Weights, preprocess: Preprocess) -> dict[str, Any]:
     return {
-        "model": request.model,
+        "model": canonical_name(request.model),
         "weights_sha256": weights.sha256,
         "data": images.fingerprint(),
         "preprocess": preprocess.identity(),

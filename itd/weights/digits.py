@@ -20,7 +20,9 @@ from itd.data.digits import digits_images
 from itd.data.preprocess import DIGITS_PREPROCESS
 from itd.errors import ModelError
 from itd.files import replacing, temporary
+from itd.patcher.names import is_timm, model_slug
 from itd.patcher.registry import build_model
+from itd.patcher.timm_models import timm_module
 from itd.text import one_line
 from itd.weights.files import PREPROCESS_KEY, read_file
 from itd.weights.prepare import OnPrepare, draw_bar
@@ -65,16 +67,16 @@ def train_on_digits(
 ) -> Path:
     """The .safetensors file of `model_name` trained on the embedded digits; trained now if it is not in the cache.
 
-    model_name: torchvision's. on_prepare: shows the training; None shows nothing. cache_dir: in place of $ITD_CACHE, or
-    the user's cache folder. recipe: in place of the model's own. The cache goes by content: model, recipe, digits and
-    torch version.
+    model_name: torchvision's or timm/NAME. on_prepare: shows the training; None shows nothing. cache_dir: in place of
+    $ITD_CACHE, or the user's cache folder. recipe: in place of the model's own. The cache goes by content: model,
+    recipe, digits and torch version.
 
     Raises ModelError for a model that torchvision lacks or that cannot take 64 x 64 images, or a cache that cannot be
     written.
     """
     recipe = recipe or RECIPES.get(model_name, Recipe())
     key = _key(model_name, recipe)
-    path = cache_folder(cache_dir) / f"digits-{model_name}-{key[:16]}.safetensors"
+    path = cache_folder(cache_dir) / f"digits-{model_slug(model_name)}-{key[:16]}.safetensors"
     present = path.exists()
     if present and _is_whole(path):
         return path
@@ -183,7 +185,7 @@ def _key(model_name: str, recipe: Recipe) -> str:
         "recipe": asdict(recipe),
         "data": digits_images("train").fingerprint(),
         "preprocess": DIGITS_PREPROCESS.identity(),
-        "torch": [torch.__version__, torchvision.__version__],
+        "torch": [torch.__version__, timm_module().__version__ if is_timm(model_name) else torchvision.__version__],
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

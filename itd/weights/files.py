@@ -19,8 +19,8 @@ PREPROCESS_KEY = "itd.preprocess"
 """In a .safetensors header: the preprocessing that the weights expect, as JSON."""
 
 
-def read_file(path: Path) -> tuple[dict[str, Tensor], Preprocess]:
-    """(state dict as stored, the preprocessing that the file names, or else V1's).
+def read_file(path: Path) -> tuple[dict[str, Tensor], Preprocess | None]:
+    """(state dict as stored, the preprocessing that the file names, if it does).
 
     Raises ModelError for a file that is absent, damaged, or holds anything but named tensors.
     """
@@ -32,7 +32,7 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], Preprocess]:
         )
     if path.suffix.lower() == ".safetensors":
         return _read_safetensors(path)
-    return _read_pth(path), Preprocess()
+    return _read_pth(path), None
 
 
 def read_header(path: Path) -> dict[str, str]:
@@ -46,7 +46,7 @@ def read_header(path: Path) -> dict[str, str]:
         raise _damaged(path, error) from error
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Preprocess]:
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Preprocess | None]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -58,7 +58,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Preprocess]:
     if not state:
         raise ModelError(f"weights file {path} holds no tensors; pass a state dict")
     if PREPROCESS_KEY not in header:
-        return state, Preprocess()
+        return state, None
     try:
         return state, Preprocess.from_identity(json.loads(header[PREPROCESS_KEY]))
     except (ValueError, TypeError, KeyError, DataError) as error:

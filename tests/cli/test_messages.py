@@ -63,9 +63,11 @@ def test_every_parameter_that_a_message_names_is_an_option_of_some_command():
 def test_every_parameter_that_a_message_names_is_one_of_the_library():
     from itd.data.preprocess import Preprocess
     from itd.layers.models import learned_name
+    from itd.patcher.names import name_with_arguments
     from itd.training.schedule import Schedule
 
-    taking = [*(getattr(itd, name) for name in itd.__all__), Preprocess, Schedule, learned_name]
+    named = [learned_name, name_with_arguments]
+    taking = [*(getattr(itd, name) for name in itd.__all__), Preprocess, Schedule, *named]
     known = {name for verb in taking for name in _parameters(verb)}
     known.update(itd.__all__)  # by_sites is a verb, and an option of `itd oracle`
     wrong = {name for _, text in messages() for name in MARKED.findall(text)} - known
