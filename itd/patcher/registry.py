@@ -233,12 +233,13 @@ def parse_sites(name: str, text: str | None) -> tuple[Sites | None, tuple[str, .
     """
     if text is not None and "=" in text:
         return _parse_paths(text)
-    if registered(name) is None:
+    entry = registered(name)
+    if entry is None:
         raise ModelError(
             f"{name} has no registered sites; name them: `sites=A=path[+path],B=path` "
             f"(registered models: {', '.join(MODELS)})"
         )
-    letters = (text if text is not None else "".join(SITES)).upper().replace(",", "")
+    letters = (text if text is not None else "".join(entry.sites)).upper().replace(",", "")
     wrong = [letter for letter in letters if letter not in SITES]
     if wrong or not letters or len(set(letters)) != len(letters):
         raise ModelError(f"no such sites: {letters!r}; allowed are letters of ABCD, each once, or A=path[+path],B=path")

@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from itd.errors import ItdError
+from itd.errors import ItdError, SpaceError
 from itd.layers.models import LEARNED
-from itd.patcher.model import model_space, patch
+from itd.patcher.model import DynamicModel, model_space, patch
 from itd.patcher.packages import broken_packages
 from itd.patcher.registry import MODELS, build_model
 from itd.space import ATTRIBUTES
@@ -21,9 +21,10 @@ def models(*, learned: bool = False) -> list[dict[str, Any]]:
         learned: the second.
 
     Returns:
-        Rows of `model`, `sites` (site -> module paths), `configs` (attribute -> count, None for a network of an
-        installed package that cannot be built) and `v1_top1`, the published ImageNet accuracy of torchvision's
-        IMAGENET1K_V1 weights in percent; of learned networks the fields of `itd.layers.models.LearnedEntry`.
+        Rows of `model`, `sites` (site -> module paths), `configs` (attribute -> count, 0 where no site takes it, None
+        for a network of an installed package that cannot be built) and `v1_top1`, the published ImageNet accuracy of
+        torchvision's IMAGENET1K_V1 weights in percent; of learned networks the fields of
+        `itd.layers.models.LearnedEntry`.
 
     Example:
         >>> models(learned=True)[0]["params"]
@@ -55,4 +56,11 @@ def _counts(name: str) -> dict[str, int | None]:
             model = patch(build_model(name), name)
         except ItdError:
             return dict.fromkeys(ATTRIBUTES)
-    return {a: len(model_space(model, [a])) for a in ATTRIBUTES}
+    return {attribute: _count(model, attribute) for attribute in ATTRIBUTES}
+
+
+def _count(model: DynamicModel, attribute: str) -> int:
+    try:
+        return len(model_space(model, [attribute]))
+    except SpaceError:  # no site takes it
+        return 0
