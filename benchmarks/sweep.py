@@ -34,7 +34,7 @@ from itd.engine.tracing import trace
 from itd.engine.tree import TreeExecutor, default_batch_size
 from itd.errors import ItdError
 from itd.patcher import DynamicModel, build_model, patch
-from itd.runner.job import possible_space
+from itd.runner.network import possible_space
 from itd.runner.request import SweepRequest
 from itd.weights.load import apply_weights, load_weights
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 import click
 
-from itd.errors import ItdError
+from itd.errors import ItdError, ItdWarning
 from itd_cli.options import Interrupted, as_typed, note
 
 COMMANDS = {
@@ -59,6 +61,10 @@ class LazyGroup(click.Group):
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         return getattr(importlib.import_module(module), attribute)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        with warnings_as_notes():
+            return super().invoke(ctx)
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
         name = args[0]
         if name in RENAMED:
@@ -104,6 +110,23 @@ class LazyGroup(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the last flush complain
             sys.exit(1)
         sys.exit(code if isinstance(code, int) else 0)
+
+
+@contextlib.contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """Inside the block the library's warnings are notes, each as often as it is given."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", ItdWarning)
+        otherwise = warnings.showwarning
+
+        def show(message: Any, *rest: Any, **named: Any) -> None:
+            if isinstance(message, ItdWarning):
+                note(str(message))
+            else:
+                otherwise(message, *rest, **named)
+
+        warnings.showwarning = show
+        yield
 
 
 def _usage(error: click.ClickException) -> str:

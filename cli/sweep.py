@@ -132,6 +132,13 @@ def _how(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode."
             ),
+            click.option(
+                "--executor",
+                type=click.Choice(("auto", "tree", "plain")),
+                default="auto",
+                show_default=True,
+                help="The prefix tree, one plain forward for each configuration, or the tree where it can be.",
+            ),
             click.option("--shard", callback=_shard, metavar="i/n", help="Only this part of the work, for job arrays."),
             click.option(
                 "--out",
@@ -216,7 +223,9 @@ def plan_text(plan: Any) -> str:
         *(f"left out         {count:,}: {reason}" for reason, count in plan.removed.items()),
         f"images           {plan.images:,}",
         f"MACs, plain      {_giga(plan.plain_macs)}: every configuration on its own",
-        f"MACs, shared     {_giga(plan.tree_macs)}: {shared:.1f}x fewer in the prefix tree",
+        f"MACs, shared     {_giga(plan.tree_macs)}: {shared:.1f}x fewer in the prefix tree"
+        if plan.executor == "tree"
+        else "MACs, shared     none: every configuration is a plain forward",
         *(f"not counted      {name}" for name in plan.macs_unknown),
         f"scores           {plan.score_bytes / 1e6:,.1f} MB before compression",
         f"result           {plan.out}",

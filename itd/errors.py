@@ -15,6 +15,10 @@ class ModelError(ItdError):
     """A model, site path or weights file that cannot be used."""
 
 
+class TraceError(ModelError):
+    """A network whose work cannot be shared between configurations: it can still be run as it is."""
+
+
 class InputSizeError(ModelError):
     """An image that is smaller than a layer's window."""
 
@@ -33,3 +37,7 @@ class EmptyResultError(ResultError):
 
 class NotFiniteError(ItdError):
     """A logit that is not finite: names the configuration and the image."""
+
+
+class ItdWarning(UserWarning):
+    """What a user should know of work that goes on all the same; the command line prints it as a note."""

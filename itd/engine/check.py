@@ -10,11 +10,11 @@ from itd.engine.executor import Sink
 from itd.engine.plain import PlainExecutor
 from itd.engine.program import Program
 from itd.engine.tree import TreeExecutor
-from itd.errors import ModelError
+from itd.errors import TraceError
 
 
 def check_tree(program: Program, input_shape: tuple[int, int, int], name: str) -> None:
-    """ModelError where the tree gives other logits than the network itself.
+    """TraceError where the tree gives other logits than the network itself.
 
     Two images of seeded noise, at the default (where it is in the space) and one other configuration: together through
     the tree, each alone through the network. A network that looks at its input's values, changes a tensor in place
@@ -44,14 +44,14 @@ def _keep(found: dict[tuple[int, int], Tensor], start: int = 0) -> Sink:
 
 def _compare(tree: Tensor, plain: Tensor, name: str) -> None:
     if tree.shape != plain.shape:
-        raise ModelError(
+        raise TraceError(
             f"{name} as torch.fx traces it is not the same network: it has {tree.numel()} logits, the network itself "
             f"{plain.numel()}; choose another model"
         )
     scale = max(float(plain.abs().max()), torch.finfo(torch.float32).tiny)
     difference = float((tree - plain).abs().max()) / scale
     if plain.isfinite().all() and not difference <= 1e-3:
-        raise ModelError(
+        raise TraceError(
             f"{name} as torch.fx traces it is not the same network: its logits differ by {difference:.0e} of their "
             "scale; rewrite what it does in place, by value or across the images of a batch, or choose another model"
         )

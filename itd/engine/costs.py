@@ -16,12 +16,13 @@ from torch import Tensor
 from itd.engine.graph import Node, Ref
 from itd.engine.ops import Op, ShapeError, WindowError
 from itd.engine.prefixes import BranchSetting, Fork, Prefixes
+from itd.engine.rows import META_ROWS, Scalar, counted, mapped, scalar_key
 from itd.engine.site_ops import SiteOp
 from itd.engine.stages import Branch, Stage
-from itd.errors import ModelError, SpaceError
+from itd.errors import SpaceError, TraceError
 from itd.space import Setting, Space, format_config
 
-Shapes = tuple[tuple[int, ...], ...]
+Shapes = tuple[tuple[int, ...] | Scalar, ...]
 Values = Mapping[int, Any]
 
 
@@ -42,11 +43,17 @@ def resolve(value: Any, values: Values) -> Any:
     """Arguments of a node with its references replaced by values."""
     if isinstance(value, Ref):
         return values[value.id]
-    if isinstance(value, (tuple, list)):
-        return type(value)(resolve(v, values) for v in value)
-    if isinstance(value, dict):
-        return {k: resolve(v, values) for k, v in value.items()}
+    if isinstance(value, (tuple, list, dict, slice)):
+        return mapped(value, lambda v: values[v.id] if isinstance(v, Ref) else v)
     return value
+
+
+def arguments(node: Node, values: Values, rows: int) -> tuple[Any, Any]:
+    """Positional and named arguments of a node. rows: of the values, for what counts them."""
+    args, kwargs = resolve(node.args, values), resolve(node.kwargs, values)
+    if node.counts and not node.op.symbolic:  # type: ignore[union-attr]
+        args, kwargs = counted(args, rows), counted(kwargs, rows)
+    return args, kwargs
 
 
 def site_op(node: Node, setting: Setting, attributes: Mapping[str, frozenset[str]]) -> Op:
@@ -60,15 +67,11 @@ def fixed_op(node: Node) -> Op:
     return node.op.at(Setting()) if isinstance(node.op, SiteOp) else node.op
 
 
-_ROWS = 3
-"""Rows of a meta tensor: a value that does not have as many is not one of rows, and cannot be cut into chunks."""
-
-
 class Costs:
     """The costs of a tree's stages and branches, each shape worked out once.
 
     attributes: module path -> what the layer takes. Raises WindowError where a window exceeds its input, ShapeError
-    where a setting does not fit the network, ModelError for a network that mixes rows.
+    where a setting does not fit the network, TraceError for a network that mixes rows.
     """
 
     def __init__(self, stages: Sequence[Stage], attributes: Mapping[str, frozenset[str]], dtype: torch.dtype) -> None:
@@ -111,17 +114,21 @@ class Costs:
         except (WindowError, ShapeError) as error:
             return error
 
-    def _metas(self, ids: Sequence[int], shapes: Shapes) -> dict[int, Tensor]:
+    def _metas(self, ids: Sequence[int], shapes: Shapes) -> dict[int, Any]:
         return {
-            i: torch.empty((_ROWS, *s[1:]), dtype=self.dtype, device="meta") for i, s in zip(ids, shapes, strict=True)
+            i: s.value if isinstance(s, Scalar) else self._meta((META_ROWS * s[0], *s[1:]))
+            for i, s in zip(ids, shapes, strict=True)
         }
+
+    def _meta(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.empty(shape, dtype=self.dtype, device="meta")
 
     def _run_stage(self, stage: Stage, shapes: Shapes) -> Cost:
         values: dict[int, Any] = self._metas(stage.entering, shapes)
         macs, peak, unknown = 0, _live(values), set[str]()
         for node, frees in zip(stage.nodes, stage.frees, strict=True):
             op = fixed_op(node)
-            args, kwargs = resolve(node.args, values), resolve(node.kwargs, values)
+            args, kwargs = arguments(node, values, META_ROWS)
             out = op.meta(*args, **kwargs)
             values[node.id] = out
             macs += op.macs(out, *args, **kwargs)
@@ -129,7 +136,7 @@ class Costs:
             peak = max(peak, _live(values) + op.scratch(out, *args))
             for i in frees:
                 del values[i]
-        return Cost(macs // _ROWS, peak // _ROWS, self._shapes(stage.leaving, values), frozenset(unknown))
+        return Cost(macs // META_ROWS, peak // META_ROWS, self._shapes(stage.leaving, values), frozenset(unknown))
 
     def _run_branch(self, number: int, setting: BranchSetting, shapes: Shapes) -> Cost:
         stage, before = self.stages[number], self.stages[number - 1]
@@ -137,21 +144,26 @@ class Costs:
         values = self._metas(before.leaving, shapes)
         macs, scratch = apply_meta(stage.branch, setting, values, self.attributes)
         out = self._shapes(stage.entering, values)
-        return Cost(macs // _ROWS, scratch // _ROWS + self._bytes(out), out)
+        return Cost(macs // META_ROWS, scratch // META_ROWS + self._bytes(out), out)
 
     def _shapes(self, ids: Sequence[int], values: Values) -> Shapes:
-        """The shapes of one row; ModelError for a value that is not one of rows."""
+        """The shapes of one image's rows, and sizes; TraceError for a value that is neither."""
+        found: list[tuple[int, ...] | Scalar] = []
         for i in ids:
-            if not isinstance(values[i], Tensor) or values[i].ndim == 0 or values[i].shape[0] != _ROWS:
-                shown = tuple(values[i].shape) if isinstance(values[i], Tensor) else type(values[i]).__name__
-                raise ModelError(
-                    f"a value that is not one row for each image ({shown}) crosses a site in this network; write sizes "
-                    "as x.flatten(1) or view(x.shape[0], -1), keep images apart, or choose other `sites`"
+            value = values[i]
+            scalar = None if isinstance(value, Tensor) else scalar_key(value)
+            rowed = isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] % META_ROWS == 0
+            if scalar is None and not rowed:
+                shown = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise TraceError(
+                    f"a value that does not have as many rows for each image ({shown}) crosses a site in this network; "
+                    "keep images apart, or choose other `sites`"
                 )
-        return tuple((1, *values[i].shape[1:]) for i in ids)
+            found.append(scalar or (value.shape[0] // META_ROWS, *value.shape[1:]))
+        return tuple(found)
 
     def _bytes(self, shapes: Shapes) -> int:
-        return sum(torch.Size(s).numel() for s in shapes) * self.dtype.itemsize
+        return sum(torch.Size(s).numel() for s in shapes if not isinstance(s, Scalar)) * self.dtype.itemsize
 
 
 def apply_meta(
@@ -235,7 +247,8 @@ def prefix_costs(
     logits = None
     for prefix, (shapes, path) in leaving.items():
         per_config[int(prefixes.configs[prefix])] = path
-        logits = shapes[costs.stages[-1].leaving.index(output)]
+        found = shapes[costs.stages[-1].leaving.index(output)]
+        logits = None if isinstance(found, Scalar) else found
     return PrefixCosts(total, tuple(per_config), tuple(sorted(unknown)), logits)
 
 

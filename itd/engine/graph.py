@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from itd.engine.ops import (
-    BATCH,
     ActivationOp,
     AddOp,
     BatchNormOp,
@@ -25,13 +24,16 @@ from itd.engine.ops import (
     FunctionOp,
     ModuleOp,
     Op,
+    ScalarOp,
+    ShapeOp,
     tensor_method,
 )
+from itd.engine.rows import Rows, leaves
 from itd.engine.site_ops import SiteOp
 from itd.engine.tracing import Trace
 from itd.errors import ModelError
 from itd.layers.conv import PerSampleConv2d
-from itd.patcher import DynamicConv2d, DynamicModel
+from itd.patcher import DynamicConv2d
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,19 @@ class Ref:
 
 @dataclass
 class Node:
-    """One operator of the graph and where its arguments come from. `site`: the module path, for a site's layer."""
+    """One operator of the graph and where its arguments come from.
+
+    site: the module path, for a site's layer. counts: its arguments may hold the number of rows. free: it reads sizes
+    and parameters alone, no image, so that each stage that wants its value makes it anew.
+    """
 
     id: int
     op: Op | SiteOp
     args: tuple[Any, ...]
     kwargs: dict[str, Any] = field(default_factory=dict)
     site: str | None = None
+    counts: bool = False
+    free: bool = False
 
     def inputs(self) -> set[int]:
         """Numbers of the values it reads."""
@@ -65,18 +73,11 @@ class Graph:
 
 
 def _refs(value: Any) -> Iterator[Ref]:
-    if isinstance(value, Ref):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _refs(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _refs(item)
+    return (leaf for leaf in leaves(value) if isinstance(leaf, Ref))
 
 
-_SHAPE = object()
-"""Stands for `x.shape` of which only the number of rows is read."""
+_SCALAR_MODULES = ("_operator", "operator", "builtins", "math")
+"""Modules whose functions make a number of numbers, a tuple of tuples, and never a tensor of them."""
 
 _ACTIVATION_FUNCTIONS: dict[Any, str] = {F.relu: "relu", torch.relu: "relu", F.relu_: "relu", F.relu6: "relu6"}
 _ADDITIONS: tuple[Any, ...] = (operator.add, torch.add, operator.iadd)
@@ -88,17 +89,21 @@ def build_graph(traced: Trace, dtype: torch.dtype, device: torch.device | str, *
     dtype, device: of weights and activations; folding is done in float64. optimise: fold, fuse and factor; False keeps
     the plain operators, for counting.
     """
-    return _Builder(traced.model, traced.graph, dtype, torch.device(device), optimise).build()
+    return _Builder(traced, dtype, torch.device(device), optimise).build()
 
 
 class _Builder:
-    def __init__(self, model: DynamicModel, graph: fx.Graph, dtype: torch.dtype, device: torch.device, opt: bool):
-        self.model, self.fx, self.dtype, self.device, self.optimise = model, graph, dtype, device, opt
+    def __init__(self, traced: Trace, dtype: torch.dtype, device: torch.device, optimise: bool):
+        self.model, self.fx, self.opaque = traced.model, traced.graph, traced.opaque
+        self.dtype, self.device, self.optimise = dtype, device, optimise
+        model = self.model
         self.modules = dict(model.named_modules())
         self.site_paths = {m.path for modules in model.sites.values() for m in modules}
         self.value: dict[fx.Node, Any] = {}
         self.nodes: list[Node] = []
         self.done: set[fx.Node] = set()
+        self.scalars: set[int] = set()
+        self.free: set[int] = set()
         self.output = 0
 
     def build(self) -> Graph:
@@ -160,8 +165,8 @@ class _Builder:
             self.value[node] = self._resolve(node.args[0])
         elif self._is_addition(node):
             self._emit_fused(node, AddOp)
-        elif (batch := self._batch(node)) is not None:
-            self.value[node] = batch
+        elif self._is_size(node):
+            self._size(node)
         elif self._is_channel_cat(node):
             parts = self._resolve(node.args[0])
             if len(parts) == 1:
@@ -171,7 +176,7 @@ class _Builder:
         elif (kind := self._activation(node)) is not None:
             self._emit(node, ActivationOp(kind), (self._resolve(node.args[0]),))
         elif module is not None:
-            self._emit_any(node, ModuleOp(self._moved(module)))
+            self._emit_any(node, ModuleOp(self._moved(module), opaque=str(node.target) in self.opaque))
         else:
             function = tensor_method(str(node.target)) if node.op == "call_method" else node.target
             self._emit_any(node, FunctionOp(function))  # type: ignore[arg-type]
@@ -179,26 +184,54 @@ class _Builder:
     def _emit_any(self, node: fx.Node, op: Op) -> None:
         """Any operator; what depends on parameters alone is computed here, once."""
         args, kwargs = self._resolve(node.args), self._resolve(node.kwargs)
-        if next(_refs((args, kwargs)), None) is not None:
-            self._emit(node, op, args, kwargs)
+        inside = leaves((args, kwargs))
+        read = {leaf.id for leaf in inside if isinstance(leaf, Ref)}
+        counts = any(isinstance(leaf, Rows) for leaf in inside) or not read.isdisjoint(self.scalars)
+        if not read and not counts:
+            with torch.no_grad():
+                self.value[node] = op(*args, **kwargs)
+            self.done.add(node)
             return
-        with torch.no_grad():
-            self.value[node] = op(*args, **kwargs)
-        self.done.add(node)
+        sizes_alone = read <= self.scalars and not any(isinstance(leaf, Tensor) for leaf in inside)
+        if sizes_alone and isinstance(op, FunctionOp) and _module_of(op.function) in _SCALAR_MODULES:
+            self._emit(node, ScalarOp(op.function), args, kwargs)
+            self.scalars.add(len(self.nodes))
+            return
+        self._emit(node, op, args, kwargs)
+        made = self.nodes[-1]
+        made.counts = counts
+        made.free = read <= self.scalars | self.free and not isinstance(op, ModuleOp)
+        if made.free:
+            self.free.add(made.id)
 
-    def _batch(self, node: fx.Node) -> Any:
-        """BATCH for `x.shape[0]` and `x.size(0)`, the shape's own name for `x.shape`; None for anything else."""
-        of_rows = bool(node.args) and isinstance(node.args[0], fx.Node) and node.args[0] in self.value
-        if not of_rows or not (isinstance(self.value[node.args[0]], Ref) or self.value[node.args[0]] is _SHAPE):  # type: ignore[index]
-            return None
-        if node.op == "call_method" and node.target == "size" and node.args[1:] == (0,):
-            return BATCH
-        if node.target is getattr and node.args[1] == "shape" and self._only_first_is_read(node):
-            return _SHAPE
-        return BATCH if node.target is operator.getitem and self.value[node.args[0]] is _SHAPE else None  # type: ignore[index]
+    def _is_size(self, node: fx.Node) -> bool:
+        """Whether a node reads a shape, a number of sides, a type of numbers or a device off a tensor of images."""
+        if not node.args or not isinstance(node.args[0], fx.Node) or node.kwargs:
+            return False
+        value = self.value.get(node.args[0])
+        if not isinstance(value, Ref) or value.id in self.scalars:
+            return False
+        if node.target is getattr:
+            return node.args[1] in ("shape", "ndim", "dtype", "device")
+        return node.op == "call_method" and node.target in ("size", "dim")
 
-    def _only_first_is_read(self, shape: fx.Node) -> bool:
-        return all(user.target is operator.getitem and user.args[1] == 0 for user in shape.users)
+    def _size(self, node: fx.Node) -> None:
+        x, what = self.value[node.args[0]], node.args[1] if node.target is getattr else node.target  # type: ignore[index]
+        if what == "device":
+            self.value[node] = self.device
+            self.done.add(node)
+            return
+        if what == "dtype":
+            self._emit(node, FunctionOp(getattr), (x, "dtype"))
+        else:
+            self._emit(node, ShapeOp(), (x,))
+            index = node.args[1:] if what == "size" else ()
+            self.scalars.add(len(self.nodes))
+            if index:
+                self._emit(node, ScalarOp(operator.getitem), (self.value[node], self._resolve(index[0])))
+            elif what in ("ndim", "dim"):
+                self._emit(node, ScalarOp(len), (self.value[node],))
+        self.scalars.add(len(self.nodes))
 
     def _emit(self, node: fx.Node, op: Op | SiteOp, args: Any, kwargs: Any = None, site: str | None = None) -> None:
         self.nodes.append(Node(len(self.nodes) + 1, op, tuple(args), kwargs or {}, site))
@@ -304,7 +337,7 @@ class _Builder:
         return bool(node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0) == 1)
 
     def _is_identity(self, node: fx.Node, module: nn.Module | None) -> bool:
-        if isinstance(module, (nn.Dropout, nn.Dropout2d, nn.Identity)):
+        if type(module) in (nn.Dropout, nn.Dropout2d, nn.Identity):
             return True
         return node.target in (F.dropout, F.dropout2d) and not node.kwargs.get("training", True)
 
@@ -327,16 +360,24 @@ class _Builder:
         return fx.node.map_arg(value, lambda n: self.value[n])
 
 
+def _module_of(function: Any) -> str:
+    return getattr(function, "__module__", None) or ""
+
+
 def _only_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
 def _is_plain(conv: nn.Conv2d) -> bool:
-    return conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+    """Whether it is computed as torch's own class computes it."""
+    own = type(conv).forward is nn.Conv2d.forward and type(conv)._conv_forward is nn.Conv2d._conv_forward
+    return own and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 
 
 def _has_statistics(norm: nn.BatchNorm2d) -> bool:
-    return norm.running_mean is not None and norm.running_var is not None
+    """Whether it is a scale and a shift: torch's own class, with statistics."""
+    own = type(norm).forward is nn.BatchNorm2d.forward
+    return own and norm.running_mean is not None and norm.running_var is not None
 
 
 def _scale_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:

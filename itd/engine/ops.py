@@ -14,10 +14,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from itd.engine.macs import executed_macs, layer_macs
-from itd.errors import InputSizeError
+from itd.engine.rows import META_ROWS, Rows, mapped
+from itd.errors import InputSizeError, TraceError
 from itd.layers import LAYERS
 from itd.layers.conv import PerSampleConv2d
 from itd.layers.involution import Involution2d
@@ -44,20 +44,15 @@ class ShapeError(ValueError):
     """Shapes that an operator cannot take, such as an addition of two sizes: the setting does not fit the network."""
 
 
-class _Batch:
-    """Stands for the number of rows, which differs from one chunk to the next."""
-
-    def __repr__(self) -> str:
-        return "BATCH"
-
-
-BATCH = _Batch()
-"""An argument that is the number of rows of the first one."""
-
-
 def on_meta(value: Any) -> Any:
-    """The same nest of arguments with every tensor on the meta device."""
-    return tree_map(lambda v: v.to("meta") if isinstance(v, Tensor) else v, value)
+    """The same nest of arguments with every tensor, and every device that is named, the meta device's."""
+    return mapped(value, _on_meta)
+
+
+def _on_meta(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.to("meta")
+    return torch.device("meta") if isinstance(value, torch.device) else value
 
 
 def tried(work: Callable[[], Any], error: type[ValueError]) -> Any:
@@ -91,11 +86,13 @@ class Op:
     """A pure function of tensors. Subclasses say what it costs without running it, by way of meta tensors.
 
     pointwise: each output position depends on the same input position alone, so that it commutes with subsampling.
-    windowed: a convolution or a pool that slides a window over maps (N, C, H, W).
+    windowed: a convolution or a pool that slides a window over maps (N, C, H, W). symbolic: takes the number of rows as
+    a symbol (`rows`), not as a number.
     """
 
     pointwise = False
     windowed = False
+    symbolic = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError
@@ -104,15 +101,15 @@ class Op:
         """The output's shape and type, as a meta tensor, from meta tensors."""
         return self(*args, **kwargs)
 
-    def macs(self, out: Any, *args: Any, **kwargs: Any) -> int:
+    def macs(self, out: Any, /, *args: Any, **kwargs: Any) -> int:
         """Multiply-accumulates for these (meta) tensors."""
         return 0
 
-    def uncounted(self, out: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+    def uncounted(self, out: Any, /, *args: Any, **kwargs: Any) -> tuple[str, ...]:
         """Names of what multiplies in it and is not in `macs`."""
         return ()
 
-    def scratch(self, out: Any, *args: Any) -> int:
+    def scratch(self, out: Any, /, *args: Any) -> int:
         """Bytes in use while it runs, beyond its inputs and its output."""
         return 0
 
@@ -182,7 +179,7 @@ class ConvOp(Op):
         out = x.new_empty(shape)
         return out if other is None else meeting(lambda: out + other, "an addition", out, other)
 
-    def macs(self, out: Tensor, *args: Any, **kwargs: Any) -> int:
+    def macs(self, out: Tensor, /, *args: Any, **kwargs: Any) -> int:
         return out.numel() * math.prod(self.weight.shape[1:])
 
 
@@ -277,17 +274,20 @@ class _Counts:
         self._known: dict[str, Counted] = {}
 
     def of(self, args: Any, kwargs: Any, work: Callable[[], Any], name: str) -> Counted:
-        key = repr(tree_map(lambda v: tuple(v.shape) if isinstance(v, Tensor) else v, (args, kwargs)))
+        key = repr(mapped((args, kwargs), lambda v: tuple(v.shape) if isinstance(v, Tensor) else v))
         if key not in self._known:
             self._known[key] = executed_macs(work, name)
         return self._known[key]
 
 
 class ModuleOp(Op):
-    """Any other layer, run as it is (its in-place flag taken away)."""
+    """Any other layer, run as it is (its in-place flag taken away).
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = copy.copy(module)
+    opaque: a module of modules whose inside was not traced. It is given copies, which it may change in place.
+    """
+
+    def __init__(self, module: nn.Module, *, opaque: bool = False) -> None:
+        self.module, self.opaque = copy.copy(module), opaque
         if getattr(self.module, "inplace", False):
             self.module.inplace = False  # type: ignore[assignment]
         self.pointwise = isinstance(module, _POINTWISE_MODULES)
@@ -296,6 +296,8 @@ class ModuleOp(Op):
         self._counts = _Counts()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.opaque:
+            args, kwargs = mapped((args, kwargs), lambda v: v.clone() if isinstance(v, Tensor) else v)
         return self.module(*args, **kwargs)
 
     def meta(self, *args: Any, **kwargs: Any) -> Any:
@@ -305,10 +307,10 @@ class ModuleOp(Op):
         kind = WindowError if isinstance(module, _WINDOWS) else ShapeError
         return tried(lambda: module(*on_meta(args), **on_meta(kwargs)), kind)
 
-    def macs(self, out: Any, *args: Any, **kwargs: Any) -> int:
+    def macs(self, out: Any, /, *args: Any, **kwargs: Any) -> int:
         return self._count(out, args, kwargs)[0]
 
-    def uncounted(self, out: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+    def uncounted(self, out: Any, /, *args: Any, **kwargs: Any) -> tuple[str, ...]:
         return self._count(out, args, kwargs)[1]
 
     def _count(self, out: Any, args: Any, kwargs: Any) -> Counted:
@@ -318,7 +320,7 @@ class ModuleOp(Op):
             return layer_macs(self.module, args[0], out), ()
         return self._counts.of(args, kwargs, lambda: self.meta(*args, **kwargs), type(self.module).__name__)
 
-    def scratch(self, out: Any, *args: Any) -> int:
+    def scratch(self, out: Any, /, *args: Any) -> int:
         if isinstance(self.module, PerSampleConv2d):
             return out.shape[0] * self.module.scratch_numel(args[0]) * out.element_size()
         return 0
@@ -334,18 +336,16 @@ class FunctionOp(Op):
         self._counts = _Counts()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if any(a is BATCH for a in args):
-            args = tuple(args[0].shape[0] if a is BATCH else a for a in args)
         return self.function(*args, **kwargs)
 
     def meta(self, *args: Any, **kwargs: Any) -> Any:
         kind = WindowError if self.windowed else ShapeError
         return tried(lambda: self(*on_meta(args), **on_meta(kwargs)), kind)
 
-    def macs(self, out: Any, *args: Any, **kwargs: Any) -> int:
+    def macs(self, out: Any, /, *args: Any, **kwargs: Any) -> int:
         return self._count(args, kwargs)[0]
 
-    def uncounted(self, out: Any, *args: Any, **kwargs: Any) -> tuple[str, ...]:
+    def uncounted(self, out: Any, /, *args: Any, **kwargs: Any) -> tuple[str, ...]:
         return self._count(args, kwargs)[1]
 
     def _count(self, args: Any, kwargs: Any) -> Counted:
@@ -353,6 +353,49 @@ class FunctionOp(Op):
             return 0, ()
         name = getattr(self.function, "__name__", type(self.function).__name__)
         return self._counts.of(args, kwargs, lambda: self.meta(*args, **kwargs), name)
+
+
+class ShapeOp(Op):
+    """`x.shape`, its first side as a number of rows where it is one. x: (rows * n, ...).
+
+    How many n there are is settled on meta tensors, which every shape goes through before it is run.
+    """
+
+    symbolic = True
+
+    def __init__(self) -> None:
+        self._times: dict[tuple[int, ...], int] = {}
+
+    def __call__(self, x: Tensor) -> tuple[Any, ...]:
+        shape = tuple(x.shape)
+        times = self._times.get(shape[1:], 1)
+        return shape if not shape or not times else (Rows(times), *shape[1:])
+
+    def meta(self, x: Tensor) -> tuple[Any, ...]:
+        if x.ndim:
+            rows, rest = divmod(x.shape[0], META_ROWS)
+            self._times[tuple(x.shape[1:])] = 0 if rest else rows
+        return self(x)
+
+
+class ScalarOp(Op):
+    """What a network works out of sizes alone, with the number of rows as a symbol."""
+
+    symbolic = True
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+    def meta(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return self(*args, **kwargs)
+        except TypeError as error:
+            raise TraceError(
+                f"the network works with the number of images in a way that cannot be followed ({error})"
+            ) from error
 
 
 def tensor_method(name: str) -> Callable[..., Any]:

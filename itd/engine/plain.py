@@ -1,18 +1,26 @@
-"""The plain executor: one forward of the patched network for each configuration. The reference, not the engine."""
+"""The plain executor: one forward of the patched network for each configuration, nothing shared.
+
+The reference for the tree, and what runs a network that cannot be traced.
+"""
 
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from itd.engine.costs import PrefixCosts
 from itd.engine.executor import Sink
+from itd.engine.macs import Macs, macs
 from itd.engine.precision import Precision
+from itd.errors import ModelError, SpaceError
 from itd.patcher import DynamicModel, logits_of
-from itd.space import Space
+from itd.space import Setting, Space, format_config
+from itd.text import first_line
 
 
 class PlainExecutor:
@@ -39,3 +47,50 @@ class PlainExecutor:
                 with self.model.configured(self.space.configs[number]):
                     logits = logits_of(self.model(pixels))
                 sink(np.full(len(images), number), images, logits)
+
+
+_TOO_SMALL = re.compile(r"[Kk]ernel size|[Oo]utput size is too small|smaller than|window")
+"""What torch says of a window that exceeds its input."""
+
+
+def forward_costs(model: DynamicModel, space: Space, input_shape: tuple[int, int, int]) -> PrefixCosts:
+    """What every configuration's plain forward costs for one image of (C, H, W), by running it on shapes.
+
+    For a network that cannot be traced; `itd.engine.program.plain_costs` is the same of one that can. Raises SpaceError
+    naming a configuration where a setting does not fit the network.
+    """
+    per_config: list[int | None] = []
+    unknown: set[str] = set()
+    for config in space.configs:
+        counted = _counted(model, space, config, input_shape)
+        per_config.append(None if counted is None else int(counted))
+        unknown |= set(counted.unknown if counted is not None else ())
+    possible = next((i for i, count in enumerate(per_config) if count is not None), None)
+    output = None if possible is None else _logits_shape(model, space.configs[possible], input_shape)
+    return PrefixCosts(sum(m for m in per_config if m is not None), tuple(per_config), tuple(sorted(unknown)), output)
+
+
+def _counted(
+    model: DynamicModel, space: Space, config: tuple[Setting, ...], input_shape: tuple[int, int, int]
+) -> Macs | None:
+    """The multiply-accumulates of a configuration, None where a window exceeds its input."""
+    try:
+        return macs(model, config, input_shape)
+    except ModelError as error:
+        if error.__cause__ is not None and _TOO_SMALL.search(str(error.__cause__)):
+            return None
+        shown, why = format_config(space.sites, config), first_line(error.__cause__ or error)
+        raise SpaceError(
+            f"{shown} does not fit the network ({why}); leave that option out, let the layers that must follow take "
+            "the same setting (`sites=A=conv+projection`), or give images of another size"
+        ) from error
+
+
+def _logits_shape(
+    model: DynamicModel, config: tuple[Setting, ...], input_shape: tuple[int, int, int]
+) -> tuple[int, ...]:
+    """(1, K) as a rule: of the logits of one image of zeros."""
+    first = next(model.parameters(), torch.empty(0))
+    pixels = torch.zeros(1, *shape, device=first.device, dtype=first.dtype)
+    with torch.no_grad(), model.configured(config):
+        return tuple(logits_of(model(pixels)).shape)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,7 +68,7 @@ class RoutedExecutor(TreeExecutor):
         """What leaves level 0. pixels: (N, C, H, W) float32."""
         pixels = pixels.to(self.device, self.precision.dtype, memory_format=torch.channels_last)
         with torch.inference_mode(), self.precision.flags():
-            return run_nodes(self.stages[0], {0: pixels})
+            return of_images(run_nodes(self.stages[0], {0: pixels}, len(pixels)), len(pixels))
 
     def logits(self, pixels: Tensor, choose: np.ndarray | Router) -> Tensor:
         """(N, K) float32 on the CPU.
@@ -100,11 +101,20 @@ class RoutedExecutor(TreeExecutor):
     def _children(self, number: int, column: int, segment: Segment, values: dict[int, Tensor]) -> np.ndarray:
         assert self._chosen is not None
         if number == 0 and self._router is not None and (self._chosen[segment.images] < 0).any():
-            chosen = np.asarray(self._router(values, segment.images), np.int64)
+            chosen = np.asarray(self._router(of_images(values, len(segment)), segment.images), np.int64)
             self._check(chosen)
             self._chosen[segment.images] = chosen
         children = super()._children(number, column, segment, values)
         return np.where(self._paths[number][self._chosen[segment.images]] == children, children, -1)
+
+
+def of_images(values: dict[int, Any], rows: int) -> Frontier:
+    """The tensors among what leaves a stage, one row for each image: several become channels. Sizes are left out."""
+    return {
+        i: v if v.shape[0] == rows else v.unflatten(0, (rows, -1)).flatten(1, 2)
+        for i, v in values.items()
+        if isinstance(v, Tensor)
+    }
 
 
 def pooled(frontier: Mapping[int, Tensor]) -> np.ndarray:

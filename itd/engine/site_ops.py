@@ -16,6 +16,7 @@ from itd.patcher import (
     DynamicPerSampleConv2d,
     Geometry,
     half_stride_weight,
+    pad_extra,
     pool_at,
     resize_kernel,
     resize_matrix,
@@ -31,7 +32,7 @@ class HalfStrideOp(Op):
     ) -> None:
         self.bias, self.at, self.nearest, self.shape, self.activation = bias, at, nearest, weight.shape, activation
         self.pointwise_conv = None
-        if at.kernel == 1:
+        if at.pointwise:
             self.pointwise_conv = ConvOp(weight, bias, (1, 1), (0, 0), (1, 1), at.groups)
         self.flipped = half_stride_weight(weight, at.groups).contiguous(memory_format=CHANNELS_LAST)
 
@@ -58,9 +59,34 @@ class HalfStrideOp(Op):
     def meta(self, x: Tensor) -> Tensor:
         return x.new_empty((x.shape[0], self.shape[0], 2 * x.shape[2], 2 * x.shape[3]))
 
-    def macs(self, out: Tensor, *args: Any, **kwargs: Any) -> int:
+    def macs(self, out: Tensor, /, *args: Any, **kwargs: Any) -> int:
         x = args[0]
         return x.shape[0] * x.shape[2] * x.shape[3] * self.shape.numel()
+
+
+class PaddedConvOp(Op):
+    """A convolution that has one row of zeros more below than above, or one column more at the right than at the left.
+
+    x: (N, I, H, W) -> (N, O, H', W').
+    """
+
+    windowed = True
+
+    def __init__(self, conv: ConvOp, at: Geometry) -> None:
+        self.conv, self.geometry = conv, at
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.conv(pad_extra(x, self.geometry))
+
+    def meta(self, x: Tensor) -> Tensor:
+        return self.conv.meta(pad_extra(x, self.geometry))
+
+    def macs(self, out: Tensor, /, *args: Any, **kwargs: Any) -> int:
+        return self.conv.macs(out)
+
+    def scratch(self, out: Tensor, /, *args: Any) -> int:
+        padded = pad_extra(args[0], self.geometry)
+        return padded.numel() * padded.element_size()
 
 
 class FactoredSizeOp(Op):
@@ -75,12 +101,13 @@ class FactoredSizeOp(Op):
     ) -> None:
         out, channels, k0, _ = weight.shape
         self.k0, self.channels = k0, channels
-        rows = resize_matrix(k0, at.kernel, conventions.align_corners).to(weight)
-        stride, pad, d = int(at.stride), at.padding, at.dilation
-        self.columns = [self._depthwise(row.view(1, 1, -1, 1), (stride, 1), (pad, 0), (d, 1)) for row in rows]
-        self.rows = [self._depthwise(row.view(1, 1, 1, -1), (1, stride), (0, pad), (1, d)) for row in rows]
+        k = at.kernel[0]
+        rows = resize_matrix(k0, k, conventions.align_corners).to(weight)
+        stride, pad, d = at.steps, at.padding, at.dilation
+        self.columns = [self._depthwise(row.view(1, 1, -1, 1), (stride[0], 1), (pad[0], 0), (d[0], 1)) for row in rows]
+        self.rows = [self._depthwise(row.view(1, 1, 1, -1), (1, stride[1]), (0, pad[1]), (1, d[1])) for row in rows]
         # channel order of the filtered copies: (row of U over y, row of U over x, input channel)
-        mixed = (weight * conventions.scale(k0, at.kernel)).permute(0, 2, 3, 1).reshape(out, -1, 1, 1)
+        mixed = (weight * conventions.scale(k0, k)).permute(0, 2, 3, 1).reshape(out, -1, 1, 1)
         self.mix = ConvOp(mixed, bias, (1, 1), (0, 0), (1, 1), 1, activation)
 
     def _depthwise(self, row: Tensor, stride: tuple[int, int], pad: tuple[int, int], d: tuple[int, int]) -> ConvOp:
@@ -94,13 +121,13 @@ class FactoredSizeOp(Op):
         wide = self.rows[0].meta(self.columns[0].meta(x))
         return self.mix.meta(wide.new_empty((wide.shape[0], self.k0**2 * wide.shape[1], *wide.shape[2:])))
 
-    def macs(self, out: Tensor, *args: Any, **kwargs: Any) -> int:
+    def macs(self, out: Tensor, /, *args: Any, **kwargs: Any) -> int:
         tall = self.columns[0].meta(args[0])
         wide = self.rows[0].meta(tall)
         filters = self.k0 * self.columns[0].macs(tall) + self.k0**2 * self.rows[0].macs(wide)
         return filters + self.mix.macs(out)
 
-    def scratch(self, out: Tensor, *args: Any) -> int:
+    def scratch(self, out: Tensor, /, *args: Any) -> int:
         wide = self.rows[0].meta(self.columns[0].meta(args[0]))
         return (2 * self.k0**2 + 1) * wide.numel() * wide.element_size()
 
@@ -119,7 +146,7 @@ class PoolOp(Op):
     def meta(self, x: Tensor) -> Tensor:
         return tried(lambda: self(x), WindowError)
 
-    def scratch(self, out: Tensor, *args: Any) -> int:
+    def scratch(self, out: Tensor, /, *args: Any) -> int:
         return 2 * out.numel() * out.element_size() if self.setting.stride == 0.5 else 0
 
 
@@ -132,12 +159,14 @@ class PerSampleOp(ModuleOp):
         super().__init__(layer)
         self.module.setting = setting
 
-    def scratch(self, out: Tensor, *args: Any) -> int:
+    def scratch(self, out: Tensor, /, *args: Any) -> int:
         if self.module.setting == Setting():
             return super().scratch(out, *args)
         made = math.prod(self.module.weight_shape)
         resized = sample_kernel_numel(self.module)
         between = 4 * args[0].numel() if self.module.setting.stride == 0.5 else 0
+        at = self.module.geometry.at(self.module.setting)
+        between += pad_extra(args[0], at).numel() if any(at.extra) else 0
         return (out.shape[0] * (made + (resized if resized != made else 0)) + between) * out.element_size()
 
 
@@ -173,17 +202,15 @@ class SiteOp:
             return PerSampleOp(self.layer, setting)
         if self.weight is None:
             return PoolOp(self.layer, setting, self.conventions)
-        at = self.layer.geometry.at(setting, self.path)
-        k0 = self.layer.geometry.kernel
-        if at.stride == 0.5:
-            weight = resize_kernel(self.weight, at.kernel, self.conventions)
-            nearest = k0 == 1 and self.conventions.shortcut == "nearest"
+        own, at = self.layer.geometry, self.layer.geometry.at(setting, self.path)
+        weight = self.weight if setting.size is None else resize_kernel(self.weight, setting.size, self.conventions)
+        if at.half:
+            nearest = own.pointwise and self.conventions.shortcut == "nearest"
             return HalfStrideOp(weight, self.bias, at, nearest, self.activation)
-        if self.factored and at.kernel > k0 and _factoring_pays(self.weight, at):
+        if self.factored and at.kernel[0] > own.kernel[0] and _factoring_pays(self.weight, at):
             return FactoredSizeOp(self.weight, self.bias, at, self.conventions, self.activation)
-        weight = resize_kernel(self.weight, at.kernel, self.conventions)
-        stride, padding, dilation = ((int(v), int(v)) for v in (at.stride, at.padding, at.dilation))
-        return ConvOp(weight, self.bias, stride, padding, dilation, at.groups, self.activation)
+        conv = ConvOp(weight, self.bias, at.steps, at.padding, at.dilation, at.groups, self.activation)
+        return PaddedConvOp(conv, at) if any(at.extra) else conv
 
 
 def _factoring_pays(weight: Tensor, at: Geometry) -> bool:
@@ -191,6 +218,7 @@ def _factoring_pays(weight: Tensor, at: Geometry) -> bool:
     out, per_group, k0, _ = weight.shape
     if at.groups != 1:
         return False
-    plain = out * per_group * at.kernel**2
-    filters = per_group * (k0 * at.kernel + k0**2 * at.kernel)
+    k = at.kernel[0]
+    plain = out * per_group * k**2
+    filters = per_group * (k0 * k + k0**2 * k)
     return out * per_group * k0**2 + 10 * filters < plain

@@ -61,7 +61,22 @@ def cut(model: DynamicModel, graph: Graph, space: Space, *, subsample: bool = Tr
         plan.append((Branch(point.site, point.attributes, point.nodes, base=True), zone))
         rest = [n for n in own if n.id not in inside]
         plan.append((Branch(point.site, frozenset({"stride"}), values=inside), rest))
-    return _with_frontiers(plan, graph)
+    return _with_frontiers([(branch, _with_free(nodes, graph)) for branch, nodes in plan], graph)
+
+
+def _with_free(nodes: list[Node], graph: Graph) -> list[Node]:
+    """A stage's nodes with those that read no image and whose values it wants, and without others of that kind."""
+    free = {n.id: n for n in graph.nodes if n.free}
+    if not free:
+        return nodes
+    kept = {n.id: n for n in nodes if not n.free}
+    wanted = [i for n in kept.values() for i in n.inputs() & free.keys()]
+    while wanted:
+        node = free[wanted.pop()]
+        if node.id not in kept:
+            kept[node.id] = node
+            wanted += node.inputs() & free.keys()
+    return [kept[i] for i in sorted(kept)]
 
 
 def _branch_points(model: DynamicModel, graph: Graph, space: Space) -> list[Branch]:

@@ -2,58 +2,74 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import fx, nn
 
-from itd.errors import ModelError
-from itd.layers import LAYERS
+from itd.engine.tracers import ModuleTracer, ShapedTracer
+from itd.errors import ModelError, TraceError
 from itd.patcher import DynamicModel
 from itd.text import first_line
 
 
-class _Tracer(fx.Tracer):
-    def __init__(self, site_paths: set[str]) -> None:
-        super().__init__()
-        self.site_paths = site_paths
-
-    def is_leaf_module(self, m: nn.Module, qualified_name: str) -> bool:
-        return qualified_name in self.site_paths or isinstance(m, LAYERS) or super().is_leaf_module(m, qualified_name)
-
-
 @dataclass(frozen=True, eq=False)
 class Trace:
-    """A patched network and what torch.fx traced of it, once: every graph of the network is built from it."""
+    """A patched network and what torch.fx traced of it, once: every graph of the network is built from it.
+
+    opaque: paths of the modules of modules that are run as they are.
+    """
 
     model: DynamicModel
     graph: fx.Graph
+    opaque: frozenset[str] = frozenset()
 
 
-def trace(model: DynamicModel) -> Trace:
-    """Traces a patched network in evaluation mode; ModelError for one that torch.fx cannot trace."""
+def trace(model: DynamicModel, shape: tuple[int, int, int] | None = None) -> Trace:
+    """Traces a patched network in evaluation mode.
+
+    shape: (C, H, W) of every image, where no configuration that is to be run changes the shape of a value: a network
+    that decides by shapes what it does is then traced as it is at these. Raises TraceError for a network that torch.fx
+    cannot trace.
+    """
     if not isinstance(model, DynamicModel):
         raise ModelError(
             f"only what itd.patch returned can be run, given {type(model).__name__}; patch the model first"
         )
     if model.training:
         raise ModelError("the network is in training mode; call model.eval() first")
-    tracer = _Tracer({m.path for modules in model.sites.values() for m in modules})
+    paths = {m.path for modules in model.sites.values() for m in modules}
+    tracer: ModuleTracer = ModuleTracer(model, paths)
     try:
-        graph = tracer.trace(model)
-    except Exception as error:  # torch.fx raises many kinds; each means the same here
-        raise ModelError(
-            f"torch.fx cannot trace {type(model).__name__}: {first_line(error)}; pass a traceable network"
-        ) from error
+        graph = tracer.trace(_sharing_tensors(model))
+    except Exception as error:  # torch.fx raises many kinds, and so does what it traces; each means the same here
+        if shape is None:
+            raise _not_traceable(model, error) from error
+        tracer = ShapedTracer(model, paths, shape)
+        try:
+            graph = tracer.trace(_sharing_tensors(model))
+        except Exception:
+            raise _not_traceable(model, error) from error
     in_place_reads(graph, dict(model.named_modules()))
-    return Trace(model, graph)
+    return Trace(model, graph, frozenset(tracer.opaque))
+
+
+def _sharing_tensors(model: DynamicModel) -> DynamicModel:
+    """A copy for the tracer: what a module keeps of a forward, as a cache does, is not kept of a tracing."""
+    return copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
+
+
+def _not_traceable(model: DynamicModel, error: Exception) -> TraceError:
+    name = type(model).__bases__[-1].__name__
+    return TraceError(f"torch.fx cannot trace {name}: {first_line(error)}")
 
 
 def in_place_reads(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
     """Let whoever reads a value after it was changed in place read the changed one: the graph then has no side effects.
 
-    Raises ModelError for an in-place method that is not known.
+    Raises TraceError for an in-place method that is not known.
     """
     for node in graph.nodes:
         module = modules.get(str(node.target)) if node.op == "call_module" else None
@@ -61,7 +77,7 @@ def in_place_reads(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
         changes |= node.target in (operator.iadd, F.relu_)
         if node.op == "call_method" and str(node.target).endswith("_") and not str(node.target).endswith("__"):
             if node.target not in ("relu_", "add_"):
-                raise ModelError(
+                raise TraceError(
                     f"the traced network changes a tensor in place by {node.target}; that is not supported"
                 )
             changes = True

@@ -9,25 +9,31 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from itd.engine.costs import Shapes, fixed_op, resolve, site_op
+from itd.engine.costs import Shapes, arguments, fixed_op, resolve, site_op
 from itd.engine.executor import Sink
 from itd.engine.ops import CHANNELS_LAST, ShapeError, WindowError
 from itd.engine.prefixes import BranchSetting
 from itd.engine.program import Program
+from itd.engine.rows import shape_key
 from itd.engine.stages import Branch, Stage
 from itd.errors import ItdError, SpaceError
 
 
 @dataclass
 class Segment:
-    """Rows that wait at a stage. values: value number -> (rows, ...) tensor."""
+    """Rows that wait at a stage.
 
-    values: dict[int, Tensor]
+    values: value number -> (rows * n, ...) tensor, n of each row beside one another, n = 1 as a rule; or what is the
+    same for every row.
+    """
+
+    values: dict[int, Any]
     prefixes: np.ndarray
     images: np.ndarray
 
@@ -36,8 +42,12 @@ class Segment:
 
     def part(self, first: int, last: int) -> Segment:
         """Rows first to last - 1."""
-        rows = slice(first, last)
-        return Segment({i: v[rows] for i, v in self.values.items()}, self.prefixes[rows], self.images[rows])
+        values = dict(self.values)
+        for i, value in values.items():
+            if isinstance(value, Tensor):
+                each = value.shape[0] // len(self)
+                values[i] = value[each * first : each * last]
+        return Segment(values, self.prefixes[first:last], self.images[first:last])
 
 
 @dataclass
@@ -69,7 +79,10 @@ class Queue:
 def _joined(segments: list[Segment]) -> Segment:
     if len(segments) == 1:
         return segments[0]
-    values = {i: torch.cat([s.values[i] for s in segments]) for i in segments[0].values}
+    values = {
+        i: torch.cat([s.values[i] for s in segments]) if isinstance(v, Tensor) else v
+        for i, v in segments[0].values.items()
+    }
     return Segment(values, np.concatenate([s.prefixes for s in segments]), np.concatenate([s.images for s in segments]))
 
 
@@ -122,7 +135,8 @@ class TreeExecutor:
     # -- scheduling ---------------------------------------------------------------------------------------------------
 
     def _push(self, queues: list[dict[Shapes, Queue]], number: int, segment: Segment) -> None:
-        shapes = tuple((1, *segment.values[i].shape[1:]) for i in self.stages[number].entering)
+        entering = (segment.values[i] for i in self.stages[number].entering)
+        shapes: Shapes = tuple(shape_key(v, len(segment)) for v in entering)
         queues[number].setdefault(shapes, Queue()).push(segment)
 
     def _schedule(self, queues: list[dict[Shapes, Queue]]) -> Iterator[tuple[int, Shapes, Segment]]:
@@ -193,7 +207,7 @@ class TreeExecutor:
         self._run_chunk(queues, number, shapes, segment.part(half, len(segment)), sink)
 
     def _run_rows(self, number: int, segment: Segment, sink: Sink) -> list[tuple[int, Segment]]:
-        values = run_nodes(self.stages[number], segment.values)
+        values = run_nodes(self.stages[number], segment.values, len(segment))
         if number == len(self.prefixes.forks):
             sink(self.prefixes.configs[segment.prefixes], segment.images, values[self.program.graph.output])
             return []
@@ -207,24 +221,28 @@ class TreeExecutor:
             part, images = values, segment.images
             if len(rows) < len(children):
                 index = torch.from_numpy(rows).to(self.device, non_blocking=True)
-                part = {i: _rows_of(v, index) for i, v in values.items()}
+                part = {i: _rows_of(v, index, len(segment)) for i, v in values.items()}
                 children, images = children[rows], images[rows]
             pushes.append((number + 1, Segment(self._branch(stage, setting, part), children, images)))
         return pushes
 
-    def _children(self, number: int, column: int, segment: Segment, values: dict[int, Tensor]) -> np.ndarray:
+    def _children(self, number: int, column: int, segment: Segment, values: dict[int, Any]) -> np.ndarray:
         """(rows,) the longer prefix that each row goes on with by a setting, -1 where it does not take it."""
         children = self.prefixes.forks[number].children[segment.prefixes, column]
         if self._wanted is None:
             return children
         return np.where((children >= 0) & self._wanted[number][children], children, -1)
 
-    def _branch(self, stage: Stage, setting: BranchSetting, values: dict[int, Tensor]) -> dict[int, Tensor]:
+    def _branch(self, stage: Stage, setting: BranchSetting, values: dict[int, Any]) -> dict[int, Any]:
         assert stage.branch is not None
         return take_branch(stage.branch, setting, values, stage.entering, self.program.attributes)
 
 
-def _rows_of(value: Tensor, index: Tensor) -> Tensor:
+def _rows_of(value: Any, index: Tensor, rows: int) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    if value.shape[0] != rows:
+        return value.unflatten(0, (rows, -1)).index_select(0, index).flatten(0, 1)
     picked = value.index_select(0, index)
     return picked.contiguous(memory_format=CHANNELS_LAST) if picked.ndim == 4 else picked
 
@@ -232,10 +250,10 @@ def _rows_of(value: Tensor, index: Tensor) -> Tensor:
 def take_branch(
     branch: Branch,
     setting: BranchSetting,
-    values: dict[int, Tensor],
+    values: dict[int, Any],
     entering: tuple[int, ...],
     attributes: dict[str, frozenset[str]],
-) -> dict[int, Tensor]:
+) -> dict[int, Any]:
     """What enters a stage by a setting, from what left the stage before. The tensors given are not changed."""
     values = dict(values)
     if isinstance(setting, int):
@@ -247,11 +265,12 @@ def take_branch(
     return {i: values[i] for i in entering}
 
 
-def run_nodes(stage: Stage, entering: dict[int, Tensor]) -> dict[int, Tensor]:
-    """A stage's operators in order; values that nothing reads any more are let go."""
+def run_nodes(stage: Stage, entering: dict[int, Any], rows: int) -> dict[int, Any]:
+    """A stage's operators in order; values that nothing reads any more are let go. rows: as of `Segment`."""
     values = dict(entering)
     for node, frees in zip(stage.nodes, stage.frees, strict=True):
-        values[node.id] = fixed_op(node)(*resolve(node.args, values), **resolve(node.kwargs, values))
+        args, kwargs = arguments(node, values, rows)
+        values[node.id] = fixed_op(node)(*args, **kwargs)
         for i in frees:
             del values[i]
     return {i: values[i] for i in stage.leaving}

@@ -22,14 +22,13 @@ from itd.data.preprocess import Preprocess
 from itd.engine.costs import PrefixCosts
 from itd.engine.precision import Precision
 from itd.engine.program import Program, compile_program
-from itd.engine.tracing import Trace, trace
-from itd.errors import DataError, ItdError, ModelError, SpaceError
+from itd.errors import DataError, ItdError, ModelError, SpaceError, TraceError
 from itd.patcher import DynamicModel, check_space
+from itd.runner.network import follow, network_sha256
 from itd.space import Space
 from itd.text import shorten
 from itd.weights.load import content_sha256
 
-WINDOW_RULE = "a window exceeds its input"
 FINGERPRINT_SAMPLES = 64
 
 
@@ -118,7 +117,7 @@ class SweepJob:
             images, preprocess, fingerprint=fingerprint, labels=labels, class_names=class_names, limit=limit
         )
         self._set(model, space, taken, name, content_sha256(model.state_dict()), "given", None)
-        self.network_sha256 = network_sha256(self.trace)
+        self.network_sha256 = network_sha256(self.model, self.trace)
         if class_names is not None and len(taken.class_names) != self.num_classes:
             raise DataError(
                 f"class_names has {len(taken.class_names)} names, and the network has {self.num_classes} logits; give "
@@ -145,7 +144,7 @@ class SweepJob:
         job = cls.__new__(cls)
         job._set(model, space, images, name, weights_sha256, weights_label, out)
         if own_code:
-            job.network_sha256 = network_sha256(job.trace)
+            job.network_sha256 = network_sha256(model, job.trace)
         return job
 
     def _set(
@@ -161,8 +160,9 @@ class SweepJob:
         self.model, self.images, self.name = model, images, name
         self.weights_sha256, self.weights_label = weights_sha256, weights_label
         self.default_out = out or f"results/{name}-{'+'.join(space.attributes)}.parquet"
-        self.trace: Trace = trace(model)
-        self.space, self.costs = possible_space(self.trace, space, images.shape)
+        followed = follow(model, space, images.shape)
+        self.trace, self.why_plain = followed.trace, followed.why_plain
+        self.space, self.costs = followed.space, followed.costs
         self.num_classes = _count_classes(self.costs)
         self._check_labels()
         self._programs: dict[tuple[str, str], Program] = {}
@@ -188,17 +188,26 @@ class SweepJob:
         return tuple(m for m in self.costs.per_config if m is not None)
 
     def program(self, device: torch.device | str = "cpu", precision: Precision | None = None) -> Program:
-        """The network compiled for this job's space, once for each device and number format."""
-        if _versions(self.model) != self._versions:
-            raise ModelError(
-                f"the weights of {self.name} changed since its job was made, and a result would be named after the old "
-                "ones; make the job again"
-            )
+        """The network compiled for this job's space, once for each device and number format.
+
+        Raises TraceError for a network that cannot be traced, whose sweep is plain forwards.
+        """
+        self.check_unchanged()
+        if self.trace is None or self.why_plain is not None:
+            raise TraceError(f"{self.name} runs by plain forwards alone: {self.why_plain}")
         precision = precision or Precision()
         key = (str(torch.device(device)), precision.name)
         if key not in self._programs:
             self._programs[key] = compile_program(self.trace, self.space, device=device, precision=precision)
         return self._programs[key]
+
+    def check_unchanged(self) -> None:
+        """ModelError where the network's weights changed since the job was made."""
+        if _versions(self.model) != self._versions:
+            raise ModelError(
+                f"the weights of {self.name} changed since its job was made, and a result would be named after the old "
+                "ones; make the job again"
+            )
 
     def identity(self, precision: str = "fp32") -> dict[str, Any]:
         """What makes two results the same, as JSON values."""
@@ -265,43 +274,9 @@ def _check_types(model: Any, space: Any, name: Any, preprocess: Any, fingerprint
         raise ModelError("the network's tensors are on the meta device and have no values; give it weights first")
 
 
-def network_sha256(traced: Trace) -> str:
-    """What a network computes apart from its parameters: its modules, the calls between them, and its plain buffers.
-
-    A name of the registry says so much; of a network of a user's own two that hold the same tensors may differ.
-    """
-    saved = set(traced.model.state_dict())
-    calls = [
-        (
-            node.op,
-            torch.typename(node.target) if callable(node.target) else str(node.target),
-            repr((node.args, node.kwargs)),
-        )
-        for node in traced.graph.nodes
-    ]
-    modules = [(name, type(m).__name__, m.extra_repr()) for name, m in traced.model.named_modules() if name]
-    digest_of = hashlib.sha256(repr((calls, modules)).encode())
-    plain = {name: tensor for name, tensor in traced.model.named_buffers() if name not in saved}
-    digest_of.update(content_sha256(plain).encode())
-    return digest_of.hexdigest()
-
-
 def _versions(model: DynamicModel) -> list[tuple[int, int]]:
     """Which tensors a network holds, and how often each was changed in place."""
     return [(id(t), t._version) for t in (*model.parameters(), *model.buffers()) if not t.is_inference()]
-
-
-def possible_space(traced: Trace, space: Space, shape: Shape) -> tuple[Space, PrefixCosts]:
-    """The space less what cannot run at an image size, and what each plain forward of the rest costs."""
-    program = compile_program(traced, space, optimise=False)
-    costs = program.prefix_costs(shape)
-    impossible = costs.impossible()
-    if not impossible:
-        return space, costs
-    _, height, width = shape
-    size = f"{height}" if height == width else f"{height} x {width}"
-    space = space.without(impossible, f"{WINDOW_RULE} at {size} px")
-    return space, program.of(space).prefix_costs(shape)
 
 
 def _count_classes(costs: PrefixCosts) -> int:

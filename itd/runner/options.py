@@ -14,6 +14,9 @@ from itd.errors import DataError, ItdError, ResultError
 from itd.runner.request import SweepRequest
 from itd.store import check_target
 
+EXECUTORS = ("auto", "tree", "plain")
+"""The prefix tree; plain forwards, one for each configuration; or the tree where the network can be traced."""
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -27,6 +30,7 @@ class RunOptions:
     shard: tuple[int, int] | None = None
     allow_missing: bool = False
     images_per_unit: int | None = None
+    executor: str = "auto"
 
     @classmethod
     def of(cls, request: SweepRequest | None = None, **keywords: Any) -> RunOptions:
@@ -34,7 +38,16 @@ class RunOptions:
 
         Raises ItdError for a device, a number format or a count that cannot be, and an `out` that cannot be written.
         """
-        names = ("device", "precision", "batch_size", "workers", "shard", "allow_missing", "images_per_unit")
+        names = (
+            "device",
+            "precision",
+            "batch_size",
+            "workers",
+            "shard",
+            "allow_missing",
+            "images_per_unit",
+            "executor",
+        )
         chosen = {name: getattr(request, name) for name in names} if request is not None else {}
         chosen |= {name: value for name, value in keywords.items() if value is not None and name != "out"}
         out = keywords.get("out")
@@ -46,6 +59,8 @@ class RunOptions:
         if out is None and request is not None:
             out = request.out_path()
         _check_counts(chosen)
+        if chosen.get("executor", "auto") not in EXECUTORS:
+            raise ItdError(f"no such `executor={chosen['executor']}`; allowed are {', '.join(EXECUTORS)}")
         if not isinstance(chosen.get("allow_missing", False), bool):
             raise ItdError(f"allow_missing is {chosen['allow_missing']!r}; give True or False")
         if out is not None:

@@ -15,7 +15,7 @@ from itd.runner.job import SweepJob
 from itd.runner.options import RunOptions
 
 
-def provenance(job: SweepJob, options: RunOptions) -> dict[str, Any]:
+def provenance(job: SweepJob, options: RunOptions, executor: str) -> dict[str, Any]:
     """What a result records of a run."""
     import torchvision
 
@@ -30,6 +30,7 @@ def provenance(job: SweepJob, options: RunOptions) -> dict[str, Any]:
         "weights": job.weights_label,
         "data": job.images.source,
         "classes": job.num_classes,
+        "executor": executor,
         "batch_size": options.batch_size,
         "workers": options.workers,
         "git": _git_revision(),

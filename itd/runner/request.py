@@ -39,7 +39,7 @@ class SweepRequest:
     configurations, in place of attributes and options. resize_px, crop_px: in place of the weights' own. scale,
     context_px: vary the images (see `Preprocess`), and become part of the result's name. limit, every: which images.
     batch_size: images in the tree at once (8, 64 on a GPU). workers: processes that decode. shard: (i, n), the i-th of
-    n parts of the work. images_per_unit: of a new result.
+    n parts of the work. images_per_unit: of a new result. executor: auto, tree or plain.
     """
 
     model: str
@@ -67,6 +67,7 @@ class SweepRequest:
     allow_missing: bool = False
     shard: tuple[int, int] | None = None
     images_per_unit: int | None = None
+    executor: str = "auto"
 
     def space_list(self) -> SpaceList | None:
         """What the space file lists, None without one; SpaceError where options that make a space come with it."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 
-from itd.engine.check import check_tree
 from itd.engine.executor import Executor
-from itd.engine.precision import Precision
-from itd.engine.tree import TreeExecutor
-from itd.errors import ItdError
+from itd.errors import ItdError, ItdWarning
+from itd.runner.executors import make_executor, way_of
 from itd.runner.job import SweepJob
 from itd.runner.options import RunOptions
 from itd.runner.provenance import provenance
@@ -32,8 +32,8 @@ class SweepPlan:
     """What a sweep will do.
 
     removed: reason -> configurations left out. plain_macs, tree_macs: multiply-accumulates of all images, each
-    configuration on its own and as the tree runs them. macs_unknown: operators that are in neither. score_bytes: before
-    compression.
+    configuration on its own and as they will be run. macs_unknown: operators that are in neither. score_bytes: before
+    compression. executor: tree or plain.
     """
 
     model: str
@@ -47,16 +47,18 @@ class SweepPlan:
     score_bytes: int
     out: str
     macs_unknown: tuple[str, ...] = ()
+    executor: str = "tree"
 
 
 @dataclass(frozen=True)
 class SweepStart:
-    """What a sweep is about to do, for whoever shows progress. already, todo: images."""
+    """What a sweep is about to do, for whoever shows progress. already, todo: images. executor: tree or plain."""
 
     job: SweepJob
     out: str
     already: int
     todo: int
+    executor: str = "tree"
 
 
 OnStart = Callable[[SweepStart], Progress | None]
@@ -64,7 +66,11 @@ OnStart = Callable[[SweepStart], Progress | None]
 
 @dataclass(frozen=True)
 class SweepReport:
-    """What a sweep did. images: selected. already: there before. done: added now. left: to other shards."""
+    """What a sweep did.
+
+    images: selected. already: there before. done: added now. left: to other shards. executor: tree, or plain where no
+    work was shared.
+    """
 
     out: str
     images: int
@@ -72,6 +78,7 @@ class SweepReport:
     done: int
     configs: int
     seconds: float
+    executor: str = "tree"
 
     @property
     def left(self) -> int:
@@ -90,8 +97,8 @@ def plan(job: SweepJob | SweepRequest, *, out: str | None = None, **how: Any) ->
     options = _options(job, out=out, **how)
     if isinstance(job, SweepRequest):
         job = job.job(only_plan=True)
-    tree = job.program().prefix_costs(job.input_shape)
-    count = len(job)
+    way = way_of(job, options)
+    count, plain_macs = len(job), sum(job.macs)
     return SweepPlan(
         model=job.name,
         attributes=job.space.attributes,
@@ -99,11 +106,12 @@ def plan(job: SweepJob | SweepRequest, *, out: str | None = None, **how: Any) ->
         default=job.space.default,
         removed=dict(job.space.removed),
         images=count,
-        plain_macs=sum(job.macs) * count,
-        tree_macs=tree.macs * count,
+        plain_macs=plain_macs * count,
+        tree_macs=(plain_macs if way.name == "plain" else job.program().prefix_costs(job.input_shape).macs) * count,
         score_bytes=len(job.space) * count * _ROW_BYTES,
         out=options.out or job.default_out,
         macs_unknown=job.costs.unknown,
+        executor=way.name,
     )
 
 
@@ -118,6 +126,7 @@ def sweep(
     shard: tuple[int, int] | None = None,
     allow_missing: bool | None = None,
     images_per_unit: int | None = None,
+    executor: str | None = None,
     on_start: OnStart | None = None,
     on_prepare: OnPrepare = draw_bar,
     quiet: bool = False,
@@ -134,6 +143,8 @@ def sweep(
         shard: (i, n), the i-th of n parts of the work.
         allow_missing: an image that cannot be decoded becomes null rows instead of stopping.
         images_per_unit: of a new result.
+        executor: auto, tree (the prefix tree or an error) or plain (one forward for each configuration). Default auto:
+            the tree, and plain forwards for a network that cannot be traced, with an `itd.errors.ItdWarning`.
         on_start: called with what will be done; returns what is called with how many (image, configuration) pairs were
             just computed.
         on_prepare: called with (what begins, its steps or None) where weights have to be trained or fetched first;
@@ -164,12 +175,15 @@ def sweep(
         shard=shard,
         allow_missing=allow_missing,
         images_per_unit=images_per_unit,
+        executor=executor,
     )
     if isinstance(job, SweepRequest):
         job = job.job(on_prepare=None if quiet else on_prepare)
-    check_faithful(job, options.device)
-    program = job.program(options.device, options.precision)
-    return run_job(job, options, lambda: TreeExecutor(program), on_start=on_start)
+    job.check_unchanged()
+    way = way_of(job, options)
+    if way.note:
+        warnings.warn(way.note, ItdWarning, stacklevel=2)
+    return run_job(job, options, partial(make_executor, job, options, way), way=way.name, on_start=on_start)
 
 
 def _options(job: Any, **keywords: Any) -> RunOptions:
@@ -178,29 +192,26 @@ def _options(job: Any, **keywords: Any) -> RunOptions:
     return RunOptions.of(job if isinstance(job, SweepRequest) else None, **keywords)
 
 
-def check_faithful(job: SweepJob, device: torch.device | str = "cpu") -> None:
-    """ModelError where the tree is not the network; see `itd.engine.check`."""
-    check_tree(job.program(device, Precision()), job.input_shape, job.name)
-
-
 def run_job(
     job: SweepJob,
     options: RunOptions,
     executor: Callable[[], Executor],
     *,
+    way: str = "plain",
     identity: Mapping[str, Any] | None = None,
     on_start: OnStart | None = None,
 ) -> SweepReport:
     """Computes and writes the units that are missing, with any executor.
 
-    executor: makes it, once there is something to do. identity: fields beside the job's own. Others as of `sweep`.
+    executor: makes it, once there is something to do. way: what it is, tree or plain. identity: fields beside the job's
+    own. Others as of `sweep`.
     """
     started = time.perf_counter()
-    writer = open_writer(job, options, identity or {})
+    writer = open_writer(job, options, identity or {}, way)
     already = writer.done_images
     units = writer.todo(options.shard)
     todo = sum(len(unit) for unit in units)
-    progress = on_start(SweepStart(job, writer.path, already, todo)) if on_start else None
+    progress = on_start(SweepStart(job, writer.path, already, todo, way)) if on_start else None
     done = 0
     if units:
         worker = Worker(
@@ -215,11 +226,11 @@ def run_job(
             for scores in scored:
                 writer.write(scores.unit, labels=scores.labels, missing=scores.missing, **scores.columns)
                 done += len(scores.unit)
-    return SweepReport(writer.path, len(job), already, done, len(job.space), time.perf_counter() - started)
+    return SweepReport(writer.path, len(job), already, done, len(job.space), time.perf_counter() - started, way)
 
 
-def open_writer(job: SweepJob, options: RunOptions, identity: Mapping[str, Any]) -> ResultWriter:
-    """The result of a job, created or continued. identity: fields beside the job's own."""
+def open_writer(job: SweepJob, options: RunOptions, identity: Mapping[str, Any], way: str) -> ResultWriter:
+    """The result of a job, created or continued. identity: fields beside the job's own. way: tree or plain."""
     return ResultWriter.open(
         options.out or job.default_out,
         identity={**job.identity(options.precision.name), **identity},
@@ -228,7 +239,7 @@ def open_writer(job: SweepJob, options: RunOptions, identity: Mapping[str, Any])
         macs_unknown=job.costs.unknown,
         samples=job.images.samples,
         images_per_unit=options.images_per_unit or unit_size(len(job), options.device),
-        provenance=provenance(job, options),
+        provenance=provenance(job, options, way),
     )
 
 

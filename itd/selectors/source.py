@@ -14,12 +14,12 @@ from itd.data.open import data_source, is_digits, open_images
 from itd.data.preprocess import Preprocess
 from itd.device import resolve_device
 from itd.engine.program import plain_costs
-from itd.engine.tracing import Trace, trace
-from itd.errors import ResultError
+from itd.engine.tracing import Trace
+from itd.errors import ResultError, TraceError
 from itd.patcher import Conventions, DynamicModel, registered
 from itd.patcher.model import check_space, site_specs
 from itd.patcher.names import is_factory
-from itd.runner.job import network_sha256
+from itd.runner.network import network_sha256, traced_for
 from itd.runner.request import SweepRequest
 from itd.space import Setting, Space, SpaceList, listed_space
 from itd.store import Result
@@ -107,12 +107,21 @@ def open_source(
         raise ResultError(f"the images of {data} are not those that {result.path} is of; give `data` what it was given")
     preprocess = replace(Preprocess.from_identity(identity["preprocess"]), **(identity["variation"] or {}))
     model = request.patched(loaded)
-    if is_factory(request.model) and network_sha256(trace(model)) != identity.get("network_sha256"):
+    if is_factory(request.model) and _code_of(model, result, preprocess) != identity.get("network_sha256"):
         raise ResultError(
             f"{request.model} is not the network that {result.path} was swept with: its code, or what it calls, "
             "changed; give the code as it was, or sweep again"
         )
     return SweepSource(result, model, loaded, images, preprocess, resolve_device(device))
+
+
+def _code_of(model: DynamicModel, result: Result, preprocess: Preprocess) -> str:
+    """What the network computes, as the sweep of a result wrote it down."""
+    try:
+        traced = traced_for(model, result.attributes, preprocess.shape)
+    except TraceError:
+        traced = None
+    return network_sha256(model, traced)
 
 
 def sites_text(model: str, sites: Mapping[str, Sequence[str]]) -> str | None:
