@@ -91,6 +91,6 @@ def _logits_shape(
 ) -> tuple[int, ...]:
     """(1, K) as a rule: of the logits of one image of zeros."""
     first = next(model.parameters(), torch.empty(0))
-    pixels = torch.zeros(1, *shape, device=first.device, dtype=first.dtype)
+    pixels = torch.zeros(1, *input_shape, device=first.device, dtype=first.dtype)
     with torch.no_grad(), model.configured(config):
         return tuple(logits_of(model(pixels)).shape)

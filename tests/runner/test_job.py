@@ -24,8 +24,17 @@ from torchvision import transforms
 from torchvision.datasets import FakeData, ImageFolder
 
 import itd
-from itd.engine.tracing import _Tracer
-from itd.errors import DataError, ItdError, ModelError, NotFiniteError, ResultError, SpaceError
+from itd.engine.tracers import ModuleTracer
+from itd.errors import (
+    DataError,
+    ItdError,
+    ItdWarning,
+    ModelError,
+    NotFiniteError,
+    ResultError,
+    SpaceError,
+    TraceError,
+)
 from itd.patcher import MODELS, ModelEntry
 from itd.patcher.registry import _BUILDERS
 from itd.space import Setting
@@ -329,9 +338,9 @@ def test_killed_and_resumed_it_ends_in_the_rows_of_an_uninterrupted_run(tmp_path
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_sweep_builds_and_traces_the_network_at_most_twice(weights, precision, tmp_path, monkeypatch, random_network):
     calls = {"build": 0, "trace": 0}
-    import itd.weights.load
+    import itd.weights.state
 
-    built, traced = itd.weights.load.build_model, _Tracer.trace
+    built, traced = itd.weights.state.build_model, ModuleTracer.trace
 
     def count_build(*args, **kwargs):
         calls["build"] += 1
@@ -341,9 +350,9 @@ def test_a_sweep_builds_and_traces_the_network_at_most_twice(weights, precision,
         calls["trace"] += 1
         return traced(*args, **kwargs)
 
-    monkeypatch.setattr("itd.weights.load.build_model", count_build)
+    monkeypatch.setattr("itd.weights.state.build_model", count_build)
     monkeypatch.setattr("itd.patcher.registry.build_model", count_build)
-    monkeypatch.setattr(_Tracer, "trace", count_trace)
+    monkeypatch.setattr(ModuleTracer, "trace", count_trace)
     if weights == "file":
         weights = str(tmp_path / "w.pth")
         torch.save(random_network("resnet18").state_dict(), weights)
@@ -366,11 +375,6 @@ def test_what_patch_is_given_may_be_in_any_state():
         assert torch.equal(again(x), expected) and torch.equal(first(x), expected)
         with again.configured({"A": Setting(dilation=2)}):
             assert torch.allclose(again(x), by_hand(net, x, {}, {"dilation": 2}), atol=1e-6)
-
-
-class Untraceable(MyNet):
-    def forward(self, x):
-        return super().forward(x * 2 if x.sum() > 0 else x)
 
 
 class OwnConv(nn.Conv2d):
@@ -445,12 +449,10 @@ def test_a_job_takes_only_what_it_can_and_says_so():
     net = itd.patch(MyNet(), SITES)
     space = itd.model_space(net, ["dilation"], input_shape=SHAPE)
     good = {"model": net, "space": space, "images": Images(), "name": "mynet"}
-    untraceable = itd.patch(Untraceable(), SITES)
     elsewhere = itd.model_space(itd.patch(MyNet(), {"A": "stem.conv"}), ["dilation"])
     meta = itd.patch(MyNet().to("meta"), SITES)
     for change, kind, words in (
         ({"model": MyNet()}, ModelError, "takes what itd.patch returned, given MyNet"),
-        ({"model": untraceable}, ModelError, "torch.fx cannot trace"),
         ({"model": meta}, ModelError, "meta device"),
         ({"space": "dilation"}, SpaceError, "space is str"),
         ({"space": elsewhere}, SpaceError, "the space has the sites A, the network A, B"),
@@ -598,9 +600,50 @@ class Mixing(MyNet):
         return self.head((x / x.abs().max()).mean((2, 3)))
 
 
-def test_a_network_that_mixes_the_images_of_a_batch_is_refused(tmp_path):
-    with pytest.raises(ModelError, match=r"not the same network|not one row for each"):
-        itd.sweep(make_job(net=Mixing()), out=tmp_path / "r.parquet", device="cpu")
+def test_a_network_that_mixes_the_images_of_a_batch_is_run_on_one_image_at_a_time_or_refused(tmp_path):
+    job = make_job(net=Mixing())
+    with pytest.raises(ModelError, match=r"touch another.*batch_size=1"):
+        itd.sweep(job, out=tmp_path / "r.parquet", device="cpu")
+    with pytest.raises(ModelError, match="touch another"):
+        itd.sweep(job, out=tmp_path / "r.parquet", device="cpu", executor="plain")
+    with pytest.warns(ItdWarning, match="no work is shared"):
+        report = itd.sweep(job, out=tmp_path / "r.parquet", device="cpu", batch_size=1)
+    assert report.executor == "plain" and report.done == len(job)
+
+
+class Looking(MyNet):
+    """Reads a value, which no tracing can follow, and does nothing with it."""
+
+    def forward(self, x):
+        return super().forward(-x if float(x.abs().max()) < 0 else x)
+
+
+def test_a_network_that_cannot_be_traced_is_swept_by_plain_forwards_with_the_same_rows(tmp_path):
+    way = {}
+    for name, net in (("traced", MyNet()), ("untraceable", Looking())):
+        net.load_state_dict(MyNet().state_dict() if not way else way["state"])
+        way["state"] = net.state_dict()
+        job = make_job(net=net)
+        assert (job.why_plain is None) == (name == "traced")
+        if name == "traced":
+            way[name] = itd.sweep(job, out=tmp_path / f"{name}.parquet", device="cpu")
+            way["plain"] = itd.sweep(job, out=tmp_path / "plain.parquet", device="cpu", executor="plain")
+        else:
+            with pytest.raises(TraceError, match=r"torch\.fx cannot trace Looking.*`executor=plain`"):
+                itd.sweep(job, out=tmp_path / "none.parquet", device="cpu", executor="tree")
+            assert not (tmp_path / "none.parquet").exists() and itd.plan(job).executor == "plain"
+            with pytest.warns(ItdWarning, match=r"not traceable: no work is shared, \d+ forwards.*cannot trace"):
+                way[name] = itd.sweep(job, out=tmp_path / f"{name}.parquet", device="cpu")
+    assert [way[n].executor for n in ("traced", "plain", "untraceable")] == ["tree", "plain", "plain"]
+    assert open_result(way["untraceable"].out).manifest["provenance"][-1]["executor"] == "plain"
+    frames = {n: rows(way[n].out) for n in ("traced", "plain", "untraceable")}
+    pd.testing.assert_frame_equal(frames["plain"], frames["untraceable"])
+    exact = ["sample", "label", "config", "pred", "rank"]
+    pd.testing.assert_frame_equal(frames["traced"][exact], frames["plain"][exact])
+    for column in ("quality", "nll", "confidence"):
+        assert np.allclose(frames["traced"][column], frames["plain"][column], atol=1e-5)
+    costs = [pd.read_parquet(Path(way[n].out) / "_itd" / "configs.parquet") for n in ("traced", "untraceable")]
+    pd.testing.assert_frame_equal(*costs)
 
 
 def test_a_head_of_zeros_is_a_network_like_any_other(tmp_path):
