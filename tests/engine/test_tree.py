@@ -253,7 +253,7 @@ def test_a_network_that_mixes_images_is_refused():
 
     sites, _ = parse_sites("mine", "B=deep")
     model = patch(Mixing().eval(), sites)
-    with pytest.raises(ModelError, match="not one row for each image"):
+    with pytest.raises(ModelError, match="as many rows for each image"):
         collect(engine.tree(model, model_space(model, ["size"], options={("B", "size"): (1, 3)})), images(2), 10)
 
 
