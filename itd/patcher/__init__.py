@@ -9,7 +9,8 @@ from itd.patcher.dynamic import (
     per_sample_conv_at,
     pool_at,
 )
-from itd.patcher.geometry import Geometry, half_stride_weight, resize_kernel, resize_matrix
+from itd.patcher.geometry import Geometry, half_stride_weight, pad_extra, resize_kernel, resize_matrix
+from itd.patcher.kinds import takes
 from itd.patcher.model import DynamicModel, check_space, entry_of, logits_of, model_space, patch, site_specs
 from itd.patcher.registry import (
     MODELS,
@@ -46,6 +47,7 @@ __all__ = [
     "layer_attributes",
     "logits_of",
     "model_space",
+    "pad_extra",
     "parse_sites",
     "patch",
     "per_sample_conv_at",
@@ -56,4 +58,5 @@ __all__ = [
     "resize_matrix",
     "resolve_sites",
     "site_specs",
+    "takes",
 ]

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from itd.errors import ModelError, SpaceError
 from itd.layers.conv import PerSampleConv2d
 from itd.layers.functional import check_images, per_sample_conv2d
-from itd.patcher.geometry import Geometry, half_stride_weight, resize_kernel
+from itd.patcher.geometry import Geometry, half_stride_weight, pad_extra, resize_kernel
+from itd.patcher.kinds import check_layer, side
 from itd.space import Conventions, Setting
 
 DEFAULT = Setting()
@@ -23,10 +23,10 @@ def conv_at(
 ) -> Tensor:
     """A convolution at a setting.
 
-    x: (N, I, H, W). weight: (O, I/g, k0, k0), untouched. geometry: the pretrained layer's. Returns (N, O, H', W'),
-    with H' = 2H at stride 1/2.
+    x: (N, I, H, W). weight: (O, I/g, rows, columns), untouched. geometry: the pretrained layer's. Returns
+    (N, O, H', W'), with H' = 2H at stride 1/2.
     """
-    kernel = resize_kernel(weight, setting.size or geometry.kernel, conventions)
+    kernel = weight if setting.size is None else resize_kernel(weight, setting.size, conventions)
     return _convolve(x, kernel, bias, geometry, setting, conventions)
 
 
@@ -34,9 +34,9 @@ def _convolve(
     x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, setting: Setting, conventions: Conventions
 ) -> Tensor:
     at = geometry.at(setting)
-    if at.stride != 0.5:
-        return F.conv2d(x, weight, bias, int(at.stride), at.padding, at.dilation, at.groups)
-    if geometry.kernel == 1 and conventions.shortcut == "nearest":
+    if not at.half:
+        return F.conv2d(pad_extra(x, at), weight, bias, at.steps, at.padding, at.dilation, at.groups)
+    if geometry.pointwise and conventions.shortcut == "nearest":
         return F.interpolate(F.conv2d(x, weight, bias, 1, 0, 1, at.groups), scale_factor=2, mode="nearest")
     flipped = half_stride_weight(weight, at.groups)
     return F.conv_transpose2d(x, flipped, bias, 2, at.padding, 1, at.groups, at.dilation)
@@ -90,12 +90,13 @@ class DynamicConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.setting == DEFAULT:
             return super().forward(x)
-        kernel = self._kernel(self.setting.size or self.geometry.kernel)
-        return _convolve(x, kernel, self.bias, self.geometry, self.setting, self.conventions)
+        return _convolve(x, self._kernel(self.setting.size), self.bias, self.geometry, self.setting, self.conventions)
 
-    def _kernel(self, k: int) -> Tensor:
+    def _kernel(self, k: int | None) -> Tensor:
         """The resized kernel; without gradients it is made once for each state of the weight."""
-        if k == self.geometry.kernel or torch.is_grad_enabled():
+        if k is None:
+            return self.weight
+        if k == self.geometry.kernel[0] or torch.is_grad_enabled():
             return resize_kernel(self.weight, k, self.conventions)
         key = (k, self.weight._version, self.weight.dtype, self.weight.device)
         if key not in self._resized:
@@ -110,14 +111,17 @@ def per_sample_conv_at(
 ) -> Tensor:
     """`conv_at` where each sample has its own kernel.
 
-    x: (N, I, H, W). weight: (N, O, I/g, k0, k0). bias: (N, O) or None. Returns (N, O, H', W'), H' = 2H at stride 1/2.
+    x: (N, I, H, W). weight: (N, O, I/g, rows, columns). bias: (N, O) or None. Returns (N, O, H', W'), H' = 2H at
+    stride 1/2.
     """
     at = geometry.at(setting)
-    kernel = resize_kernel(weight.flatten(0, 1), at.kernel, conventions).unflatten(0, weight.shape[:2])
+    kernel = weight
+    if setting.size is not None:
+        kernel = resize_kernel(weight.flatten(0, 1), setting.size, conventions).unflatten(0, weight.shape[:2])
     how = {"padding": at.padding, "dilation": at.dilation, "groups": at.groups}
-    if at.stride != 0.5:
-        return per_sample_conv2d(x, kernel, bias, stride=int(at.stride), **how)
-    if geometry.kernel == 1 and conventions.shortcut == "nearest":
+    if not at.half:
+        return per_sample_conv2d(pad_extra(x, at), kernel, bias, stride=at.steps, **how)
+    if geometry.pointwise and conventions.shortcut == "nearest":
         return F.interpolate(per_sample_conv2d(x, kernel, bias, **how), scale_factor=2, mode="nearest")
     return per_sample_conv2d(_zeros_between(x), kernel, bias, **how)
 
@@ -180,7 +184,7 @@ DynamicLayer = DynamicConv2d | DynamicPerSampleConv2d | DynamicMaxPool2d | Dynam
 
 def wrap_layer(path: str, module: nn.Module, conventions: Conventions) -> DynamicLayer:
     """The layer at `path` as one that takes a setting; ModelError for a layer that cannot."""
-    _check_own_forward(path, module)
+    check_layer(path, module)
     new = _wrapped(path, module, conventions)
     new.__dict__["_plain_class"] = type(module)
     return new
@@ -195,56 +199,15 @@ def unwrap_layer(layer: Any) -> nn.Module:
     return new
 
 
-def _check_own_forward(path: str, module: nn.Module) -> None:
-    """ModelError for a convolution or pool of a class of its own, whose forward a setting would take the place of."""
-    for kind in (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d):
-        if not isinstance(module, kind):
-            continue
-        own = [m for m in ("forward", "_conv_forward") if getattr(type(module), m, None) is not getattr(kind, m, None)]
-        if own:
-            raise ModelError(
-                f"{path} is a {type(module).__name__}, which computes in its own way ({own[0]}); a site takes a plain "
-                f"{kind.__name__}"
-            )
-        if kind is nn.Conv2d and not isinstance(module._parameters.get("weight"), torch.Tensor):
-            raise ModelError(
-                f"{path} has a weight that is made anew from others (weight or spectral normalisation, pruning); "
-                "remove the parametrisation first, which keeps the value"
-            )
-
-
 def _wrapped(path: str, module: nn.Module, conventions: Conventions) -> DynamicLayer:
     if isinstance(module, nn.Conv2d):
         return DynamicConv2d.wrap(path, module, conventions)
     if isinstance(module, PerSampleConv2d):
         return DynamicPerSampleConv2d.wrap(path, module, conventions)
-    for kind, dynamic in ((nn.MaxPool2d, DynamicMaxPool2d), (nn.AvgPool2d, DynamicAvgPool2d)):
-        if isinstance(module, kind):
-            check_pool(path, module)
-            new: Any = dynamic.__new__(dynamic)
-            new.__dict__ = dict(module.__dict__)
-            new.setting, new.conventions = DEFAULT, conventions
-            return new
-    raise ModelError(
-        f"{path} is a {type(module).__name__}, which cannot vary; a site takes Conv2d, CondConv2d, WeightNet2d, "
-        "MaxPool2d or AvgPool2d"
-    )
-
-
-def check_pool(path: str, pool: nn.Module) -> None:
-    """ModelError by path for a pool whose stride cannot vary."""
-    kernel, stride, padding = pool.kernel_size, pool.stride, pool.padding
-    if not all(isinstance(v, int) for v in (kernel, stride, padding)):
-        raise ModelError(f"{path}: a pool with kernel {kernel}, stride {stride} is not square; it cannot vary")
-    if pool.ceil_mode or getattr(pool, "return_indices", False) or getattr(pool, "dilation", 1) != 1:
-        raise ModelError(f"{path}: a pool with ceil_mode, return_indices or dilation cannot vary")
-
-
-def check_pool_half(path: str, pool: nn.Module) -> None:
-    """SpaceError for a pool that stride 1/2 is not defined for: max k=3, p=1 and average k=2, p=0 are."""
-    kind = "max" if isinstance(pool, nn.MaxPool2d) else "average"
-    if (kind, pool.kernel_size, pool.padding) not in (("max", 3, 1), ("average", 2, 0)):
-        raise SpaceError(
-            f"{path}: stride 1/2 is defined for a max pool of 3 (padding 1) and an average pool of 2, not for a "
-            f"{kind} pool of {pool.kernel_size} (padding {pool.padding}); leave out stride 1/2"
-        )
+    dynamic = DynamicMaxPool2d if isinstance(module, nn.MaxPool2d) else DynamicAvgPool2d
+    new: Any = dynamic.__new__(dynamic)
+    new.__dict__ = dict(module.__dict__)
+    for name in ("kernel_size", "stride", "padding"):
+        setattr(new, name, side(getattr(module, name)))  # type: ignore[arg-type]
+    new.setting, new.conventions = DEFAULT, conventions
+    return new

@@ -17,13 +17,13 @@ from itd.patcher.dynamic import (
     DEFAULT,
     DynamicConv2d,
     DynamicPerSampleConv2d,
-    check_pool_half,
     unwrap_layer,
     wrap_layer,
 )
+from itd.patcher.kinds import check_pool_half, why_not
 from itd.patcher.output_stride import output_stride
 from itd.patcher.registry import MODELS, ModelEntry, SiteModule, Sites, as_sites, registered, resolve_sites
-from itd.space import ATTRIBUTES, SITES, Conventions, Setting, SiteSpec, Space, build_space
+from itd.space import ATTRIBUTES, SITES, Conventions, Setting, SiteSpec, Space, build_space, format_value
 from itd.space.setting import OPTIONS
 from itd.text import listed, one_line, shorten
 
@@ -43,7 +43,7 @@ class DynamicModel(nn.Module):
         """Run at a configuration inside the block; the former one is restored on the way out.
 
         config: site name -> setting, or one setting for each site in order. Raises SpaceError for an unknown site or
-        a setting that a layer cannot take.
+        a setting that a layer cannot take, or that none of the site's takes.
 
         >>> from itd.patcher import build_model, patch
         >>> model = patch(build_model("resnet18"), "resnet18")
@@ -55,21 +55,17 @@ class DynamicModel(nn.Module):
         unknown = [name for name in config if name not in self.sites]
         if unknown:
             raise SpaceError(f"no such site: {', '.join(unknown)}; this model has {', '.join(self.sites)}")
-        layers: list[tuple[str, Any, Setting]] = [
-            (m.path, self.get_submodule(m.path), config[name].only(m.attributes))
-            for name, modules in self.sites.items()
-            for m in modules
-            if name in config
-        ]
-        for path, layer, setting in layers:
-            check_setting(path, layer, setting)
-        before = [layer.setting for _, layer, _ in layers]
+        layers: list[tuple[Any, Setting]] = []
+        for name, setting in config.items():
+            check_site(self, name, setting)
+            layers += [(self.get_submodule(m.path), setting.only(m.attributes)) for m in self.sites[name]]
+        before = [layer.setting for layer, _ in layers]
         try:
-            for _, layer, setting in layers:
+            for layer, setting in layers:
                 layer.setting = setting
             yield self
         finally:
-            for (_, layer, _), setting in zip(layers, before, strict=True):
+            for (layer, _), setting in zip(layers, before, strict=True):
                 layer.setting = setting
 
 
@@ -84,8 +80,8 @@ def patch(
 
     Args:
         model: any network, in any mode, on any device, patched already or not; it is left as it was.
-        sites: a registered model's name, or site name (A to D) -> a path, a list of paths, or `SiteModule`s. A 1x1
-            convolution and a pool among them take the stride only.
+        sites: a registered model's name, or site name (A to D) -> a path, a list of paths, or `SiteModule`s. Of
+            each layer varies what `itd.patcher.takes` says, or what its `SiteModule` names.
         conventions: readings of what the paper leaves open.
 
     Returns:
@@ -194,6 +190,17 @@ def entry_of(name: str) -> ModelEntry:
     return entry
 
 
+def check_site(model: DynamicModel, name: str, setting: Setting) -> None:
+    """SpaceError where a layer of a site cannot take a setting, or no layer of it takes an attribute of the setting."""
+    modules = model.sites[name]
+    for attribute, value in setting.values().items():
+        if not any(attribute in m.attributes for m in modules):
+            reason = _why_none(model, modules, attribute)
+            raise SpaceError(f"site {name} cannot take {attribute} {format_value(value)}: {reason}; leave it out")
+    for module in modules:
+        check_setting(module.path, model.get_submodule(module.path), setting.only(module.attributes))
+
+
 def check_setting(path: str, layer: Any, setting: Setting) -> None:
     """SpaceError where a layer cannot take a setting."""
     if setting == DEFAULT:
@@ -214,33 +221,44 @@ def site_specs(model: DynamicModel, entry: ModelEntry | None = None) -> tuple[Si
         options: dict[str, tuple[float, ...]] = {}
         why: dict[str, str] = {}
         for attribute in ATTRIBUTES:
-            takers = [m.path for m in modules if attribute in m.attributes]
+            takers = {m.path: model.get_submodule(m.path) for m in modules if attribute in m.attributes}
             if not takers:
-                why[attribute] = f"no layer of it takes {attribute}"
+                why[attribute] = _why_none(model, modules, attribute)
                 continue
-            own = {path: _default_of(attribute, model.get_submodule(path)) for path in takers}
-            if len(set(own.values())) > 1:
-                shown = ", ".join(f"{path} has {value}" for path, value in own.items())
-                raise ModelError(
-                    f"site {name}: its layers differ in {attribute} ({shown}); put them in sites of their own"
-                )
-            default |= Setting(**{attribute: own[takers[0]]})
-            values = OPTIONS[attribute]
-            if attribute == "stride" and not (
-                name in upsampling and all(map(_upsamples, map(model.get_submodule, takers)))
-            ):
-                values = tuple(v for v in values if v >= 1)
-            options[attribute] = values
+            own = _own_value(name, attribute, takers)
+            default |= Setting(**{attribute: own})
+            options[attribute] = _defined_for_all(takers, attribute, name in upsampling) or (own,)
             if (name, attribute) in fixed:
                 why[attribute] = fixed[name, attribute]
         specs.append(SiteSpec(name, default, options, why))
     return tuple(specs)
 
 
-def _upsamples(layer: Any) -> bool:
-    """Whether stride 1/2 is defined for a layer."""
+def _why_none(model: DynamicModel, modules: Sequence[SiteModule], attribute: str) -> str:
+    """Why no layer of a site takes an attribute: what is not defined for them, else that none is said to."""
+    reasons = (why_not(m.path, model.get_submodule(m.path), attribute) for m in modules)
+    return "; ".join(filter(None, reasons)) or f"no layer of it takes {attribute}"
+
+
+def _own_value(site: str, attribute: str, layers: Mapping[str, Any]) -> Any:
+    """What the layers of a site, by path, have before any setting; ModelError where they differ."""
+    own = {path: _default_of(attribute, layer) for path, layer in layers.items()}
+    if len(set(own.values())) > 1:
+        shown = ", ".join(f"{path} has {value}" for path, value in own.items())
+        raise ModelError(f"site {site}: its layers differ in {attribute} ({shown}); put them in sites of their own")
+    return next(iter(own.values()))
+
+
+def _defined_for_all(layers: Mapping[str, Any], attribute: str, upsampling: bool) -> tuple[float, ...]:
+    """The usual options that every layer, by path, can take; stride 1/2 only where the site is `upsampling`."""
+    values = (v for v in OPTIONS[attribute] if v >= 1 or upsampling)
+    return tuple(v for v in values if all(_can(path, layer, attribute, v) for path, layer in layers.items()))
+
+
+def _can(path: str, layer: Any, attribute: str, value: float) -> bool:
+    """Whether an option is defined for a layer."""
     try:
-        check_setting("layer", layer, Setting(stride=0.5))
+        check_setting(path, layer, Setting(**{attribute: value}))  # type: ignore[arg-type]
     except SpaceError:
         return False
     return True
@@ -249,9 +267,8 @@ def _upsamples(layer: Any) -> bool:
 def _default_of(attribute: str, layer: Any) -> Any:
     if not isinstance(layer, (DynamicConv2d, DynamicPerSampleConv2d)):
         return layer.stride
-    return {"stride": layer.geometry.stride, "dilation": layer.geometry.dilation, "size": layer.geometry.kernel}[
-        attribute
-    ]
+    geometry = layer.geometry
+    return {"stride": geometry.stride, "dilation": geometry.dilation, "size": geometry.kernel}[attribute][0]
 
 
 def model_space(
@@ -361,6 +378,5 @@ def check_space(model: DynamicModel, space: Space) -> Space:
     """The space itself; SpaceError where one of its settings is one that a layer cannot take."""
     for i, spec in enumerate(space.sites):
         for setting in dict.fromkeys(config[i] for config in space.configs):
-            for module in model.sites[spec.name]:
-                check_setting(module.path, model.get_submodule(module.path), setting.only(module.attributes))
+            check_site(model, spec.name, setting)
     return space

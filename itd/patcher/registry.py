@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 
 from itd.errors import ModelError
-from itd.layers.conv import PerSampleConv2d
 from itd.layers.models import LEARNED, OPS, SHUFFLENETS, build_learned, is_learned, learned_name
 from itd.patcher.factories import build_factory, check_factory
+from itd.patcher.kinds import check_takes, takes
 from itd.patcher.names import WAYS, is_factory, is_timm
 from itd.patcher.packages import broken_packages
 from itd.patcher.timm_models import build_timm, timm_name
@@ -299,7 +299,11 @@ def layer_attributes(sites: Sites) -> dict[str, frozenset[str]]:
 
 
 def resolve_sites(model: nn.Module, sites: Sites) -> Sites:
-    """Sites whose modules all say what they take: a 1x1 convolution and a pool only stride, any other everything."""
+    """Sites whose modules all say what they take: by `takes` where a user names no attributes.
+
+    Raises ModelError by module path for a path that is not there, a layer that cannot vary, or one that cannot take
+    what is named.
+    """
     by_path = dict(model.named_modules(remove_duplicate=False))
     first = {id(module): path for path, module in model.named_modules()}  # a shared module has several names
     resolved: Sites = {}
@@ -321,7 +325,7 @@ def resolve_sites(model: nn.Module, sites: Sites) -> Sites:
                     f"{module.path} takes {module.attributes!r}; give a frozenset of {', '.join(ATTRIBUTES)}, or an "
                     "empty one for all that the layer can take"
                 )
-            pointwise = not isinstance(layer, (nn.Conv2d, PerSampleConv2d)) or set(layer.kernel_size) == {1}
-            found.append(SiteModule(path, module.attributes or (STRIDE if pointwise else ALL)))
+            check_takes(module.path, layer, module.attributes)
+            found.append(SiteModule(path, module.attributes or takes(layer)))
         resolved[name] = tuple(found)
     return resolved

@@ -128,10 +128,8 @@ def _options(site: SiteSpec, attribute: str, asked: Sequence[float] | None, swep
     refused = [v for v in values if v != own] if attribute in site.fixed else []
     if refused:
         shown = ", ".join(format_value(v) for v in refused)
-        raise SpaceError(
-            f"site {site.name} cannot take {attribute} {shown}: {site.fixed[attribute]}; "
-            f"leave it at {format_value(own)}"
-        )
+        instead = "leave it out" if own is None else f"leave it at {format_value(own)}"
+        raise SpaceError(f"site {site.name} cannot take {attribute} {shown}: {site.fixed[attribute]}; {instead}")
     return values
 
 

@@ -77,7 +77,7 @@ def test_the_projection_at_half_stride_fills_with_zeros_or_the_nearest_value():
     small = F.conv2d(x, weight)
     zeros = torch.zeros(2, 6, 6, 6)
     zeros[:, :, ::2, ::2] = small
-    geometry = Geometry(1, 2, 0, 1, 1)
+    geometry = Geometry.square(1, 2, 0, 1, 1)
     shift = bias.view(1, -1, 1, 1)
     close(conv_at(x, weight, bias, geometry, Setting(stride=0.5), Conventions()), zeros + shift)
     nearest = small.repeat_interleave(2, 2).repeat_interleave(2, 3) + shift
@@ -119,7 +119,7 @@ def test_the_resize_matrix_resizes_by_two_products(k):
     [
         (nn.Conv2d(3, 4, 2), "site.conv: kernel 2x2 is even"),
         (nn.Conv2d(3, 4, (1, 3)), "site.conv: kernel 1x3 is not square"),
-        (nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), "site.conv: padding 'reflect'"),
+        (nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), "site.conv: padding_mode 'reflect'"),
         (nn.Linear(3, 4), "site.conv is a Linear"),
     ],
 )
@@ -133,9 +133,9 @@ def test_layers_that_cannot_vary_are_refused_by_path(conv, words):
 
 def test_a_padding_that_is_negative_or_not_whole_is_refused():
     with pytest.raises(SpaceError, match="would need a padding of -1"):
-        Geometry(5, 1, 1, 1, 1).at(Setting(size=1), "x")
+        Geometry.square(5, 1, 1, 1, 1).at(Setting(size=1), "x")
     with pytest.raises(SpaceError, match="stride 1/2 needs a padding of 1"):
-        Geometry(3, 1, 0, 1, 1).at(Setting(stride=0.5), "x")
+        Geometry.square(3, 1, 0, 1, 1).at(Setting(stride=0.5), "x")
 
 
 def test_resized_kernels_follow_the_weights():
@@ -170,7 +170,7 @@ def test_a_kernel_for_each_sample_is_the_convolution_of_each_sample(setting, gro
 @pytest.mark.parametrize("shortcut", ["zero", "nearest"])
 def test_a_pointwise_kernel_for_each_sample_at_half_stride(shortcut):
     x, weight = torch.randn(2, 4, 3, 3), torch.randn(2, 6, 4, 1, 1)
-    geometry, conventions, half = Geometry(1, 2, 0, 1, 1), Conventions(shortcut=shortcut), Setting(stride=0.5)
+    geometry, conventions, half = Geometry.square(1, 2, 0, 1, 1), Conventions(shortcut=shortcut), Setting(stride=0.5)
     expected = [conv_at(x[[n]], weight[n], None, geometry, half, conventions) for n in range(2)]
     close(per_sample_conv_at(x, weight, None, geometry, half, conventions), torch.cat(expected))
 
@@ -190,9 +190,9 @@ def test_a_learned_layer_at_a_setting_convolves_with_its_own_kernels(name, setti
     own, x = MAKERS[name](), 3 * torch.randn(2, 8, 9, 7)
     network = nn.Sequential(own).eval()
     model = patch(network, {"C": (SiteModule("0", ALL),)})
-    assert list(model.state_dict()) == list(network.state_dict()) and model[0].geometry.stride == 2
+    assert list(model.state_dict()) == list(network.state_dict()) and model[0].geometry.stride == (2, 2)
     weight, bias = own.sample_kernels(x)
-    geometry = Geometry(3, 2, 1, 1, own.groups)
+    geometry = Geometry.square(3, 2, 1, 1, own.groups)
     one = [None if bias is None else bias[n] for n in range(2)]
     expected = [conv_at(x[[n]], weight[n], one[n], geometry, setting, Conventions()) for n in range(2)]
     with model.configured({"C": setting}):

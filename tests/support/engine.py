@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from itd.engine.costs import PrefixCosts
 from itd.engine.program import compile_program, plain_costs
 from itd.engine.routed import RoutedExecutor, routed_program
@@ -16,6 +20,20 @@ def tree(model, space, *, budget_bytes=None, **how) -> TreeExecutor:
 def routed(model, space, *, budget_bytes=None, **how) -> RoutedExecutor:
     """The really dynamic network of a space."""
     return RoutedExecutor(routed_program(model, space, **how), budget_bytes=budget_bytes)
+
+
+def logits(executor, pixels: Tensor, classes: int) -> Tensor:
+    """pixels: (N, C, H, W) -> (configurations, N, classes); every (configuration, image) has to come exactly once."""
+    shape = (len(executor.space), len(pixels))
+    values, seen = torch.full((*shape, classes), torch.nan), np.zeros(shape, int)
+
+    def sink(configs, rows, some):
+        values[torch.from_numpy(configs), torch.from_numpy(rows)] = some.float().cpu()
+        np.add.at(seen, (configs, rows), 1)
+
+    executor.run(pixels, sink)
+    assert (seen == 1).all()
+    return values
 
 
 def costs(model, space, px: int) -> tuple[PrefixCosts, PrefixCosts]:
