@@ -14,7 +14,7 @@ from itd_cli.progress import Progress, progress_option
 @click.command(epilog="Example: itd predict --model resnet50 --selector selector.safetensors photo.jpg photos/")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGES...")
 @model_options(ending="; default the selector's own")
-@click.option("--weights", metavar="NAME|FILE|none", help="Of torchvision's enum, .pth or .safetensors.")
+@click.option("--weights", metavar="NAME|FILE|none", help="As of itd sweep.")
 @click.option("--selector", metavar="FILE", help="Of `itd select --save`: each image takes its own configuration.")
 @click.option("--classes", "classes_file", metavar="FILE", help="One class name per line, in label order.")
 @click.option("--num-classes", type=click.IntRange(min=1), metavar="K", help="Default the weights' own, else 1000.")

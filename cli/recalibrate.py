@@ -19,7 +19,7 @@ from itd_cli.sweep import show_sweep
 @click.option("--attr", "attributes", default="stride", show_default=True, metavar="A[,A]")
 @click.option("--sites", metavar="S", help="ABCD, a part of it, or A=path[+path],B=path for any network.")
 @click.option("--options", multiple=True, metavar="O", help="As of itd sweep.")
-@click.option("--weights", metavar="NAME|FILE|none", help="Of torchvision's enum, .pth or .safetensors.")
+@click.option("--weights", metavar="NAME|FILE|none", help="As of itd sweep.")
 @click.option("--data", "train", metavar="DIR|digits", help="Training images, unlabelled: what the statistics are of.")
 @click.option("--images", type=click.IntRange(min=2), default=256, show_default=True, metavar="M", help="Of --data.")
 @click.option("--val", metavar="DIR|digits", help="Images to sweep; default $ITD_DATA, else the digits.")

@@ -93,7 +93,11 @@ def _on_what(command: Callable[..., Any]) -> Callable[..., Any]:
             ),
             click.option("--classes", "classes_file", metavar="FILE", help="One folder name per line, in label order."),
             click.option("--num-classes", type=count, metavar="K", help="Default the weights' own, else 1000."),
-            click.option("--weights", metavar="NAME|FILE|none", help="Of torchvision's enum, .pth or .safetensors."),
+            click.option(
+                "--weights",
+                metavar="NAME|FILE|none",
+                help="Of torchvision's enum, .pth or .safetensors; default V1, timm's own, or as FILE.py:NAME has it.",
+            ),
             click.option(
                 "--resize", "resize_px", type=count, metavar="PX", help="Shorter side; default the weights' own."
             ),

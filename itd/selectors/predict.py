@@ -30,7 +30,7 @@ from itd.patcher.names import canonical_name
 from itd.runner.request import SweepRequest
 from itd.selectors.evaluate import thumbnail
 from itd.selectors.selector import Selector, load_selector
-from itd.selectors.source import SiteSettings, listed, plain_macs, sites_text
+from itd.selectors.source import SiteSettings, listed, plain_macs, sites_text, sizes
 from itd.weights.load import Weights
 from itd.weights.prepare import OnPrepare, draw_bar
 from itd.weights.resolve import resolve
@@ -104,6 +104,7 @@ def predict(request: PredictRequest, *, on_prepare: OnPrepare = draw_bar, quiet:
         num_classes=request.num_classes,
         device=request.device,
         on_prepare=None if quiet else on_prepare,
+        size_px=sizes(None if selector is None else selector.preprocess),
     )
     names = _class_names(request, weights)
     network: _Static | _Selected = _Static(sweep, weights) if selector is None else _Selected(sweep, weights, selector)

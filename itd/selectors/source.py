@@ -95,7 +95,13 @@ def open_source(
         device=device,
     )
     loaded = resolve(
-        request.model, weights, data=data, num_classes=request.num_classes, device=device, on_prepare=on_prepare
+        request.model,
+        weights,
+        data=data,
+        num_classes=request.num_classes,
+        device=device,
+        on_prepare=on_prepare,
+        size_px=sizes(identity["preprocess"]),
     )
     if loaded.sha256 != identity["weights_sha256"]:
         raise ResultError(
@@ -122,6 +128,11 @@ def _code_of(model: DynamicModel, result: Result, preprocess: Preprocess) -> str
     except TraceError:
         traced = None
     return network_sha256(model, traced)
+
+
+def sizes(preprocess: Mapping[str, Any] | None) -> tuple[int | None, int | None]:
+    """(resize_px, crop_px) of a preprocessing as an identity has it: what stands in place of the weights' own."""
+    return (None, None) if preprocess is None else (preprocess["resize_px"], preprocess["crop_px"])
 
 
 def sites_text(model: str, sites: Mapping[str, Sequence[str]]) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
@@ -199,9 +200,10 @@ def test_a_file_finds_what_is_beside_it_and_a_module_what_is_in_the_current_fold
     assert not {str(tmp_path), str(tmp_path / "pack")} & set(sys.path)
 
 
-def test_a_changed_file_is_read_again(nets: Path) -> None:
-    before = os.stat(nets)
-    source = nets.read_text()
+def test_a_changed_file_is_read_again(nets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    before, source = os.stat(nets), nets.read_text()
+    assert build_factory("mynets.py:Net").head.in_features == 4
     nets.write_text(source.replace("width=4, classes=10", "width=5, classes=10"))
     os.utime(nets, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert build_factory("mynets.py:Net").head.in_features == 5
@@ -263,6 +265,30 @@ def test_each_command_takes_it(photos: Path, tmp_path: Path) -> None:
     again = run("recalibrate", *named, *SWEPT, "--data", photos, "--val", photos, "--images", 4)
     assert again.exit_code == 0, again.stderr
     assert open_result("results/mynets-make-width5-dilation-recalibrated.parquet").images_done == 10
+
+
+def test_a_network_of_one_image_size_is_chosen_for_and_used_at_it(photos: Path) -> None:
+    how = ("--model", "mynets.py:Flat", "--data", photos, "--attr", "dilation", "--sites", "A=0", "--options", "1,2")
+    swept = run("sweep", *how, "--resize", 34, "--crop", 32)
+    assert swept.exit_code == 0, swept.stderr
+    chosen = run("select", "results/mynets-Flat-dilation.parquet", "--data", photos, "--k", 2, "--folds", 2,
+                 "--resamples", 20, "--method", "averaging", "--save", "s.safetensors")  # fmt: skip
+    assert chosen.exit_code == 0, chosen.stderr
+    said = run("predict", photos, "--selector", "s.safetensors")
+    assert said.exit_code == 0, said.stderr
+    one_line(run("predict", photos, "--model", "mynets.py:Flat"), "cannot take an image of 3 x 224 x 224")
+
+
+def test_timm_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.import_module
+
+    def absent(name: str, package: str | None = None) -> object:
+        if name.partition(".")[0] == "timm":
+            raise ModuleNotFoundError("No module named 'timm'")
+        return real(name, package)
+
+    monkeypatch.setattr(importlib, "import_module", absent)
+    one_line(run("sweep", *SWEPT, "--data", "digits", "--model", "timm/resnet18"), "pip install 'itd-oracle[timm]'")
 
 
 def test_fine_tuning_takes_it_and_says_before_and_after(tmp_path: Path) -> None:

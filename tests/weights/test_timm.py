@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import numpy as np
@@ -108,18 +107,6 @@ def test_mistakes_are_one_line(photos: Path) -> None:
     sites = ("--sites", "A=stages.0.blocks.0.conv_dw")
     one_line(run("sweep", "--attr", "dilation", *sites, "--data", photos, "--model", f"timm/{without}"),
              f"timm has no weights for {without}", "--weights none")  # fmt: skip
-
-
-def test_timm_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = importlib.import_module
-
-    def absent(name: str, package: str | None = None) -> object:
-        if name.partition(".")[0] == "timm":
-            raise ModuleNotFoundError("No module named 'timm'")
-        return real(name, package)
-
-    monkeypatch.setattr(importlib, "import_module", absent)
-    one_line(run(*SWEEP, "--data", "digits", "--model", "timm/resnet18"), "pip install 'itd-oracle[timm]'")
 
 
 def test_weights_that_cannot_be_fetched_are_one_line_at_once(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
