@@ -9,14 +9,12 @@ from itd.patcher.dynamic import (
     per_sample_conv_at,
     pool_at,
 )
+from itd.patcher.families import ModelEntry, SiteModule, Sites
 from itd.patcher.geometry import Geometry, half_stride_weight, pad_extra, resize_kernel, resize_matrix
 from itd.patcher.kinds import takes
 from itd.patcher.model import DynamicModel, check_space, entry_of, logits_of, model_space, patch, site_specs
 from itd.patcher.registry import (
     MODELS,
-    ModelEntry,
-    SiteModule,
-    Sites,
     build_model,
     layer_attributes,
     parse_sites,

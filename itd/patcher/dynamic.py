@@ -118,7 +118,7 @@ def per_sample_conv_at(
     kernel = weight
     if setting.size is not None:
         kernel = resize_kernel(weight.flatten(0, 1), setting.size, conventions).unflatten(0, weight.shape[:2])
-    how = {"padding": at.padding, "dilation": at.dilation, "groups": at.groups}
+    how: dict[str, Any] = {"padding": at.padding, "dilation": at.dilation, "groups": at.groups}
     if not at.half:
         return per_sample_conv2d(pad_extra(x, at), kernel, bias, stride=at.steps, **how)
     if geometry.pointwise and conventions.shortcut == "nearest":
@@ -208,6 +208,6 @@ def _wrapped(path: str, module: nn.Module, conventions: Conventions) -> DynamicL
     new: Any = dynamic.__new__(dynamic)
     new.__dict__ = dict(module.__dict__)
     for name in ("kernel_size", "stride", "padding"):
-        setattr(new, name, side(getattr(module, name)))  # type: ignore[arg-type]
+        setattr(new, name, side(getattr(module, name)))
     new.setting, new.conventions = DEFAULT, conventions
     return new

@@ -20,9 +20,10 @@ from itd.patcher.dynamic import (
     unwrap_layer,
     wrap_layer,
 )
+from itd.patcher.families import ModelEntry, SiteModule, Sites
 from itd.patcher.kinds import check_pool_half, why_not
 from itd.patcher.output_stride import output_stride
-from itd.patcher.registry import MODELS, ModelEntry, SiteModule, Sites, as_sites, registered, resolve_sites
+from itd.patcher.registry import MODELS, as_sites, registered, resolve_sites
 from itd.space import ATTRIBUTES, SITES, Conventions, Setting, SiteSpec, Space, build_space, format_value
 from itd.space.setting import OPTIONS
 from itd.text import listed, one_line, shorten
@@ -186,7 +187,7 @@ def entry_of(name: str) -> ModelEntry:
     """The registry's entry; ModelError for a model without one."""
     entry = registered(name)
     if entry is None:
-        raise ModelError(f"{name} has no registered sites; registered are {', '.join(MODELS)}")
+        raise ModelError(f"{name} has no registered sites; registered are {listed(MODELS)} (see: itd models)")
     return entry
 
 

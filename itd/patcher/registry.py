@@ -1,117 +1,28 @@
-"""Which models are known and where their four sites are. Data and lookups; the rewriting is in `model`."""
+"""Which models are known, by name: lookups, building and registering. Their sites are in `families`, the rewriting in
+`model`.
+"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from itd.errors import ModelError
-from itd.layers.models import LEARNED, OPS, SHUFFLENETS, build_learned, is_learned, learned_name
+from itd.layers.models import build_learned, is_learned
 from itd.patcher.factories import build_factory, check_factory
+from itd.patcher.families import ENTRIES, ModelEntry, SiteModule, Sites
 from itd.patcher.kinds import check_takes, takes
 from itd.patcher.names import WAYS, is_factory, is_timm
 from itd.patcher.packages import broken_packages
 from itd.patcher.timm_models import build_timm, timm_name
 from itd.space import ATTRIBUTES, SITES
-from itd.text import first_line
+from itd.text import first_line, listed
 
-ALL = frozenset(ATTRIBUTES)
-STRIDE = frozenset({"stride"})
-KERNEL = frozenset({"dilation", "size"})
-
-
-@dataclass(frozen=True)
-class SiteModule:
-    """A module of a site and the attributes that it takes there."""
-
-    path: str
-    attributes: frozenset[str]
-
-
-Sites = dict[str, tuple[SiteModule, ...]]
-"""Site name -> its modules."""
-
-
-@dataclass(frozen=True)
-class ModelEntry:
-    """A registered model: its name, its sites and what they take by default.
-
-    stem_stride: the output stride with every site at stride 1. upsampling: sites whose default stride list has 1/2.
-    fixed: (site, attribute) -> why it stays at its default. v1_top1: the published ImageNet accuracy in percent of
-    torchvision's IMAGENET1K_V1 weights (torchvision's documentation); None where there are none.
-    """
-
-    name: str
-    sites: Sites
-    stem_stride: int
-    v1_top1: float | None
-    upsampling: frozenset[str] = frozenset("CD")
-    fixed: dict[tuple[str, str], str] = field(default_factory=dict)
-
-
-def _resnet_basic(name: str, top1: float | None, stem_stride: int = 4) -> ModelEntry:
-    sites: Sites = {"A": (SiteModule("layer1.0.conv1", ALL),)}
-    for i, site in enumerate("BCD", start=2):
-        sites[site] = (SiteModule(f"layer{i}.0.conv1", ALL), SiteModule(f"layer{i}.0.downsample.0", STRIDE))
-    reason = "its block has no projection on the shortcut to take the same stride"
-    return ModelEntry(name, sites, stem_stride, top1, fixed={("A", "stride"): reason})
-
-
-def _resnet(name: str, top1: float) -> ModelEntry:
-    sites: Sites = {
-        site: (SiteModule(f"layer{i}.0.conv2", ALL), SiteModule(f"layer{i}.0.downsample.0", STRIDE))
-        for i, site in enumerate(SITES, start=1)
-    }
-    return ModelEntry(name, sites, 4, top1)
-
-
-def _mobilenet_v2() -> ModelEntry:
-    paths = (f"features.{i}.conv.1.0" for i in (2, 4, 7, 14))
-    return ModelEntry("mobilenet_v2", {s: (SiteModule(p, ALL),) for s, p in zip(SITES, paths, strict=True)}, 2, 71.878)
-
-
-def _densenet(name: str, top1: float) -> ModelEntry:
-    pools = ("features.pool0", *(f"features.transition{i}.pool" for i in (1, 2, 3)))
-    sites: Sites = {
-        site: (SiteModule(pool, STRIDE), SiteModule(f"features.denseblock{i}.denselayer1.conv2", KERNEL))
-        for i, (site, pool) in enumerate(zip(SITES, pools, strict=True), start=1)
-    }
-    return ModelEntry(name, sites, 2, top1)
-
-
-def _shufflenet(name: str) -> ModelEntry:
-    sites: Sites = {"A": (SiteModule("conv1.0", ALL),)}
-    for i, site in enumerate("BCD", start=2):
-        block = f"stage{i}.0"
-        sites[site] = (SiteModule(f"{block}.depthwise", ALL), SiteModule(f"{block}.project_depthwise", STRIDE))
-    return ModelEntry(name, sites, 2, None)
-
-
-MODELS: dict[str, ModelEntry] = {
-    entry.name: entry
-    for entry in (
-        _resnet_basic("resnet18", 69.758),
-        _resnet_basic("resnet34", 73.314),
-        _resnet("resnet50", 76.130),
-        _resnet("resnet101", 77.374),
-        _resnet("resnet152", 78.312),
-        _resnet("resnext50_32x4d", 77.618),
-        _resnet("resnext101_32x8d", 79.312),
-        _resnet("wide_resnet50_2", 78.468),
-        _resnet("wide_resnet101_2", 78.848),
-        _mobilenet_v2(),
-        _densenet("densenet121", 74.434),
-        _densenet("densenet161", 77.138),
-        _densenet("densenet169", 75.600),
-        _densenet("densenet201", 76.896),
-        *(_resnet_basic(learned_name("cifar-resnet18", op), None, stem_stride=1) for op in OPS),
-        *(_shufflenet(entry.name) for entry in LEARNED.values() if entry.model in SHUFFLENETS),
-    )
-}
+MODELS: dict[str, ModelEntry] = {entry.name: entry for entry in ENTRIES}
 
 
 def build_model(name: str, num_classes: int = 1000) -> nn.Module:
@@ -153,7 +64,7 @@ def _built(name: str, num_classes: int) -> nn.Module:
 def check_model_name(name: str) -> None:
     """ModelError, with the nearest name, for a model that nobody knows; nothing is built."""
     if not isinstance(name, str):
-        raise ModelError(f"a model's name is a text, given {type(name).__name__}; registered are {', '.join(MODELS)}")
+        raise ModelError(f"a model's name is a text, given {type(name).__name__}; registered are {listed(MODELS)}")
     if name in _BUILDERS or is_learned(name):
         return
     if is_timm(name):
@@ -177,7 +88,7 @@ def _require_torchvision(name: str, broken: Sequence[str] = ()) -> None:
     near = difflib.get_close_matches(name, [*known, *_BUILDERS], n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise ModelError(
-        f"no such model: {name!r}; {hint}registered are {', '.join(MODELS)}; any other torchvision classifier, {WAYS} "
+        f"no such model: {name!r}; {hint}registered are {listed(MODELS)}; any other torchvision classifier, {WAYS} "
         f"work with `sites=A=path[+path],B=path` (see: itd models){''.join(f'; {line}' for line in broken)}"
     )
 
@@ -204,8 +115,8 @@ def register_model(entry: ModelEntry, build: Callable[[int], nn.Module] | None =
             that torchvision lacks.
 
     Example:
-        >>> register_model(ModelEntry("vgg11_bn", {"A": (SiteModule("features.4", ALL),)}, 16, 70.37))
-        >>> del MODELS["vgg11_bn"]
+        >>> register_model(ModelEntry("vgg11", {"A": (SiteModule("features.3", frozenset()),)}, 32, 69.02))
+        >>> del MODELS["vgg11"]
     """
     if not isinstance(entry, ModelEntry):
         raise ModelError(f"register_model takes a ModelEntry, given {type(entry).__name__}")
@@ -237,7 +148,7 @@ def parse_sites(name: str, text: str | None) -> tuple[Sites | None, tuple[str, .
     if entry is None:
         raise ModelError(
             f"{name} has no registered sites; name them: `sites=A=path[+path],B=path` "
-            f"(registered models: {', '.join(MODELS)})"
+            f"(registered models: {listed(MODELS)}; see: itd models)"
         )
     letters = (text if text is not None else "".join(entry.sites)).upper().replace(",", "")
     wrong = [letter for letter in letters if letter not in SITES]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from itd.errors import ItdError, SpaceError
 from itd.layers.models import LEARNED
 from itd.patcher.model import DynamicModel, model_space, patch
 from itd.patcher.packages import broken_packages
 from itd.patcher.registry import MODELS, build_model
+from itd.patcher.storage import WithoutStorage
 from itd.space import ATTRIBUTES
 
 
@@ -49,7 +48,7 @@ def _summary(name: str) -> dict[str, Any]:
 def _counts(name: str) -> dict[str, int | None]:
     """attribute -> configurations; None throughout where the network cannot be built: the package's that has it."""
     try:
-        with torch.device("meta"):
+        with WithoutStorage():
             model = patch(build_model(name), name)
     except Exception:  # what is registered may read values
         try:

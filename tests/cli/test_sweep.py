@@ -127,7 +127,7 @@ def test_models_lists_every_registered_model_and_its_spaces():
     rows = {row["model"]: row for row in json.loads(run("models", "--json").stdout)}
     assert rows["resnet50"]["configs"] == {"stride": 361, "dilation": 625, "size": 625}
     assert rows["densenet121"]["sites"]["A"] == ["features.pool0", "features.denseblock1.denselayer1.conv2"]
-    assert len(rows) == 31 and "resnext50_32x4d" in run("models").stdout
+    assert len(rows) == 67 and "resnext50_32x4d" in run("models").stdout
     assert rows["cifar-resnet18+condconv"]["configs"]["dilation"] == 625
 
 

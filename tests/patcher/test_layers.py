@@ -9,7 +9,7 @@ from itd.errors import ModelError, SpaceError
 from itd.layers import CondConv2d, Involution2d, WeightNet2d
 from itd.patcher import Conventions, Geometry, conv_at, patch, per_sample_conv_at, pool_at, resize_matrix
 from itd.patcher.dynamic import DynamicConv2d
-from itd.patcher.registry import ALL, SiteModule
+from itd.patcher.families import ALL, SiteModule
 from itd.space import Setting
 
 CHANNELS = 64

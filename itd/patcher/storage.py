@@ -1,0 +1,32 @@
+"""Networks without storage: their modules, names and shapes, for what reads no weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+_MAKERS = (torch.empty, torch.zeros, torch.ones)
+_FILLERS = frozenset({"normal_", "uniform_", "fill_", "zero_", "erfinv_", "mul_", "add_", "clamp_", "kaiming_uniform_"})
+"""What an initialisation does to a tensor; without values it is nothing, and costs more than all the rest."""
+
+
+class WithoutStorage(TorchFunctionMode):
+    """Inside the block the tensors that layers are made of go to the meta device.
+
+    `torch.device("meta")` sends every tensor there, also those that a network works its widths out of (RegNet).
+
+    >>> with WithoutStorage():
+    ...     torch.nn.Linear(2, 3).weight.device, torch.arange(3).device
+    (device(type='meta'), device(type='cpu'))
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        filled = args[0] if args else kwargs.get("tensor")  # as torch.nn.init calls it
+        if getattr(func, "__name__", "") in _FILLERS and isinstance(filled, torch.Tensor) and filled.is_meta:
+            return filled
+        if func in _MAKERS and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
