@@ -39,6 +39,7 @@ COMMANDS = {
         "itd_cli.compare_layers:compare_layers",
         "Learned dynamic convolutions against the plain one, measured here.",
     ),
+    "sites": ("itd_cli.sites:sites", "What a network's layers can take, and the sites that would be found."),
     "models": ("itd_cli.models:models", "List the models, their sites and spaces."),
 }
 """name -> (module:attribute, help). The help stands here so that `itd --help` loads no command."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` lo
     from itd.analysis.report import report
     from itd.engine.macs import macs
     from itd.patcher import SiteModule, model_space, patch, register_model
+    from itd.patcher.auto import auto_sites
     from itd.patcher.summary import models
     from itd.runner.job import SweepJob
     from itd.runner.request import SweepRequest
@@ -75,6 +76,7 @@ _MODULES = {
         "patch",
         "register_model",
     ),
+    "itd.patcher.auto": ("auto_sites",),
     "itd.patcher.summary": ("models",),
     "itd.runner.job": ("SweepJob",),
     "itd.runner.request": ("SweepRequest",),
@@ -149,6 +151,7 @@ __all__ = [
     "SweepRequest",
     "TrainRequest",
     "__version__",
+    "auto_sites",
     "baselines",
     "by_sites",
     "combine",

@@ -94,7 +94,7 @@ def build_graph(traced: Trace, dtype: torch.dtype, device: torch.device | str, *
 
 class _Builder:
     def __init__(self, traced: Trace, dtype: torch.dtype, device: torch.device, optimise: bool):
-        self.model, self.fx, self.opaque = traced.model, traced.graph, traced.opaque
+        self.model, self.fx, self.opaque, self.constants = traced.model, traced.graph, traced.opaque, traced.constants
         self.dtype, self.device, self.optimise = dtype, device, optimise
         model = self.model
         self.modules = dict(model.named_modules())
@@ -121,7 +121,7 @@ class _Builder:
             elif node.op == "output":
                 self._finish(node)
             elif node.op == "get_attr":
-                self.value[node] = self._cast(_attribute(self.model, str(node.target)))
+                self.value[node] = self._cast(self._attribute(str(node.target)))
             else:
                 self._lower(node)
         nodes = _without_dead(self.nodes, self.output)
@@ -341,6 +341,14 @@ class _Builder:
             return True
         return node.target in (F.dropout, F.dropout2d) and not node.kwargs.get("training", True)
 
+    def _attribute(self, target: str) -> Any:
+        if target in self.constants:
+            return self.constants[target]
+        value: Any = self.model
+        for part in target.split("."):
+            value = getattr(value, part)
+        return value
+
     # -- tensors ------------------------------------------------------------------------------------------------------
 
     def _affine(self, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
@@ -387,13 +395,6 @@ def _scale_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
         scale = scale * norm.weight.detach().double()
     shift = -mean * scale
     return scale, shift if norm.bias is None else shift + norm.bias.detach().double()
-
-
-def _attribute(model: nn.Module, target: str) -> Any:
-    value: Any = model
-    for part in target.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def _without_dead(nodes: list[Node], output: int) -> list[Node]:

@@ -131,7 +131,7 @@ class ShapedTracer(ModuleTracer):
         if kind == "placeholder":
             return torch.empty(META_ROWS, *self.shape, device="meta") if not args else None
         if kind == "get_attr":
-            return _reached(self.on_meta, target)
+            return self._value(_reached(self.root if target.startswith("_tensor_constant") else self.on_meta, target))
         args, kwargs = mapped((args, kwargs), self._value)
         self.running = True
         try:

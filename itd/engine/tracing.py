@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import operator
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from itd.engine.tracers import ModuleTracer, ShapedTracer
 from itd.errors import ModelError, TraceError
@@ -19,12 +20,14 @@ from itd.text import first_line
 class Trace:
     """A patched network and what torch.fx traced of it, once: every graph of the network is built from it.
 
-    opaque: paths of the modules of modules that are run as they are.
+    opaque: paths of the modules of modules that are run as they are. constants: tensors that the network makes of
+    numbers when it is run, by the names that torch.fx gave them.
     """
 
     model: DynamicModel
     graph: fx.Graph
     opaque: frozenset[str] = frozenset()
+    constants: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def trace(model: DynamicModel, shape: tuple[int, int, int] | None = None) -> Trace:
@@ -42,18 +45,20 @@ def trace(model: DynamicModel, shape: tuple[int, int, int] | None = None) -> Tra
         raise ModelError("the network is in training mode; call model.eval() first")
     paths = {m.path for modules in model.sites.values() for m in modules}
     tracer: ModuleTracer = ModuleTracer(model, paths)
+    copied = _sharing_tensors(model)
     try:
-        graph = tracer.trace(_sharing_tensors(model))
+        graph = tracer.trace(copied)
     except Exception as error:  # torch.fx raises many kinds, and so does what it traces; each means the same here
         if shape is None:
             raise _not_traceable(model, error) from error
-        tracer = ShapedTracer(model, paths, shape)
+        tracer, copied = ShapedTracer(model, paths, shape), _sharing_tensors(model)
         try:
-            graph = tracer.trace(_sharing_tensors(model))
+            graph = tracer.trace(copied)
         except Exception:
             raise _not_traceable(model, error) from error
     in_place_reads(graph, dict(model.named_modules()))
-    return Trace(model, graph, frozenset(tracer.opaque))
+    constants = {name: value for name, value in vars(copied).items() if name.startswith("_tensor_constant")}
+    return Trace(model, graph, frozenset(tracer.opaque), constants)
 
 
 def _sharing_tensors(model: DynamicModel) -> DynamicModel:

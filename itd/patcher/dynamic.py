@@ -43,13 +43,17 @@ def _convolve(
 
 
 def pool_at(x: Tensor, pool: nn.MaxPool2d | nn.AvgPool2d, setting: Setting, conventions: Conventions) -> Tensor:
-    """A pool at a stride: kernel and padding kept. x: (N, C, H, W) -> (N, C, H', W'), exactly 2H at stride 1/2."""
-    own: Any = pool.stride
-    stride: float = setting.stride or own
+    """A pool at a stride: kernel and padding kept. x: (N, C, H, W) -> (N, C, H', W'), exactly 2H at stride 1/2.
+
+    A pool of 2 that also takes windows which begin inside and end outside (`ceil_mode`) gives exactly H at stride 1.
+    """
+    own, kernel, padding = (side(value) for value in (pool.stride, pool.kernel_size, pool.padding))
+    stride: float = setting.stride or own or 1
+    partial = pool.ceil_mode and stride == 1 and own != 1 and padding == 0
     if stride == 0.5:
-        x, stride = _upsample(x, conventions), 1
-        if pool.kernel_size == 2:  # one row below and one column at the right keep the output at exactly 2H
-            x = F.pad(x, (0, 1, 0, 1), mode="replicate")
+        x, stride, partial = _upsample(x, conventions), 1, True
+    if partial and kernel == 2:  # one row below and one column at the right; a window that holds them is what it holds
+        x = F.pad(x, (0, 1, 0, 1), mode="replicate")
     if isinstance(pool, nn.MaxPool2d):
         return F.max_pool2d(x, pool.kernel_size, int(stride), pool.padding, pool.dilation, pool.ceil_mode)
     return F.avg_pool2d(

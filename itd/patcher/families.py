@@ -5,6 +5,7 @@ Not here: looking one up, building it, and networks that a user registers (`regi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from itd.layers.models import LEARNED, OPS, SHUFFLENETS, learned_name
@@ -31,8 +32,9 @@ Sites = dict[str, tuple[SiteModule, ...]]
 class ModelEntry:
     """A registered model: its name, its sites and what they take by default.
 
-    stem_stride: the output stride with every site at stride 1. upsampling: sites whose default stride list has 1/2.
-    fixed: (site, attribute) -> why it stays at its default. v1_top1: the published ImageNet accuracy in percent of
+    stem_stride: the output stride with every site at stride 1; 0 where it is to be measured. upsampling: sites whose
+    default stride list has 1/2. fixed: (site, attribute) -> why it stays at its default. options: (site, attribute) ->
+    its values, where they are not those of every layer. v1_top1: the published ImageNet accuracy in percent of
     torchvision's IMAGENET1K_V1 weights (torchvision's documentation); None where there are none.
     """
 
@@ -42,6 +44,19 @@ class ModelEntry:
     v1_top1: float | None
     upsampling: frozenset[str] = frozenset("CD")
     fixed: dict[tuple[str, str], str] = field(default_factory=dict)
+    options: dict[tuple[str, str], tuple[float, ...]] = field(default_factory=dict)
+
+
+class AutoSites(dict[str, tuple[SiteModule, ...]]):
+    """Sites that were found rather than named (`itd.auto_sites`), as `itd.patch` takes them: site name -> its modules.
+
+    entry: the same as a registered network's, with its options. why: what was not found, a line each. registered: the
+    name whose sites they are, where the network is a registered one.
+    """
+
+    def __init__(self, entry: ModelEntry, why: Sequence[str] = (), registered: str | None = None) -> None:
+        super().__init__(entry.sites)
+        self.entry, self.why, self.registered = entry, tuple(why), registered
 
 
 def _resnet_basic(name: str, top1: float | None, stem_stride: int = 4) -> ModelEntry:

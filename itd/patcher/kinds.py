@@ -112,8 +112,8 @@ def _check_pool(path: str, pool: Any) -> None:
     kernel, stride, padding = pool.kernel_size, pool.stride, pool.padding
     if any(side(value) is None for value in (kernel, stride, padding)):
         raise ModelError(f"{path}: a pool with kernel {kernel}, stride {stride} is not square; it cannot vary")
-    if pool.ceil_mode or getattr(pool, "return_indices", False) or side(getattr(pool, "dilation", 1)) != 1:
-        raise ModelError(f"{path}: a pool with ceil_mode, return_indices or dilation cannot vary")
+    if getattr(pool, "return_indices", False) or side(getattr(pool, "dilation", 1)) != 1:
+        raise ModelError(f"{path}: a pool with return_indices or dilation cannot vary")
 
 
 def check_pool_half(path: str, pool: Any) -> None:

@@ -20,8 +20,8 @@ from itd.patcher.dynamic import (
     unwrap_layer,
     wrap_layer,
 )
-from itd.patcher.families import ModelEntry, SiteModule, Sites
-from itd.patcher.kinds import check_pool_half, why_not
+from itd.patcher.families import AutoSites, ModelEntry, SiteModule, Sites
+from itd.patcher.kinds import check_pool_half, side, why_not
 from itd.patcher.output_stride import output_stride
 from itd.patcher.registry import MODELS, as_sites, registered, resolve_sites
 from itd.space import ATTRIBUTES, SITES, Conventions, Setting, SiteSpec, Space, build_space, format_value
@@ -101,7 +101,7 @@ def patch(
     conventions = conventions or Conventions()
     if not isinstance(conventions, Conventions):
         raise ModelError(f"conventions is {type(conventions).__name__}; give an itd.Conventions")
-    entry = entry_of(sites) if isinstance(sites, str) else None
+    entry = entry_of(sites) if isinstance(sites, str) else sites.entry if isinstance(sites, AutoSites) else None
     new = _unpatched_copy(model)
     resolved = resolve_sites(new, entry.sites if entry else as_sites(sites))
     for modules in resolved.values():
@@ -215,7 +215,7 @@ def check_setting(path: str, layer: Any, setting: Setting) -> None:
 def site_specs(model: DynamicModel, entry: ModelEntry | None = None) -> tuple[SiteSpec, ...]:
     """Each site's defaults and default options, read off its layers; `entry` adds the registry's restrictions."""
     upsampling = entry.upsampling if entry else frozenset("CD")
-    fixed = entry.fixed if entry else {}
+    fixed, asked = (entry.fixed, entry.options) if entry else ({}, {})
     specs = []
     for name, modules in model.sites.items():
         default = Setting()
@@ -228,7 +228,9 @@ def site_specs(model: DynamicModel, entry: ModelEntry | None = None) -> tuple[Si
                 continue
             own = _own_value(name, attribute, takers)
             default |= Setting(**{attribute: own})
-            options[attribute] = _defined_for_all(takers, attribute, name in upsampling) or (own,)
+            options[attribute] = asked.get((name, attribute)) or (
+                _defined_for_all(takers, attribute, name in upsampling) or (own,)
+            )
             if (name, attribute) in fixed:
                 why[attribute] = fixed[name, attribute]
         specs.append(SiteSpec(name, default, options, why))
@@ -267,7 +269,7 @@ def _can(path: str, layer: Any, attribute: str, value: float) -> bool:
 
 def _default_of(attribute: str, layer: Any) -> Any:
     if not isinstance(layer, (DynamicConv2d, DynamicPerSampleConv2d)):
-        return layer.stride
+        return side(layer.stride)
     geometry = layer.geometry
     return {"stride": geometry.stride, "dilation": geometry.dilation, "size": geometry.kernel}[attribute][0]
 
@@ -317,7 +319,7 @@ def model_space(
     _check_asked(entry, stem_stride, swept, options, stride_range, input_shape)
     entry = entry or model.entry
     if stem_stride is None and entry is not None:
-        stem_stride = entry.stem_stride
+        stem_stride = entry.stem_stride or None
     if stem_stride is None and "stride" in attributes:
         stem_stride = measured_stem_stride(model, input_shape)
     space = build_space(

@@ -147,7 +147,8 @@ def parse_sites(name: str, text: str | None) -> tuple[Sites | None, tuple[str, .
     entry = registered(name)
     if entry is None:
         raise ModelError(
-            f"{name} has no registered sites; name them: `sites=A=path[+path],B=path` "
+            f"{name} has no registered sites; let them be found: `sites=auto`, or name them: "
+            "`sites=A=path[+path],B=path` "
             f"(registered models: {listed(MODELS)}; see: itd models)"
         )
     letters = (text if text is not None else "".join(entry.sites)).upper().replace(",", "")
@@ -163,9 +164,22 @@ def _parse_paths(text: str) -> tuple[Sites, tuple[str, ...]]:
         letter, _, paths = part.strip().partition("=")
         if letter not in SITES or letter in sites or not all(path.strip() for path in paths.split("+")):
             raise ModelError(f"`sites` has {part.strip()!r}; allowed is A=path[+path], each of A to D once")
-        sites[letter] = tuple(SiteModule(path.strip(), frozenset()) for path in paths.split("+"))
+        sites[letter] = tuple(_site_module(path.strip()) for path in paths.split("+"))
     sites = {s: sites[s] for s in SITES if s in sites}
     return sites, tuple(sites)
+
+
+def _site_module(text: str) -> SiteModule:
+    """A module of a site as it is typed.
+
+    >>> sorted(_site_module("layer1.0.conv1:dilation:size").attributes)
+    ['dilation', 'size']
+    """
+    path, *attributes = text.split(":")
+    unknown = [a for a in attributes if a not in ATTRIBUTES]
+    if unknown:
+        raise ModelError(f"`sites` has {text!r}, and {unknown[0]!r} is none of {', '.join(ATTRIBUTES)}")
+    return SiteModule(path, frozenset(attributes))
 
 
 def as_sites(sites: Any) -> Sites:

@@ -25,6 +25,7 @@ from itd.engine.program import Program, compile_program
 from itd.errors import DataError, ItdError, ModelError, SpaceError, TraceError
 from itd.patcher import DynamicModel, check_space
 from itd.runner.network import follow, network_sha256
+from itd.runner.sites import sites_texts
 from itd.space import Space
 from itd.text import shorten
 from itd.weights.load import content_sha256
@@ -218,7 +219,7 @@ class SweepJob:
             "model": self.name,
             **own,
             "weights_sha256": self.weights_sha256,
-            "sites": {name: [m.path for m in modules] for name, modules in self.model.sites.items()},
+            "sites": sites_texts(self.model),
             "space": self.space_identity,
             "choices": self.model.conventions.identity(),
             **self.images.identity,

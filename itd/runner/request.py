@@ -17,12 +17,12 @@ from itd.patcher import (
     Sites,
     check_space,
     model_space,
-    parse_sites,
     patch,
     site_specs,
 )
 from itd.patcher.names import canonical_name, is_factory, model_slug
 from itd.runner.job import JobImages, SweepJob
+from itd.runner.sites import sites_asked
 from itd.space import Space, SpaceList, listed_space, parse_attributes, parse_options, read_space
 from itd.weights.load import Weights, skeleton_of
 from itd.weights.prepare import OnPrepare, draw_bar
@@ -34,10 +34,10 @@ class SweepRequest:
     """A sweep as it is typed. Texts are those of the command line; None is the default.
 
     model: torchvision's name, timm/NAME, FILE.py:NAME or package.module:NAME, which may be called with arguments as in
-    `mynets.py:make(depth=18)`. attributes: `stride` or `stride,size`. sites: `ABCD`, a part of it, or `A=path,B=path`.
-    options: each `1,2,3`, `A=1,2` or `stride:A=1,2`. stride_range: allowed total output stride. space_file: lists the
-    configurations, in place of attributes and options. resize_px, crop_px: in place of the weights' own. scale,
-    context_px: vary the images (see `Preprocess`), and become part of the result's name. limit, every: which images.
+    `mynets.py:make(depth=18)`. attributes: `stride` or `stride,size`. sites: `ABCD`, a part of it, `A=path,B=path`, or
+    `auto`. options: each `1,2,3`, `A=1,2` or `stride:A=1,2`. stride_range: allowed total output stride. space_file:
+    lists the configurations, in place of attributes and options. resize_px, crop_px: in place of the weights' own.
+    scale, context_px: vary the images (see `Preprocess`), and become part of the result's name. limit, every: which.
     batch_size: images in the tree at once (8, 64 on a GPU). workers: processes that decode. shard: (i, n), the i-th of
     n parts of the work. images_per_unit: of a new result. executor: auto, tree or plain.
     """
@@ -166,8 +166,8 @@ class SweepRequest:
 
     def sites_asked(self) -> tuple[str | Sites, tuple[str, ...]]:
         """(what `itd.patch` takes, the sites that are swept)."""
-        own, swept = parse_sites(self.model, self.sites)
-        return own or self.model, swept
+        digits = is_digits(data_source(self.data))
+        return sites_asked(self.model, self.sites, digits=digits, crop_px=self.crop_px)
 
     def patched(self, weights: Weights) -> DynamicModel:
         """The network with these weights, patched."""

@@ -18,12 +18,13 @@ from itd.analysis.selection import CrossValidation
 from itd.data.digits import digits_images
 from itd.data.preprocess import DIGITS_PREPROCESS, Preprocess
 from itd.errors import ItdError, ResultError
+from itd.runner.sites import sites_text
 from itd.selectors import evaluate
 from itd.selectors.evaluate import Inputs, SelectorStudy, SelectRequest, learnt, thumbnail
 from itd.selectors.learners import LEARNERS, Learned, fit
 from itd.selectors.predict import PredictRequest, predict
 from itd.selectors.selector import METHODS, Selector, load_selector
-from itd.selectors.source import open_source, sites_text
+from itd.selectors.source import open_source
 from itd.store import open_result
 from itd.weights.files import PREPROCESS_KEY
 from itd_cli.main import cli
