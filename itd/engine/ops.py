@@ -302,7 +302,7 @@ class ModuleOp(Op):
 
     def meta(self, *args: Any, **kwargs: Any) -> Any:
         if self._meta is None:
-            self._meta = copy.deepcopy(self.module).to("meta")
+            self._meta = copy.deepcopy(self.module).to("meta").requires_grad_(False)  # made in inference mode or not
         module = self._meta
         kind = WindowError if isinstance(module, _WINDOWS) else ShapeError
         return tried(lambda: module(*on_meta(args), **on_meta(kwargs)), kind)

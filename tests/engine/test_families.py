@@ -80,6 +80,14 @@ def test_tree_equals_plain_and_every_site_matters(name, attribute):
         assert ((plain[1 << bit] - plain[0]).abs().amax(-1) > 1e-3 * scale[0, :, 0]).all()
 
 
+def test_what_it_costs_can_be_asked_after_a_run():
+    model = patch(network_of("convnext_tiny"), "convnext_tiny")  # whose normalisation is a module of its own
+    space = model_space(model, ["size"], swept=["D"], options={("D", "size"): (5, 7)})
+    executor = engine.tree(model, space)
+    engine.logits(executor, images(1, 32), 10)
+    assert executor.program.prefix_costs((3, 64, 64)).macs > 0
+
+
 def test_convnexts_stem_and_vggs_pools_are_what_their_pages_say():
     convnext = patch(build_model("convnext_tiny", 10), "convnext_tiny")
     assert len(model_space(convnext, ["stride"])) == 4**3  # A has none, and 2x2 convolutions do not upsample
