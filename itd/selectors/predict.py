@@ -28,9 +28,10 @@ from itd.errors import DataError, ItdError, ModelError
 from itd.patcher import Conventions, logits_of
 from itd.patcher.names import canonical_name
 from itd.runner.request import SweepRequest
+from itd.runner.sites import sites_text
 from itd.selectors.evaluate import thumbnail
 from itd.selectors.selector import Selector, load_selector
-from itd.selectors.source import SiteSettings, listed, plain_macs, sites_text, sizes
+from itd.selectors.source import SiteSettings, listed, plain_macs, sizes
 from itd.weights.load import Weights
 from itd.weights.prepare import OnPrepare, draw_bar
 from itd.weights.resolve import resolve

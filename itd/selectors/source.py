@@ -16,11 +16,12 @@ from itd.device import resolve_device
 from itd.engine.program import plain_costs
 from itd.engine.tracing import Trace
 from itd.errors import ResultError, TraceError
-from itd.patcher import Conventions, DynamicModel, registered
+from itd.patcher import Conventions, DynamicModel
 from itd.patcher.model import check_space, site_specs
 from itd.patcher.names import is_factory
 from itd.runner.network import network_sha256, traced_for
 from itd.runner.request import SweepRequest
+from itd.runner.sites import sites_text
 from itd.space import Setting, Space, SpaceList, listed_space
 from itd.store import Result
 from itd.weights.load import Weights
@@ -133,15 +134,6 @@ def _code_of(model: DynamicModel, result: Result, preprocess: Preprocess) -> str
 def sizes(preprocess: Mapping[str, Any] | None) -> tuple[int | None, int | None]:
     """(resize_px, crop_px) of a preprocessing as an identity has it: what stands in place of the weights' own."""
     return (None, None) if preprocess is None else (preprocess["resize_px"], preprocess["crop_px"])
-
-
-def sites_text(model: str, sites: Mapping[str, Sequence[str]]) -> str | None:
-    """Sites as `--sites` takes them; None where they are the registered ones."""
-    entry = registered(model)
-    own = {name: [m.path for m in modules] for name, modules in entry.sites.items()} if entry else {}
-    if {name: list(paths) for name, paths in sites.items()} == own:
-        return None
-    return ",".join(f"{name}={'+'.join(paths)}" for name, paths in sites.items())
 
 
 def listed(model: DynamicModel, attributes: Sequence[str], configs: Sequence[SiteSettings]) -> tuple[Space, np.ndarray]:
