@@ -10,11 +10,13 @@ the line `<!-- end -->`. `--check` writes nothing and fails where a file would c
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import itd
 from itd.analysis.cascade import cascade
@@ -242,10 +244,31 @@ def mirror() -> str:
     return table(agreement(opened(name), opened(f"{name}-mirrored"))) + "\n"
 
 
+def zoo() -> str:
+    """Which of timm's files run, and how."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from zoo import table
+
+    return table(lines("zoo"))
+
+
+def auto_sites() -> str:
+    """What is found in networks that are not registered."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from auto_sites import table
+
+    return table(lines("auto"))
+
+
+def lines(name: str) -> list[dict[str, Any]]:
+    """What a benchmark of networks wrote."""
+    return [json.loads(line) for line in (ROOT / "results" / "networks" / f"{name}.jsonl").read_text().splitlines()]
+
+
 TABLES: dict[str, Callable[[], str]] = {
     function.__name__: function
     for function in (oracle, held_out, baselines, combined, efficiency, preferences, defaults, fine_tuning, distinct,
-                     selectors, gain, second, mirror)
+                     selectors, gain, second, mirror, zoo, auto_sites)
 }  # fmt: skip
 """name -> what makes it."""
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n\n)(.*?)(\n?<!-- end -->)", re.DOTALL)

@@ -43,8 +43,8 @@ def _print_registered(rows: list[dict[str, Any]]) -> None:
             f"{'-' if row['v1_top1'] is None else format(row['v1_top1'], '.2f'):>8}  {sites}"
         )
     click.echo(
-        "Any other torchvision classifier, timm/NAME, FILE.py:NAME or package.module:NAME that torch.fx can trace: "
-        "--sites A=path[+path],B=path"
+        "Any other torchvision classifier, timm/NAME, FILE.py:NAME or package.module:NAME: --sites auto, or "
+        "A=path[+path],B=path (see: itd sites)"
     )
 
 

@@ -17,7 +17,7 @@ from itd_cli.sweep import show_sweep
 )
 @model_options(default="resnet50")
 @click.option("--attr", "attributes", default="stride", show_default=True, metavar="A[,A]")
-@click.option("--sites", metavar="S", help="ABCD, a part of it, or A=path[+path],B=path for any network.")
+@click.option("--sites", metavar="S", help="ABCD, a part of it, auto, or A=path[+path],B=path.")
 @click.option("--options", multiple=True, metavar="O", help="As of itd sweep.")
 @click.option("--weights", metavar="NAME|FILE|none", help="As of itd sweep.")
 @click.option("--data", "train", metavar="DIR|digits", help="Training images, unlabelled: what the statistics are of.")

@@ -36,7 +36,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
         [
             model_options(default="resnet50"),
             click.option("--attr", "attributes", default="stride", show_default=True, metavar="A[,A]"),
-            click.option("--sites", metavar="S", help="ABCD, a part of it, or A=path[+path],B=path for any network."),
+            click.option("--sites", metavar="S", help="ABCD, a part of it, auto, or A=path[+path],B=path."),
             click.option("--options", multiple=True, metavar="O", help="As of itd sweep."),
             click.option("--data", metavar="DIR|digits", help="Training images; default $ITD_DATA, else the digits."),
             click.option("--val", metavar="DIR|digits", help="Sweep these before and after, and print both."),
