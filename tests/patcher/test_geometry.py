@@ -220,7 +220,7 @@ def test_a_learned_layer_with_an_even_kernel_strides_and_dilates_in_the_tree(mak
         (nn.MaxPool2d(3, 2, 1), {"stride"}),
         (nn.MaxPool2d((2, 2)), {"stride"}),
         (nn.AvgPool2d(2, (2, 1)), set()),
-        (nn.AvgPool2d(2, ceil_mode=True), set()),
+        (nn.MaxPool2d(2, return_indices=True), set()),
         (nn.ReLU(), set()),
         (SqueezeExcitation(32, 16), set()),
         (nn.Sequential(nn.Conv2d(3, 4, 3)), set()),
