@@ -26,9 +26,9 @@ def sites(model: str, attr: str | None, input_px: int | None, as_json: bool) -> 
     JSON: {model, input_px, layers: [{path, kind, takes: [...], input: [C, H, W], output: [C, H, W]}],
       auto: {stride: {A: [path, ...]}, dilation: ..., size: ...}, why: [...]}
     """
-    from itd.runner.sites import describe_sites
+    from itd import sites as describe
 
-    found = describe_sites(model, attr, input_px)
+    found = describe(model, attr, input_px)
     click.echo(json.dumps(found) if as_json else _text(found))
 
 

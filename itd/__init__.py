@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` lo
     from itd.patcher.summary import models
     from itd.runner.job import SweepJob
     from itd.runner.request import SweepRequest
+    from itd.runner.sites import sites
     from itd.runner.sweep import SweepPlan, SweepReport, plan, sweep
     from itd.selectors.evaluate import SelectRequest, select
     from itd.selectors.predict import PredictRequest, predict
@@ -80,6 +81,7 @@ _MODULES = {
     "itd.patcher.summary": ("models",),
     "itd.runner.job": ("SweepJob",),
     "itd.runner.request": ("SweepRequest",),
+    "itd.runner.sites": ("sites",),
     "itd.runner.sweep": (
         "SweepPlan",
         "SweepReport",
@@ -176,6 +178,7 @@ __all__ = [
     "report",
     "rof",
     "select",
+    "sites",
     "sweep",
     "train",
     "union",

@@ -85,7 +85,7 @@ def sites_text(model: str, sites: Mapping[str, Sequence[str]]) -> str | None:
     return ",".join(f"{name}={'+'.join(paths)}" for name, paths in sites.items())
 
 
-def describe_sites(model: str, attribute: str | None = None, input_px: int | None = None) -> dict[str, Any]:
+def sites(model: str, attribute: str | None = None, input_px: int | None = None) -> dict[str, Any]:
     """What the layers of a network can take, and the sites that `auto` takes: what `itd sites` prints.
 
     Args:
