@@ -20,6 +20,7 @@ from itd.analysis._summary import summary
 from itd.analysis.figures import short_names
 from itd.analysis.report import check_page_path, render, report, write_page
 from itd.analysis.report.elements import _shown_marks
+from itd.analysis.report.provenance import _space
 from itd.errors import ResultError
 from itd.store import open_result
 from itd_cli.main import cli
@@ -211,6 +212,11 @@ def test_the_provenance_of_every_result_is_there(results, page):
     for result in results:
         assert result.path in page.texts
     assert any("feed" * 16 in t for t in page.texts) and "scale 2.0" in page.texts
+
+
+def test_a_site_without_a_value_is_passed_over_in_the_provenance():
+    space = {"configurations": 2, "options": {"A": {"stride": [None], "size": [3]}, "B": {"stride": [0.5, 1]}}}
+    assert _space(space) == "2 configurations: A size 3; B stride 1/2, 1"
 
 
 def test_every_run_of_a_result_is_listed(tmp_path):

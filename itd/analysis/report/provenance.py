@@ -124,6 +124,7 @@ def _space(space: dict[str, Any]) -> str:
         f"{site} {attribute} {', '.join(map(format_value, values))}"
         for site, by_attribute in options.items()
         for attribute, values in by_attribute.items()
+        if values != [None]  # no layer of the site takes it
     )
     how = "listed by a file, of " if space.get("listed") else ""
     return f"{space.get('configurations')} configurations: {how}{lists}"
