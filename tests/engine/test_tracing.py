@@ -148,7 +148,7 @@ def test_the_tree_gives_the_logits_of_the_network_itself(kind, budget):
     assert (tree - plain).abs().max() < 1e-5 * plain.abs().max() and len(space) > 50
 
 
-@pytest.mark.parametrize("kind", [WithOpaqueModule, WithToken, WithOwnConvolution])
+@pytest.mark.parametrize("kind", [WithOpaqueModule, WithToken])
 def test_sizes_that_change_with_the_stride_are_followed(kind):
     model = made(kind)
     space = model_space(
