@@ -17,7 +17,7 @@ from PIL import Image
 
 from itd import plan, sweep
 from itd.engine.plain import PlainExecutor
-from itd.errors import DataError, ItdError, NotFiniteError, ResultError, SpaceError
+from itd.errors import DataError, ItdError, ItdWarning, NotFiniteError, ResultError, SpaceError, TraceError
 from itd.patcher import Conventions
 from itd.runner.request import SweepRequest, varied
 from itd.runner.sweep import unit_size
@@ -257,7 +257,7 @@ def test_bad_input_is_refused_in_one_line_before_anything_is_written(request_, c
     assert not os.path.exists(request_.out)
 
 
-def test_a_network_that_torch_fx_traces_wrongly_is_refused_before_anything_is_written(request_, monkeypatch):
+def test_a_network_that_torch_fx_traces_wrongly_is_run_by_plain_forwards_or_refused(request_, monkeypatch):
     original = torch.nn.functional.relu
 
     class Aliasing(torchvision.models.ResNet):
@@ -267,11 +267,13 @@ def test_a_network_that_torch_fx_traces_wrongly_is_refused_before_anything_is_wr
             original(view, inplace=True)
             return super().forward(x[:, :3])
 
-    monkeypatch.setattr("itd.weights.load.build_model", lambda name, classes=1000: Aliasing(
+    monkeypatch.setattr("itd.weights.state.build_model", lambda name, classes=1000: Aliasing(
         torchvision.models.resnet.BasicBlock, [2, 2, 2, 2], num_classes=classes).eval())  # fmt: skip
-    with pytest.raises(ItdError, match="not the same network"):
-        sweep(request_, quiet=True)
+    with pytest.raises(TraceError, match=r"`executor=tree` cannot run resnet18: .*not the same network"):
+        sweep(request_, quiet=True, executor="tree")
     assert not os.path.exists(request_.out)
+    with pytest.warns(ItdWarning, match=r"no work is shared.*not the same network"):
+        assert sweep(request_, quiet=True).executor == "plain"
 
 
 def test_nothing_is_trained_for_a_plan_nor_before_a_cheap_refusal(request_, monkeypatch, tmp_path):
