@@ -71,7 +71,7 @@ class Work:
             rate = lately / spent_s
             left_s = (self.total * self.grains - self.done) / rate
             parts.append(f"{rate:,.0f} {self.grain}/s" if rate >= 10 else f"{rate:.2g} {self.grain}/s")
-            parts.append(f"in {_span(spent_s)}" if self.ended else f"{_span(left_s)} left")
+            parts.append(f"in {span(spent_s)}" if self.ended else f"{span(left_s)} left")
         return (f"{self.what}: " if self.what else "") + ", ".join([*parts, *([self.remark] if self.remark else [])])
 
 
@@ -249,10 +249,10 @@ def _format(text: str) -> str:
     return "{percentage:3.0f}%|{bar}| " + text.replace("{", "{{").replace("}", "}}")
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
     """A time in the unit that suits it.
 
-    >>> _span(8.2), _span(200), _span(8000)
+    >>> span(8.2), span(200), span(8000)
     ('8 s', '3 min', '2 h 13 min')
     """
     minutes = round(seconds / 60)

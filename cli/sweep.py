@@ -9,6 +9,7 @@ import click
 
 from itd.space import OPEN_CONVENTIONS, Conventions
 from itd_cli.options import model_options, note, resumable
+from itd_cli.plan import show_plans, start_notes
 from itd_cli.progress import Progress, progress_option
 
 
@@ -150,7 +151,16 @@ def _how(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Default results/<model>-<attr>.parquet; --scale and --context append to it, as in -scale0.25.",
             ),
             progress_option,
-            click.option("--plan", "only_plan", is_flag=True, help="Say what would be done, then stop."),
+            click.option(
+                "--plan",
+                "plan_mode",
+                is_flag=False,
+                flag_value="full",
+                type=click.Choice(("full", "quick")),
+                help="Say what would be done and about how long it takes, from at most 20 s of noise, then stop; "
+                "--plan=quick leaves the time out.",
+            ),
+            click.option("--json", "as_json", is_flag=True, help="Of --plan: print only JSON on standard output."),
         ]
     ):
         command = option(command)
@@ -162,7 +172,8 @@ def _how(command: Callable[..., Any]) -> Callable[..., Any]:
 @_on_what
 @_how
 def sweep(
-    only_plan: bool,
+    plan_mode: str | None,
+    as_json: bool,
     size_scale: str,
     align_corners: bool,
     shortcut: str,
@@ -179,14 +190,22 @@ def sweep(
 
     The paper's text leaves --size-scale, --align-corners, --shortcut, --pool-half and --stride-range open: they are
     reconstructions, ours the default, and part of what makes two results the same.
+
+    \b
+    JSON: {model, attributes: [...], weights, weights_sha256, weights_pending, sites: {A: {path: [attribute, ...]}},
+      swept: [site], why: [...], data, preprocess, variation, input_shape: [C, H, W], configs, default,
+      removed: {reason: n}, images, already, plain_macs, tree_macs, score_bytes, out, macs_unknown: [name],
+      executor, why_plain, estimate: {seconds, images, configs, measured_s}}; a list for several --scale or --context
     """
-    from itd import plan
     from itd.runner.request import SweepRequest, varied
+
+    if as_json and plan_mode is None:
+        raise click.UsageError("--json prints a plan; give it with --plan")
 
     conventions = Conventions(size_scale, align_corners, shortcut, pool_half)
     requests = varied(SweepRequest(conventions=conventions, **given), scales=scales, contexts_px=contexts_px)
-    if only_plan:
-        click.echo("\n\n".join(plan_text(plan(request)) for request in requests))
+    if plan_mode is not None:
+        show_plans(requests, plan_mode, as_json, progress)
         return
     for request in requests:
         run_sweep(request, progress)
@@ -205,37 +224,8 @@ def run_sweep(request: Any, progress: Progress) -> None:
 
 def show_sweep(begun: Any, progress: Progress) -> Callable[[int], Any]:
     """Notes of what a sweep is about to do, and its progress in images, those that are there already among them."""
-    space, images = begun.job.space, len(begun.job)
-    configs = len(space)
-    for reason, count in space.removed.items():
-        note(f"{count} configurations are left out: {reason}")
-    if space.default is None:
-        note("the default configuration is not among them: there will be no static accuracy")
-    if begun.job.costs.unknown:
-        note(f"multiply-accumulates do not count {', '.join(begun.job.costs.unknown)}")
-    note(f"{configs} configurations, {images} images, {begun.already} of them there already -> {begun.out}")
+    for text in start_notes(begun):
+        note(text)
+    configs = len(begun.job.space)
     progress.start(begun.already + begun.todo, "images", done=begun.already, grain="rows", grains=configs)
     return progress.update
-
-
-def plan_text(plan: Any) -> str:
-    """What `--plan` prints."""
-    shared = plan.plain_macs / plan.tree_macs if plan.tree_macs else 1.0
-    lines = [
-        f"model            {plan.model}, {'+'.join(plan.attributes)}",
-        f"configurations   {plan.configs:,} (default: {'not in the space' if plan.default is None else plan.default})",
-        *(f"left out         {count:,}: {reason}" for reason, count in plan.removed.items()),
-        f"images           {plan.images:,}",
-        f"MACs, plain      {_giga(plan.plain_macs)}: every configuration on its own",
-        f"MACs, shared     {_giga(plan.tree_macs)}: {shared:.1f}x fewer in the prefix tree"
-        if plan.executor == "tree"
-        else "MACs, shared     none: every configuration is a plain forward",
-        *(f"not counted      {name}" for name in plan.macs_unknown),
-        f"scores           {plan.score_bytes / 1e6:,.1f} MB before compression",
-        f"result           {plan.out}",
-    ]
-    return "\n".join(lines)
-
-
-def _giga(macs: int) -> str:
-    return f"{macs / 1e9:,.1f} GMAC" if macs >= 1e9 else f"{macs / 1e6:,.1f} MMAC"

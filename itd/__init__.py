@@ -37,9 +37,10 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` lo
     from itd.patcher.auto import auto_sites
     from itd.patcher.summary import models
     from itd.runner.job import SweepJob
+    from itd.runner.plan import SweepPlan, plan
     from itd.runner.request import SweepRequest
     from itd.runner.sites import sites
-    from itd.runner.sweep import SweepPlan, SweepReport, plan, sweep
+    from itd.runner.sweep import SweepReport, sweep
     from itd.selectors.evaluate import SelectRequest, select
     from itd.selectors.predict import PredictRequest, predict
     from itd.space import Conventions, Setting, Space
@@ -80,12 +81,14 @@ _MODULES = {
     "itd.patcher.auto": ("auto_sites",),
     "itd.patcher.summary": ("models",),
     "itd.runner.job": ("SweepJob",),
+    "itd.runner.plan": (
+        "SweepPlan",
+        "plan",
+    ),
     "itd.runner.request": ("SweepRequest",),
     "itd.runner.sites": ("sites",),
     "itd.runner.sweep": (
-        "SweepPlan",
         "SweepReport",
-        "plan",
         "sweep",
     ),
     "itd.selectors.evaluate": (

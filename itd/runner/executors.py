@@ -16,10 +16,14 @@ from itd.runner.options import RunOptions
 
 @dataclass(frozen=True)
 class Way:
-    """How a job is run: `tree` or `plain`. note: what a user should know of it where nobody asked for that."""
+    """How a job is run: `tree` or `plain`.
+
+    note: what a user should know of it where nobody asked for that. why: of plain forwards.
+    """
 
     name: str
     note: str | None = None
+    why: str | None = None
 
 
 def way_of(job: SweepJob, options: RunOptions) -> Way:
@@ -36,7 +40,7 @@ def way_of(job: SweepJob, options: RunOptions) -> Way:
 
 def _way_of(job: SweepJob, options: RunOptions) -> Way:
     if options.executor == "plain":
-        return Way("plain")
+        return Way("plain", why="asked for")
     try:
         check_tree(job.program(options.device, Precision()), job.input_shape, job.name)
     except TraceError as error:
@@ -44,7 +48,8 @@ def _way_of(job: SweepJob, options: RunOptions) -> Way:
             raise TraceError(
                 f"`executor=tree` cannot run {job.name}: {job.why_plain or error}; give `executor=plain`, or auto"
             ) from error
-        return Way("plain", f"{shared_nothing(job)} ({job.why_plain or error})")
+        why = str(job.why_plain or error)
+        return Way("plain", f"{shared_nothing(job)} ({why})", why)
     return Way("tree")
 
 

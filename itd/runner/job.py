@@ -99,6 +99,8 @@ class SweepJob:
     """
 
     network_sha256: str | None
+    weights_pending: str | None = None
+    sites_why: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -137,15 +139,20 @@ class SweepJob:
         weights_label: str,
         out: str,
         own_code: bool = False,
+        weights_pending: str | None = None,
+        sites_why: tuple[str, ...] = (),
     ) -> SweepJob:
         """A job of parts that are resolved already: what `SweepRequest.job` makes.
 
         out: where its result goes. own_code: the network's code may be another the next time under the same name.
+        weights_pending: as of `Weights`; such a job can be planned and not run. sites_why: of `auto`, what it did not
+        find.
         """
         job = cls.__new__(cls)
         job._set(model, space, images, name, weights_sha256, weights_label, out)
         if own_code:
             job.network_sha256 = network_sha256(model, job.trace)
+        job.weights_pending, job.sites_why = weights_pending, sites_why
         return job
 
     def _set(

@@ -11,6 +11,7 @@ import torch
 from itd.device import resolve_device
 from itd.engine.precision import Precision
 from itd.errors import DataError, ItdError, ResultError
+from itd.runner.job import SweepJob
 from itd.runner.request import SweepRequest
 from itd.store import check_target
 
@@ -69,6 +70,13 @@ class RunOptions:
         name = chosen.pop("precision", None) or "fp32"
         precision = name if isinstance(name, Precision) else Precision(name, str(device))
         return cls(None if out is None else str(out), device, precision, **chosen)
+
+
+def checked_options(job: Any, **keywords: Any) -> RunOptions:
+    """The options of a job or a request. Keywords and errors as of `RunOptions.of`."""
+    if not isinstance(job, (SweepJob, SweepRequest)):
+        raise ItdError(f"a sweep is a SweepJob or a SweepRequest, given {type(job).__name__}")
+    return RunOptions.of(job if isinstance(job, SweepRequest) else None, **keywords)
 
 
 def _check_counts(chosen: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from itd.patcher import (
     patch,
     site_specs,
 )
+from itd.patcher.families import AutoSites
 from itd.patcher.names import canonical_name, is_factory, model_slug
 from itd.runner.job import JobImages, SweepJob
 from itd.runner.sites import sites_asked
@@ -108,7 +109,7 @@ class SweepRequest:
         and no weights are named, the network is trained on them once.
 
         Args:
-            only_plan: nothing is trained or fetched; the weights stay random.
+            only_plan: nothing is trained or fetched; weights that are not there stay random, and the job cannot be run.
             on_prepare: shows that weights are trained or fetched; None shows nothing.
 
         Raises:
@@ -149,6 +150,8 @@ class SweepRequest:
             weights_label=weights.label,
             out=self.out_path(),
             own_code=is_factory(self.model),
+            weights_pending=weights.pending,
+            sites_why=sites.why if isinstance(sites, AutoSites) else (),
         )
 
     def job_images(self, images: ImageSet, own: Preprocess) -> JobImages:

@@ -13,41 +13,15 @@ from typing import Any
 import torch
 
 from itd.engine.executor import Executor
-from itd.errors import ItdError, ItdWarning
+from itd.errors import ItdError, ItdWarning, ModelError
 from itd.runner.executors import make_executor, way_of
 from itd.runner.job import SweepJob
-from itd.runner.options import RunOptions
+from itd.runner.options import RunOptions, checked_options
 from itd.runner.provenance import provenance
 from itd.runner.request import SweepRequest
 from itd.runner.worker import Progress, Worker
 from itd.store import ResultWriter
 from itd.weights.prepare import OnPrepare, draw_bar
-
-_ROW_BYTES = 16
-"""pred, quality, nll, rank and confidence of one row, before compression."""
-
-
-@dataclass(frozen=True)
-class SweepPlan:
-    """What a sweep will do.
-
-    removed: reason -> configurations left out. plain_macs, tree_macs: multiply-accumulates of all images, each
-    configuration on its own and as they will be run. macs_unknown: operators that are in neither. score_bytes: before
-    compression. executor: tree or plain.
-    """
-
-    model: str
-    attributes: tuple[str, ...]
-    configs: int
-    default: int | None
-    removed: Mapping[str, int]
-    images: int
-    plain_macs: int
-    tree_macs: int
-    score_bytes: int
-    out: str
-    macs_unknown: tuple[str, ...] = ()
-    executor: str = "tree"
 
 
 @dataclass(frozen=True)
@@ -84,35 +58,6 @@ class SweepReport:
     def left(self) -> int:
         """Images still missing."""
         return self.images - self.already - self.done
-
-
-def plan(job: SweepJob | SweepRequest, *, out: str | None = None, **how: Any) -> SweepPlan:
-    """What a sweep would do: nothing is run, trained, fetched or written.
-
-    job: objects, or what was typed. out, how: as of `sweep`. Raises ItdError for anything that a sweep would refuse.
-
-    >>> plan(SweepRequest("resnet18", "dilation", sites="D", data="digits", limit=3)).configs
-    5
-    """
-    options = _options(job, out=out, **how)
-    if isinstance(job, SweepRequest):
-        job = job.job(only_plan=True)
-    way = way_of(job, options)
-    count, plain_macs = len(job), sum(job.macs)
-    return SweepPlan(
-        model=job.name,
-        attributes=job.space.attributes,
-        configs=len(job.space),
-        default=job.space.default,
-        removed=dict(job.space.removed),
-        images=count,
-        plain_macs=plain_macs * count,
-        tree_macs=(plain_macs if way.name == "plain" else job.program().prefix_costs(job.input_shape).macs) * count,
-        score_bytes=len(job.space) * count * _ROW_BYTES,
-        out=options.out or job.default_out,
-        macs_unknown=job.costs.unknown,
-        executor=way.name,
-    )
 
 
 def sweep(
@@ -165,7 +110,7 @@ def sweep(
     """
     if on_start is not None and not callable(on_start):
         raise ItdError(f"on_start is {on_start!r}; give a function of what will be done, or leave it out")
-    options = _options(
+    options = checked_options(
         job,
         out=out,
         device=device,
@@ -179,17 +124,15 @@ def sweep(
     )
     if isinstance(job, SweepRequest):
         job = job.job(on_prepare=None if quiet else on_prepare)
+    if job.weights_pending:
+        raise ModelError(
+            f"the weights {job.weights_label} of {job.name} are {job.weights_pending}, and this job was made to be "
+            "planned alone; make it again without only_plan"
+        )
     job.check_unchanged()
     way = way_of(job, options)
-    if way.note:
-        warnings.warn(way.note, ItdWarning, stacklevel=2)
-    return run_job(job, options, partial(make_executor, job, options, way), way=way.name, on_start=on_start)
-
-
-def _options(job: Any, **keywords: Any) -> RunOptions:
-    if not isinstance(job, (SweepJob, SweepRequest)):
-        raise ItdError(f"a sweep is a SweepJob or a SweepRequest, given {type(job).__name__}")
-    return RunOptions.of(job if isinstance(job, SweepRequest) else None, **keywords)
+    make = partial(make_executor, job, options, way)
+    return run_job(job, options, make, way=way.name, warning=way.note, on_start=on_start)
 
 
 def run_job(
@@ -198,25 +141,29 @@ def run_job(
     executor: Callable[[], Executor],
     *,
     way: str = "plain",
+    warning: str | None = None,
     identity: Mapping[str, Any] | None = None,
     on_start: OnStart | None = None,
 ) -> SweepReport:
     """Computes and writes the units that are missing, with any executor.
 
-    executor: makes it, once there is something to do. way: what it is, tree or plain. identity: fields beside the job's
-    own. Others as of `sweep`.
+    executor: makes it, once there is something to do. way: what it is, tree or plain. warning: what a user
+    should know, said once nothing can be refused any more. identity: fields beside the job's own. Others as of `sweep`.
     """
     started = time.perf_counter()
     writer = open_writer(job, options, identity or {}, way)
     already = writer.done_images
     units = writer.todo(options.shard)
     todo = sum(len(unit) for unit in units)
+    runs = executor() if units else None
+    if warning is not None:
+        warnings.warn(warning, ItdWarning, stacklevel=3)
     progress = on_start(SweepStart(job, writer.path, already, todo, way)) if on_start else None
     done = 0
-    if units:
+    if runs is not None:
         worker = Worker(
             job,
-            executor(),
+            runs,
             batch_size=options.batch_size,
             workers=options.workers,
             allow_missing=options.allow_missing,

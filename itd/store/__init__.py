@@ -3,7 +3,7 @@
 from itd.store._union import UnionSource, write_union
 from itd.store._verify import Damage, VerifyReport, verify
 from itd.store.result import Result, open_result
-from itd.store.writer import ResultWriter, Unit, check_target
+from itd.store.writer import ResultWriter, Unit, check_target, done_images
 
 __all__ = [
     "Damage",
@@ -13,6 +13,7 @@ __all__ = [
     "Unit",
     "VerifyReport",
     "check_target",
+    "done_images",
     "open_result",
     "verify",
     "write_union",

@@ -215,6 +215,27 @@ class ResultWriter:
         return _coverage(list_parts(self.folder), images)
 
 
+def done_images(
+    path: str | Path, *, identity: dict[str, Any], space: Space, samples: np.ndarray, unknown: Sequence[str] = ()
+) -> int:
+    """How many of some images a result has that `ResultWriter.open` would go on with; nothing is written.
+
+    unknown: fields of the identity that nobody knows yet and that are not compared. Others, and what is raised, as of
+    `ResultWriter.open`.
+    """
+    folder, samples = Path(path), np.asarray(samples, dtype=np.int32)
+    manifest = manifests.load_manifest(folder)
+    if manifest is None:
+        return 0
+    identity = {**identity, **{name: manifest["identity"][name] for name in unknown}}
+    if _begins_anew(folder, manifest, identity):
+        return 0
+    manifests.check_same(str(folder), manifest, manifests.load_configs(folder, manifest), identity, space, samples)
+    parts = list_parts(folder)
+    require_sizes(parts)
+    return int(_coverage(parts, len(samples)).sum())
+
+
 def _begins_anew(folder: Path, manifest: dict[str, Any], identity: dict[str, Any]) -> bool:
     """Whether a result is of another run and has no part yet: then nothing is lost when this run replaces it."""
     return not list_parts(folder) and bool(manifests.identity_differences(manifest["identity"], identity))

@@ -75,10 +75,9 @@ def train_on_digits(
     written.
     """
     recipe = recipe or RECIPES.get(model_name, Recipe())
-    key = _key(model_name, recipe)
-    path = cache_folder(cache_dir) / f"digits-{model_slug(model_name)}-{key[:16]}.safetensors"
+    path = digits_file(model_name, cache_dir=cache_dir, recipe=recipe)
     present = path.exists()
-    if present and _is_whole(path):
+    if present and is_whole(path):
         return path
     _require_writable(path)
     if present:  # but damaged
@@ -93,6 +92,12 @@ def train_on_digits(
     }
     _publish(model, facts, path)
     return path
+
+
+def digits_file(model_name: str, *, cache_dir: str | Path | None = None, recipe: Recipe | None = None) -> Path:
+    """Where `train_on_digits` keeps its weights, there or not. Arguments as there."""
+    key = _key(model_name, recipe or RECIPES.get(model_name, Recipe()))
+    return cache_folder(cache_dir) / f"digits-{model_slug(model_name)}-{key[:16]}.safetensors"
 
 
 def accuracy(model: nn.Module, split: str) -> float:
@@ -207,7 +212,8 @@ def _unwritable(path: Path, error: OSError) -> ModelError:
     )
 
 
-def _is_whole(path: Path) -> bool:
+def is_whole(path: Path) -> bool:
+    """Whether a weights file can be read."""
     try:
         read_file(path)
     except ModelError:

@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,6 +23,7 @@ from itd.weights.files import read_file
 from itd.weights.prepare import OnPrepare, draw_bar
 from itd.weights.state import (
     NONE,
+    NOT_FETCHED,
     Weights,
     apply_weights,
     check_classes,
@@ -106,13 +108,14 @@ def plan_weights(
     skeleton: nn.Module | None = None,
     size_px: tuple[int | None, int | None] = (None, None),
 ) -> Weights:
-    """Random weights with the class count and the preprocessing of those of a name: enough to plan a sweep.
+    """The weights of a name where they are there, else random ones with their class count and preprocessing.
 
-    Nothing is trained or fetched; a file is read, and a factory's network built. digits: the data are the embedded
-    digits. Others as of `load_weights`.
+    Nothing is trained or fetched; a file is read, also one that was fetched before, and a factory's network built.
+    `pending` says that the weights are random in place of others. digits: the data are the embedded digits, and the
+    weights not those trained on them. Others as of `load_weights`.
     """
     text = DEFAULT_ENUM if weights is None else str(weights)
-    if digits and weights in (None, NONE) and not is_factory(model_name):
+    if digits and text == NONE and not is_factory(model_name):
         return random_weights(model_name, 10, DIGITS_PREPROCESS)
     if is_timm(model_name):
         return timm_weights(
@@ -120,7 +123,11 @@ def plan_weights(
         )
     if is_factory(model_name) or text == NONE or is_weights_file(text):
         return load_weights(model_name, weights, num_classes=num_classes, skeleton=skeleton, size_px=size_px)
-    return random_weights(model_name, num_classes, _preset(_enum_member(model_name, text)))
+    member = _enum_member(model_name, text)
+    if _cached_file(member).exists():
+        return load_weights(model_name, weights, num_classes=num_classes, skeleton=skeleton, on_prepare=None)
+    random = random_weights(model_name, num_classes, _preset(member))
+    return replace(random, label=member.name, pending=NOT_FETCHED)
 
 
 def _from_torchvision(
@@ -128,7 +135,7 @@ def _from_torchvision(
 ) -> tuple[dict[str, Tensor], Preprocess, str]:
     """(state dict, preprocessing, the enum's name) of torchvision's weights, from its cache or by download."""
     member = _enum_member(model_name, text)
-    there = Path(torch.hub.get_dir(), "checkpoints", Path(member.url).name).exists()
+    there = _cached_file(member).exists()
     bar = not there and on_prepare is not None and on_prepare(f"fetching {member.url}", None) is None
     said = sys.stderr if bar else io.StringIO()  # torch says on standard output what it fetches
     try:
@@ -137,6 +144,11 @@ def _from_torchvision(
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         _refuse_download(model_name, member, error)
     return state, _preset(member), member.name
+
+
+def _cached_file(member: Any) -> Path:
+    """Where torch keeps what it fetched."""
+    return Path(torch.hub.get_dir(), "checkpoints", Path(member.url).name)
 
 
 def _enum_member(model_name: str, text: str) -> Any:

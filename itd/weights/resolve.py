@@ -13,9 +13,10 @@ from itd.data.preprocess import DIGITS_PREPROCESS
 from itd.device import resolve_device
 from itd.errors import ModelError
 from itd.patcher.names import is_factory
-from itd.weights.digits import train_on_digits
+from itd.weights.digits import digits_file, is_whole, train_on_digits
 from itd.weights.load import NONE, Weights, load_weights, plan_weights
 from itd.weights.prepare import OnPrepare, draw_bar
+from itd.weights.state import NOT_TRAINED, random_weights
 
 DIGITS_CLASSES = 10
 
@@ -41,7 +42,7 @@ def resolve(
         data: what the images are called (`itd.data.open.data_source`); of it only whether they are the digits is asked.
         num_classes: what the user says; None is the weights' own.
         device: where a network is trained on the digits.
-        only_plan: nothing is trained or fetched, and the weights stay random.
+        only_plan: nothing is trained or fetched; weights that are not there stay random (`Weights.pending`).
         on_prepare: shows that weights are trained or fetched; None shows nothing.
         skeleton, size_px: as of `load_weights`.
 
@@ -52,6 +53,12 @@ def resolve(
     if digits and is_factory(model_name):
         return _factory_on_digits(model_name, weights, num_classes, skeleton, size_px)
     classes = num_classes or (DIGITS_CLASSES if digits else None)
+    if only_plan and digits and weights is None:
+        path = digits_file(model_name)
+        if path.exists() and is_whole(path):
+            return load_weights(model_name, path, num_classes=classes, skeleton=skeleton)
+        random = random_weights(model_name, classes, DIGITS_PREPROCESS)
+        return replace(random, label=path.name, pending=NOT_TRAINED)
     if only_plan:
         return plan_weights(model_name, weights, num_classes=classes, digits=digits, skeleton=skeleton, size_px=size_px)
     name = weights_name(model_name, weights, data=data, device=device, on_prepare=on_prepare)

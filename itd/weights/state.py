@@ -38,7 +38,8 @@ class Weights:
     state_dict: float32 tensors on the CPU, or None for "none", seeded random initialisation, and for what a factory
     made. sha256: of the content (`content_sha256`). label: the enum's name or the file's, "none" or "as built".
     num_classes: the classifier's outputs. preprocess: what these weights expect. built: where there is no state dict,
-    the network that has them.
+    the network that has them. pending: why these are random values in place of those of the label, which a plan
+    neither fetches nor trains; None where they are the label's own.
     """
 
     model_name: str
@@ -48,6 +49,7 @@ class Weights:
     num_classes: int
     preprocess: Preprocess
     built: nn.Module | None = None
+    pending: str | None = None
 
     def network(self) -> nn.Module:
         """A network with these weights, in evaluation mode, as its name builds it."""
@@ -56,6 +58,10 @@ class Weights:
         model = build_model(self.model_name, self.num_classes)
         apply_weights(model, self)
         return model.eval()
+
+
+NOT_FETCHED, NOT_TRAINED = "not fetched", "not trained yet"
+"""What `Weights.pending` says."""
 
 
 def apply_weights(model: nn.Module, weights: Weights) -> None:

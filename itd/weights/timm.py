@@ -8,6 +8,7 @@ import logging
 import math
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from itd.weights.prepare import OnPrepare, draw_bar
 from itd.weights.state import (
     DOWNLOAD_TIMEOUT_S,
     NONE,
+    NOT_FETCHED,
     Weights,
     check_classes,
     content_sha256,
@@ -48,8 +50,8 @@ def timm_weights(
     """The weights of `timm/NAME`.
 
     weights: None for timm's pretrained ones of that name, "none" for seeded random ones, or a state dict in a file.
-    size_px: (resize_px, crop_px) of the user's. only_plan: nothing is fetched, and the weights stay random. Others as
-    of `itd.weights.load.load_weights`.
+    size_px: (resize_px, crop_px) of the user's. only_plan: nothing is fetched; weights that are not there stay random.
+    Others as of `itd.weights.load.load_weights`.
 
     Raises ModelError for a name without weights, weights that cannot be fetched, or preprocessing that is not the
     square at the centre.
@@ -65,8 +67,8 @@ def timm_weights(
         _require_pretrained(model_name)
         preprocess, label, found = timm_preprocess(model_name, network, size_px), _tagged(model_name), usual
         check_classes(label, found, num_classes)
-        if only_plan:
-            return random_weights(model_name, usual, preprocess)
+        if only_plan and _cached(timm_module().models.get_pretrained_cfg(timm_name(model_name))) is None:
+            return replace(random_weights(model_name, usual, preprocess), label=label, pending=NOT_FETCHED)
         state = normalised(_fetched(model_name, on_prepare))
     elif str(weights) == NONE:
         return random_weights(model_name, num_classes, timm_preprocess(model_name, network, size_px))

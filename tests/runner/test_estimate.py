@@ -50,7 +50,7 @@ class Machine:
 
 @pytest.mark.parametrize(
     ("whole_s", "images", "configs"),
-    [(0.01, 8, 25), (0.5, 8, 25), (1.1, 8, 25), (2.5, 4, 25), (11.5, 1, 25), (30.0, 1, 6), (200.0, 1, 1)],
+    [(0.01, 8, 25), (0.5, 8, 25), (1.1, 8, 25), (2.5, 4, 25), (11.0, 1, 25), (30.0, 1, 6), (200.0, 1, 1)],
 )
 def test_the_largest_piece_that_fits_is_measured_and_the_budget_kept(job, whole_s, images, configs):
     """whole_s: what all configurations of one image take."""
@@ -66,7 +66,7 @@ def test_the_first_run_is_in_no_rate(job):
 
 
 def test_the_first_of_several_batches_is_in_no_rate(job):
-    rates = iter([1e3, 1e3, 10.0])
+    rates = iter([1e3, 1e3, 400.0])
     machine = Machine(job, lambda *_: next(rates, 1e3) * sum(job.macs) / 100)
     assert machine.estimate().seconds == pytest.approx(100)
 
@@ -112,5 +112,5 @@ def test_both_executors_are_timed_by_the_plan_that_asks(job):
 
 @pytest.mark.parametrize("budget_s", [0, -1, "20", True, float("nan")])
 def test_a_budget_that_is_none_is_refused(job, budget_s):
-    with pytest.raises(ItdError, match="budget_s is .*seconds"):
+    with pytest.raises(ItdError, match=r"budget_s is .*seconds"):
         itd.plan(job, estimate=True, budget_s=budget_s)
