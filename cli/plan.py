@@ -10,7 +10,7 @@ import click
 from itd_cli.options import as_typed, print_json
 from itd_cli.progress import Progress, span
 
-MOST = 160
+MOST = 200
 """Characters of a note at the start; the sites are shortened to it."""
 
 
@@ -53,7 +53,7 @@ def plan_text(plan: Any) -> str:
         ("executor", "the prefix tree" if plan.executor == "tree" else f"plain forwards: {as_typed(plan.why_plain)}"),
         ("scores", f"{plan.score_bytes / 1e6:,.1f} MB before compression"),
         ("result", plan.out),
-        *([("time", time_text(plan.estimate, plan.configs))] if plan.estimate else []),
+        *([("time", time_text(plan))] if plan.estimate else []),
     ]
     return "\n".join(f"{name:<16} {text}" for name, text in lines)
 
@@ -90,13 +90,16 @@ def preprocess_text(
     return ", ".join(parts)
 
 
-def time_text(estimate: Any, configs: int) -> str:
+def time_text(plan: Any) -> str:
     """`about 3 h 20 min, measured on 8 images of noise`."""
+    estimate = plan.estimate
     if not estimate.images:
         return "none: every image is there already"
     images = "1 image" if estimate.images == 1 else f"{estimate.images:,} images"
-    part = "" if estimate.configs == configs else f", {estimate.configs:,} of the configurations"
-    return f"about {span(estimate.seconds)}, measured on {images} of noise{part}"
+    part = "" if estimate.configs == plan.configs else f" at {estimate.configs:,} of the configurations"
+    rest = " for those that are missing" if plan.already else ""
+    apart = ", the training apart" if "trained" in (plan.weights_pending or "") else ""
+    return f"about {span(estimate.seconds)}{rest}, measured on {images} of noise{part}{apart}"
 
 
 def start_notes(begun: Any) -> list[str]:

@@ -277,7 +277,18 @@ def test_what_is_left_out_and_lost_stands_in_the_lines_at_the_start() -> None:
               "none", "--limit", 1, "--device", "cpu", "--stride-range", "1,64", "--progress", "none")  # fmt: skip
     said = notes(run(*stride).stderr)
     assert re.search(r"; \d+ configurations are left out: total output stride out of range", said[1]), said
-    assert all(len(line) <= MOST for line in said[:1])
+    assert len(said[0]) <= MOST
+
+
+def test_the_document_shows_what_is_printed(repository: Path) -> None:
+    shown = (repository / "docs" / "results.md").read_text("utf-8").split("--limit 40 --plan\n")[1].split("```")[0]
+    documented = fields(shown)
+    command = ("sweep", "--model", "resnet18", "--attr", "dilation", "--data", "digits", "--limit", 40)
+    printed = fields(run(*command, "--plan=quick").stdout)
+    assert re.fullmatch(r"about \d+ s, measured on \d images of noise, the training apart", documented.pop("time"))
+    for one in (documented, printed):  # the name goes by torch's version
+        one["weights"] = re.sub(r"-[0-9a-f]{16}\.", "-KEY.", one["weights"])
+    assert documented == printed
 
 
 def test_every_option_of_the_plan_is_one_of_the_sweep() -> None:

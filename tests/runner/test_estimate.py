@@ -62,7 +62,9 @@ def test_the_largest_piece_that_fits_is_measured_and_the_budget_kept(job, whole_
 
 
 def test_the_first_run_is_in_no_rate(job):
-    assert Machine(job, sum(job.macs) / 0.5, warm_up_s=3.0).estimate().seconds == pytest.approx(500)
+    for whole_s in (0.5, 200.0):
+        found = Machine(job, sum(job.macs) / whole_s, warm_up_s=3.0).estimate()
+        assert found.seconds == pytest.approx(1000 * whole_s)
 
 
 def test_the_first_of_several_batches_is_in_no_rate(job):
