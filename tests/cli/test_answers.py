@@ -156,7 +156,7 @@ def test_combine_writes_a_space_that_sweep_reads(stride, size, tmp_path):
     space = read_space(tmp_path / "s.json")
     assert space.attributes == ("stride", "size") and len(space.configs) == 9
     plan = run("sweep", "--model", "resnet50", "--space", tmp_path / "s.json", "--data", "digits", "--weights", "none",
-               "--limit", 1, "--plan")  # fmt: skip
+               "--limit", 1, "--plan=quick")  # fmt: skip
     assert "configurations   9 " in plan.stdout, plan.stderr
     assert "results/resnet50-combined-stride+size.parquet" in plan.stdout
     assert "3 of each of stride and size: 9 configurations" in run(

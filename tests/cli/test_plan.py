@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +18,7 @@ from itd.runner.estimate import TimeEstimate
 from itd.weights.digits import RECIPES, Recipe, digits_file, train_on_digits
 from itd.weights.load import load_weights
 from itd_cli.main import cli
-from itd_cli.plan import MOST, shortened_sites
+from itd_cli.plan import MOST, plan_text, shortened_sites, start_notes
 from support.commands import one_line, run
 
 SMALL = ("sweep", "--model", "resnet18", "--attr", "dilation", "--sites", "CD", "--options", "1,2", "--data", "digits",
@@ -278,6 +280,17 @@ def test_what_is_left_out_and_lost_stands_in_the_lines_at_the_start() -> None:
     said = notes(run(*stride).stderr)
     assert re.search(r"; \d+ configurations are left out: total output stride out of range", said[1]), said
     assert len(said[0]) <= MOST
+
+
+def test_operators_that_are_not_counted_are_named_in_both() -> None:
+    request = itd.SweepRequest("resnet18", "dilation", sites="D", data="digits", weights="none", limit=2)
+    job = request.job()
+    job.costs = replace(job.costs, unknown=("einsum", "cdist"))
+    said = fields(plan_text(itd.plan(job)))
+    for name in ("MACs, plain", "MACs, shared"):
+        assert said[name].startswith("not known: einsum, cdist are not counted, the others are ")
+    lines = start_notes(SimpleNamespace(job=job, already=0, out="r.parquet"))
+    assert len(lines) == 3 and lines[1].endswith("; multiply-accumulates do not count einsum, cdist")
 
 
 def test_the_document_shows_what_is_printed(repository: Path) -> None:

@@ -34,7 +34,7 @@ def test_sweep_then_oracle_and_the_same_command_says_how_much_was_there(tmp_path
 
 def test_plan_says_what_would_be_done_and_writes_nothing(tmp_path):
     answer = run("sweep", "--model", "resnet50", "--attr", "stride", "--data", "digits", "--weights", "none",
-                 "--crop", "224", "--plan", "--out", tmp_path / "r.parquet")  # fmt: skip
+                 "--crop", "224", "--plan=quick", "--out", tmp_path / "r.parquet")  # fmt: skip
     assert answer.exit_code == 0, answer.stderr
     assert "configurations   361 (default: 33)" in answer.stdout
     assert "39: total output stride out of range" in answer.stdout
@@ -46,7 +46,7 @@ def test_a_default_that_is_not_in_the_space_is_said_and_static_is_null(tmp_path)
     args = [a if a != "1,2" else "2,3" for a in SMALL]
     assert run(*args, "--limit", 2, "--out", out).exit_code == 0
     assert json.loads(run("oracle", out, "--json").stdout)[0]["static"] is None
-    assert "not in the space" in run(*args, "--limit", 2, "--plan").stdout
+    assert "not in the space" in run(*args, "--limit", 2, "--plan=quick").stdout
 
 
 @pytest.mark.parametrize(
