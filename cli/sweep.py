@@ -61,7 +61,7 @@ def _what(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--space", "space_file", metavar="FILE", help="The configurations `itd combine` listed; no --attr then."
             ),
-            click.option("--sites", metavar="S", help="ABCD, a part of it, or A=path[+path],B=path for any network."),
+            click.option("--sites", metavar="S", help="ABCD, a part of it, auto, or A=path[+path],B=path."),
             click.option(
                 "--options", multiple=True, metavar="O", help="1,2,3 for every site; A=1,2 for one; stride:A=1,2."
             ),
