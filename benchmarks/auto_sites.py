@@ -70,6 +70,22 @@ def row_of(name: str, configs: int) -> dict[str, Any]:
     return row | {"seconds": round(time.perf_counter() - started, 1)}
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """As Markdown."""
+    heads = ["network of timm", "sites from", *ATTRIBUTES, "apart", "not found"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for row in rows:
+        found = {a: f"{v['sites']}: {v['configs']:,}" for a, v in row["attributes"].items()}
+        apart = max(v["apart"] for v in row["attributes"].values())
+        cells = [
+            row["model"],
+            "the registry" if row["registered"] else "shapes",
+            *(found.get(a, "-") for a in ATTRIBUTES),
+        ]
+        lines.append(f"| {' | '.join([*cells, f'{apart:.0e}', '; '.join(row['why']) or '-'])} |")
+    return "\n".join(lines) + "\n"
+
+
 @click.command()
 @click.option(
     "--out", type=click.Path(path_type=Path), help="JSON lines; a network's row takes the place of its old one."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 
@@ -161,3 +162,14 @@ def test_the_curve_ends_where_the_swept_network_stands(repository, name):
     result = opened(repository, f"{name}-stride-cifar10")
     assert [p.epoch for p in points] == list(range(1, 17)) and points[-1].images == 16 * 6400
     assert (points[-1].n, points[-1].top1) == (result.n, pytest.approx(oracle(result).static, abs=0.0021))
+
+
+def test_of_timms_files_at_least_63_run_by_the_tree_and_no_row_is_wrong(repository):
+    rows = [json.loads(line) for line in (repository / "results" / "networks" / "zoo.jsonl").read_text().splitlines()]
+    assert len({row["model"] for row in rows}) == len(rows) >= 67
+    assert sum(row["executor"] == "tree" for row in rows) >= 63
+    refused = [row for row in rows if row["executor"] == "refused"]
+    assert {row["why"] for row in refused} == {"0 odd square convolutions compute as torch's do"}
+    run = [row for row in rows if row not in refused]
+    assert all(row["wrong"] == 0 and row["rows"] == 8 and row["apart"] < 1e-4 for row in run)
+    assert sum(row["moved"] > 10 * row["apart"] for row in run) >= 72
