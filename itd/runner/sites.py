@@ -109,22 +109,7 @@ def sites(model: str, attribute: str | None = None, input_px: int | None = None)
         probe = measurable(network, shape)
     except ModelError:
         probe = measurable(build_model(model), shape)
-    asked = ATTRIBUTES if attribute is None else (attribute,)
-    why: list[str] = []
-    auto: dict[str, dict[str, list[str]]] = {a: {} for a in asked}
-    try:
-        found = registered(model) or _found(canonical_name(model), px)
-    except ModelError as error:
-        why = [str(error)]
-    else:
-        for name, modules in (found if isinstance(found, AutoSites) else found.sites).items():
-            for a in asked:
-                paths = [m.path for m in modules if a in m.attributes]
-                if paths:
-                    auto[a][name] = paths
-        why = (
-            list(found.why) if isinstance(found, AutoSites) else [f"{s} {a}: {w}" for (s, a), w in found.fixed.items()]
-        )
+    auto, why = _auto(model, px, ATTRIBUTES if attribute is None else (attribute,))
     return {
         "model": model,
         "input_px": px,
@@ -142,3 +127,19 @@ def sites(model: str, attribute: str | None = None, input_px: int | None = None)
         "auto": auto,
         "why": why,
     }
+
+
+def _auto(model: str, px: int, asked: Sequence[str]) -> tuple[dict[str, dict[str, list[str]]], list[str]]:
+    """(attribute -> site -> paths, as `auto` takes them; what was not found, and what keeps its value)."""
+    auto: dict[str, dict[str, list[str]]] = {a: {} for a in asked}
+    try:
+        found = registered(model) or _found(canonical_name(model), px)
+    except ModelError as error:
+        return auto, [str(error)]
+    entry, why = (found.entry, list(found.why)) if isinstance(found, AutoSites) else (found, [])
+    for name, modules in entry.sites.items():
+        for a in asked:
+            paths = [m.path for m in modules if a in m.attributes]
+            if paths and (name, a) not in entry.fixed:
+                auto[a][name] = paths
+    return auto, why + [f"site {s} keeps its {a}: {w}" for (s, a), w in entry.fixed.items() if a in asked]

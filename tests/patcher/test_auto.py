@@ -189,6 +189,14 @@ def test_the_command_lists_layers_and_what_would_be_taken(own_file):
     assert "pool" not in text and "--sites auto:\n  dilation A stem; B b" in text
 
 
+def test_what_a_registered_network_keeps_is_no_site_and_is_said():
+    found = itd.sites("resnet18", "stride", 64)
+    assert list(found["auto"]) == ["stride"] and list(found["auto"]["stride"]) == ["B", "C", "D"]
+    assert found["why"] == [
+        "site A keeps its stride: its block has no projection on the shortcut to take the same stride"
+    ]
+
+
 def test_sites_that_were_found_are_swept_extended_and_read_back(own_file, tmp_path):
     out = str(tmp_path / "r.parquet")
     asked = ["sweep", "--model", own_file, "--sites", "auto", "--attr", "stride", "--stride-range", "1,64",
