@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -98,10 +98,8 @@ def _classifier(model: nn.Module) -> str:
 class _Found:
     """One site in the making. strided: layers that take the stride together. kernel: the one that takes the rest."""
 
-    px: int
-    strided: tuple[Layer, ...] = ()
-    kernel: Layer | None = None
-    options: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    strided: tuple[Layer, ...]
+    kernel: Layer | None
 
     def modules(self) -> tuple[SiteModule, ...]:
         """As `itd.patch` takes them."""
@@ -139,7 +137,7 @@ class _Search:
         kernel = next(
             (la for la in self._candidates(stage) if la.path not in self.stem and "dilation" in la.takes), None
         )
-        return _Found(stage.px, self._strided(stage), kernel)
+        return _Found(self._strided(stage), kernel)
 
     # -- what takes the stride ---------------------------------------------------------------------------------------
 

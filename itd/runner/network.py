@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -55,9 +55,7 @@ def follow(model: DynamicModel, space: Space, shape: Shape) -> Followed:
     impossible = costs.impossible()
     if impossible:
         space = space.without(impossible, window_rule(shape))
-        costs = PrefixCosts(
-            costs.macs, tuple(m for m in costs.per_config if m is not None), costs.unknown, costs.output
-        )
+        costs = replace(costs, per_config=tuple(m for m in costs.per_config if m is not None))
     return Followed(traced, space, costs, why)
 
 
