@@ -9,7 +9,6 @@ there (`register_flop_formula`) is used here too. Element-wise products, such as
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,8 +27,9 @@ from itd.layers.involution import Involution2d
 from itd.layers.se import SqueezeExcitation
 from itd.layers.weightnet import WeightNet2d, WeightNetReduce
 from itd.patcher import DynamicConv2d, DynamicModel
+from itd.patcher.storage import copy_on
 from itd.space import Setting
-from itd.text import first_line, one_line
+from itd.text import first_line
 
 # -- by definition ----------------------------------------------------------------------------------------------------
 
@@ -290,30 +290,12 @@ def _check_config(model: nn.Module, config: Any) -> None:
 
 def _executed(model: nn.Module, config: Any, shape: tuple[int, ...], device: torch.device) -> Macs:
     """What a copy of the network counts when one image goes through it on a device."""
-    network = _copy_on(model, device)
+    network = copy_on(model, device)
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
     at = contextlib.nullcontext() if config is None else network.configured(config)  # type: ignore[operator]
     with at, torch.no_grad(), torch.random.fork_rng(devices=[]), CountingMode() as mode, _hooked(network, mode):
         network(torch.zeros(1, *shape, device=device, dtype=dtype))
     return Macs(mode.macs, sorted(mode.unknown))
-
-
-def _copy_on(model: nn.Module, device: torch.device) -> nn.Module:
-    """A copy in evaluation mode with its tensors on a device; those of the meta device take no memory."""
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
-            if type(value) in (Tensor, nn.Parameter):  # also a tensor that is made of others, as of weight_norm
-                moved = value.detach().to(device, copy=True)
-                memo[id(value)] = nn.Parameter(moved, False) if isinstance(value, nn.Parameter) else moved
-    try:
-        with torch.no_grad():  # the copy of a script has no history of its own
-            return copy.deepcopy(model, memo).to(device).eval()
-    except Exception as error:  # a module may hold anything
-        raise ModelError(
-            f"{type(model).__name__} cannot be copied ({one_line(error)}); take what is no parameter, buffer or plain "
-            "value out of it"
-        ) from error
 
 
 @contextlib.contextmanager

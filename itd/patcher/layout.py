@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from itd.errors import ModelError
 from itd.layers.conv import PerSampleConv2d
 from itd.patcher.kinds import POOLS, takes
+from itd.patcher.storage import copy_on
 from itd.text import first_line
 
 _CONVS = (nn.Conv2d, PerSampleConv2d)
@@ -53,24 +54,13 @@ class Stage:
     layers: tuple[Layer, ...]
 
 
-def on_meta(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode whose tensors have no storage; the network keeps its own."""
-    memo: dict[int, Any] = {}
-    for module in model.modules():
-        for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
-            if type(value) in (Tensor, nn.Parameter):
-                moved = value.detach().to("meta")
-                memo[id(value)] = nn.Parameter(moved, False) if isinstance(value, nn.Parameter) else moved
-    return copy.deepcopy(model, memo).to("meta").eval()
-
-
 def measurable(model: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
     """A copy that one image can be sent through: on shapes alone, or where the network reads values, on zeros.
 
     Raises ModelError for a network that takes no image of this shape.
     """
     try:
-        probe = on_meta(model)
+        probe = copy_on(model, torch.device("meta"))
         send(probe, shape)
         return probe
     except Exception:  # a network may do anything with what has no values

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from itd.errors import ModelError
+from itd.text import one_line
 
 _MAKERS = (torch.empty, torch.zeros, torch.ones)
 _FILLERS = frozenset({"normal_", "uniform_", "fill_", "zero_", "erfinv_", "mul_", "add_", "clamp_", "kaiming_uniform_"})
@@ -30,3 +35,21 @@ class WithoutStorage(TorchFunctionMode):
         if func in _MAKERS and kwargs.get("device") is None:
             kwargs["device"] = "meta"
         return func(*args, **kwargs)
+
+
+def copy_on(model: nn.Module, device: torch.device) -> nn.Module:
+    """A copy in evaluation mode with its tensors on a device; those of the meta device take no memory."""
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()):
+            if type(value) in (Tensor, nn.Parameter):  # also a tensor that is made of others, as of weight_norm
+                moved = value.detach().to(device, copy=True)
+                memo[id(value)] = nn.Parameter(moved, False) if isinstance(value, nn.Parameter) else moved
+    try:
+        with torch.no_grad():  # the copy of a script has no history of its own
+            return copy.deepcopy(model, memo).to(device).eval()
+    except Exception as error:  # a module may hold anything
+        raise ModelError(
+            f"{type(model).__name__} cannot be copied ({one_line(error)}); take what is no parameter, buffer or plain "
+            "value out of it"
+        ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 import torch
@@ -13,6 +12,7 @@ from itd.errors import ModelError
 from itd.patcher.factories import build_factory
 from itd.patcher.model import logits_of
 from itd.patcher.names import canonical_name
+from itd.patcher.storage import copy_on
 from itd.text import first_line
 from itd.weights.files import read_file
 from itd.weights.state import NONE, Weights, content_sha256, is_weights_file, normalised
@@ -63,7 +63,7 @@ def count_logits(name: str, network: nn.Module, side_px: int) -> int:
     side_px: of the square image. Raises ModelError for a network that cannot take it, or returns anything but (1, K).
     """
     try:
-        logits = _logits(_on_meta(network), side_px, "meta")
+        logits = _logits(copy_on(network, torch.device("meta")), side_px, "meta")
     except Exception:  # what cannot be run on shapes raises many kinds
         try:
             logits = _logits(network, side_px, "cpu")
@@ -82,10 +82,3 @@ def count_logits(name: str, network: nn.Module, side_px: int) -> int:
 def _logits(network: nn.Module, side_px: int, device: str) -> torch.Tensor:
     with torch.inference_mode():
         return logits_of(network(torch.zeros(1, 3, side_px, side_px, device=device)))
-
-
-def _on_meta(network: nn.Module) -> nn.Module:
-    """The same network without values."""
-    tensors: dict[int, torch.Tensor] = {id(p): nn.Parameter(p.to("meta"), False) for p in network.parameters()}
-    tensors |= {id(buffer): buffer.to("meta") for buffer in network.buffers()}
-    return copy.deepcopy(network, memo=dict(tensors))
