@@ -6,7 +6,6 @@ of one size, so that a network may decide by them what it does.
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, fx, nn
 
 from itd.engine.rows import META_ROWS, mapped, symbolic
 from itd.layers import LAYERS
+from itd.patcher.storage import copy_on
 
 
 class ModuleTracer(fx.Tracer):
@@ -112,7 +112,7 @@ class ShapedTracer(ModuleTracer):
 
     def __init__(self, model: nn.Module, site_paths: set[str], shape: tuple[int, int, int]) -> None:
         super().__init__(model, site_paths)
-        self.on_meta, self.shape, self.running = copy.deepcopy(model).to("meta"), shape, False
+        self.on_meta, self.shape, self.running = copy_on(model, torch.device("meta")), shape, False
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if self.running:

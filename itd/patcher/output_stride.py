@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from itd.errors import ModelError
+from itd.patcher.storage import copy_on
 
 _PROBE_PX = 512
 _WINDOWS = (torch.ops.aten.convolution, torch.ops.aten.max_pool2d_with_indices, torch.ops.aten.avg_pool2d)
@@ -42,7 +42,7 @@ def output_stride(model: nn.Module, input_shape: tuple[int, int, int] = (3, 224,
     >>> output_stride(resnet18())
     32
     """
-    probe = copy.deepcopy(model).to("meta").eval()
+    probe = copy_on(model, torch.device("meta"))
     channels, height, width = input_shape
     times = max(1, -(-_PROBE_PX // max(height, width)))
     for factor in dict.fromkeys((times, 1)):
