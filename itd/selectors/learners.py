@@ -118,7 +118,10 @@ def _one_thread() -> Iterator[None]:
 
 
 def _head(inputs: np.ndarray, right: np.ndarray, seed: int) -> dict[str, np.ndarray]:
-    """A small network on standardised inputs: 64 hidden units with ReLU and dropout, one output a configuration."""
+    """A small network on standardised inputs: 64 hidden units with ReLU and dropout, one output a configuration.
+
+    It sees 20,000 images in all, each at least 30 and at most 300 times.
+    """
     import torch
     from torch import nn
 
@@ -131,7 +134,7 @@ def _head(inputs: np.ndarray, right: np.ndarray, seed: int) -> dict[str, np.ndar
         network = nn.Sequential(nn.Dropout(0.2), first, nn.ReLU(), nn.Dropout(0.5), last)
         optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.1)
         size = min(256, len(x))
-        for _ in range(max(30, 20_000 // len(x))):
+        for _ in range(min(max(30, 20_000 // len(x)), 300)):
             for chosen in torch.randperm(len(x)).split(size):
                 loss = nn.functional.binary_cross_entropy_with_logits(network(x[chosen]), y[chosen])
                 optimizer.zero_grad()

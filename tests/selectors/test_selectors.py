@@ -53,6 +53,13 @@ def select_request(weights: str) -> SelectRequest:
     return SelectRequest(k=3, folds=3, resamples=20, data="digits", weights=weights)
 
 
+@pytest.fixture(scope="module")
+def measured(swept, weights):
+    """The study of that result, and what it found."""
+    selecting = SelectorStudy(open_result(swept), select_request(weights))
+    return selecting, selecting.measure()
+
+
 def synthetic_result(tmp_path: Path, right: np.ndarray):
     """A result in which configuration c is right on sample i where right[c, i]."""
     configs, n = right.shape
@@ -186,10 +193,9 @@ def test_no_sample_is_measured_by_what_it_taught(tmp_path, monkeypatch):
 # -- with the network -------------------------------------------------------------------------------------------------
 
 
-def test_averaging_is_the_mean_of_plain_probabilities(swept, weights):
-    result = open_result(swept)
-    selecting = SelectorStudy(result, select_request(weights))
-    found = selecting.measure()
+def test_averaging_is_the_mean_of_plain_probabilities(measured):
+    selecting, found = measured
+    result = selecting.result
     model, images = selecting.source.model, digits_images("eval")
     pixels = torch.stack([selecting.source.preprocess(images.load(int(i))) for i in result.samples])
     right = np.zeros(24, bool)
@@ -219,10 +225,9 @@ def evaluate_setting(values):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_saved_selector_classifies_as_its_parts_say(swept, weights, tmp_path, method):
-    result = open_result(swept)
-    selecting = SelectorStudy(result, select_request(weights))
-    selecting.measure()
+def test_a_saved_selector_classifies_as_its_parts_say(measured, weights, tmp_path, method):
+    selecting, _ = measured
+    result = selecting.result
     made = selecting.make(method)
     if method == "cascade":  # so that some stop at the first, some later
         made = replace(made, threshold=float(np.median(result.matrix("confidence"))))
