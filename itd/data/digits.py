@@ -6,6 +6,7 @@ are for evaluation, at scales that vary.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,16 +44,13 @@ def digits_images(split: str = "eval") -> ImageSet:
     >>> digits_images("eval").load(0).size
     (64, 64)
     """
-    from sklearn.datasets import load_digits
-
     if split not in SPLITS:
         raise DataError(f"no such split of the digits: {split!r}; the splits are {', '.join(SPLITS)}")
-    digits = load_digits()
-    rows = range(_TRAIN_COUNT) if split == "train" else range(_TRAIN_COUNT, len(digits.images))
+    grey, digits = _scikit_learns()
+    rows = range(_TRAIN_COUNT) if split == "train" else range(_TRAIN_COUNT, len(grey))
     sizes = [eval_px(row - _TRAIN_COUNT) if split == "eval" else TRAIN_PX for row in rows]
-    grey = (digits.images * (255 / 16)).round().astype(np.uint8)
     canvases = np.stack([_draw(grey[row], px) for row, px in zip(rows, sizes, strict=True)])
-    labels = digits.target[rows.start : rows.stop].astype(np.int16)
+    labels = digits[rows.start : rows.stop].astype(np.int16)
     return ImageSet(
         names=[
             f"{_RECIPE}/{split}/{label}/{row:04d}-{px}px" for row, px, label in zip(rows, sizes, labels, strict=True)
@@ -63,6 +61,15 @@ def digits_images(split: str = "eval") -> ImageSet:
         source=DIGITS,
         read=DigitsReader(canvases),
     )
+
+
+@functools.cache
+def _scikit_learns() -> tuple[np.ndarray, np.ndarray]:
+    """(1797, 8, 8) uint8 pictures and (1797,) labels; read once, as parsing their text takes longer than all else."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return (digits.images * (255 / 16)).round().astype(np.uint8), digits.target
 
 
 def eval_px(index: int) -> int:

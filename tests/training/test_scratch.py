@@ -123,20 +123,7 @@ def test_a_network_is_trained_tested_swept_and_used(tmp_path, op):
 
     which = ["--model", "cifar-resnet18", *(["--op", op] if op != "conv" else [])]
     weights = tmp_path / "w.safetensors"
-    given = [
-        "--data",
-        "digits",
-        "--epochs",
-        "2",
-        "--limit",
-        "64",
-        "--batch-size",
-        "16",
-        "--lr",
-        "0.005",
-        "--out",
-        weights,
-    ]
+    given = ["--data", "digits", "--epochs", 2, "--limit", 32, "--batch-size", 8, "--lr", 0.005, "--out", weights]
     told = json.loads(run("train", *which, *given, "--json"))
     name = "cifar-resnet18" + ("" if op == "conv" else f"+{op}")
     assert told == {"out": str(weights), "model": name, "epochs": 2, "steps": 8, "images": 1437, "already": False}
@@ -148,7 +135,8 @@ def test_a_network_is_trained_tested_swept_and_used(tmp_path, op):
     assert float(log[-1]["loss"]) < float(log[0]["loss"])
     tested = json.loads(run("evaluate", *which, "--weights", weights, "--data", "digits", "--limit", "20", "--json"))
     assert tested["n"] == 20 and 0 <= tested["top1"] <= tested["top5"] <= 1
-    line = json.loads(run("predict", *which, "--weights", weights, "digits", "--json").splitlines()[0])
+    digits_images("eval").load(0).save(tmp_path / "digit.png")
+    line = json.loads(run("predict", *which, "--weights", weights, tmp_path / "digit.png", "--json"))
     assert line["config"] is None and 0 <= line["top"][0]["class"] < 10
     out = tmp_path / "r.parquet"
     run("sweep", *which, "--weights", weights, "--data", "digits", "--attr", "stride", "--limit", "2", "--out", out)
