@@ -2,7 +2,7 @@
 
     python benchmarks/recompute.py results/resnet50-*-val1300.parquet --data DIR/images/val1300 --weights DIR/weights
 
-`--weights` is a folder of <model>.safetensors; a result of other weights is passed over by name. One line for each
+`--weights` is a folder of <model>.safetensors; a result of others is passed over by name. One line for each
 result, JSON last: rows, how many are clear (the two top logits more than 1e-3 apart), how many are ranked clearly (no
 other logit within 1e-3 of the label's), how many clear rows differ in prediction or clearly ranked ones in rank, and
 the largest difference of quality of a clear row. Exit status 1 where a row differs so, or a quality by more than 1e-4.
@@ -23,7 +23,7 @@ from itd.data.loader import Pixels
 from itd.engine.program import compile_program
 from itd.engine.tracing import trace
 from itd.engine.tree import TreeExecutor
-from itd.errors import ResultError
+from itd.errors import ItdError
 from itd.runner.scores import score
 from itd.selectors.source import open_source
 from itd.store import Result, open_result
@@ -87,7 +87,7 @@ def main(results: tuple[str, ...], data: str, weights: Path, most: int | None) -
     for path in results:
         try:
             reports.append(recompute(path, data, weights, most))
-        except ResultError as error:
+        except ItdError as error:
             click.echo(f"passed over: {error}")
             continue
         told = (
