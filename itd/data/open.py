@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from itd.data.cifar10 import cifar10_images, is_cifar10
+from itd.data.cifar import cifar_images, cifar_of
 from itd.data.digits import DIGITS, DIGITS_ONE_SCALE, digits_images
 from itd.data.folder import folder_images
 from itd.data.images import ImageSet
@@ -42,13 +42,14 @@ def open_images(
     if is_digits(source):
         _check_digits(classes, classes_file)
         return digits_images("train-scale-eval" if source == DIGITS_ONE_SCALE else split)
-    if is_cifar10(source):
-        if (classes or 10) != 10 or classes_file is not None:
+    cifar = cifar_of(source)
+    if cifar is not None:
+        if (classes or cifar.classes) != cifar.classes or classes_file is not None:
             raise DataError(
-                f"CIFAR-10 has its ten classes, but `num_classes` or the weights say {classes}, or `classes_file` "
-                "names others; pass weights for ten classes, and no `classes_file`"
+                f"{cifar.name} has its {cifar.classes} classes, but `num_classes` or the weights say {classes}, or "
+                f"`classes_file` names others; pass weights for {cifar.classes} classes, and no `classes_file`"
             )
-        return cifar10_images(source, split)
+        return cifar_images(source, split)
     return folder_images(source, num_classes=classes, classes_file=classes_file)
 
 

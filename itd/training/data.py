@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from itd.data.cifar10 import CIFAR10_PREPROCESS
+from itd.data.cifar import CIFAR10_PREPROCESS, CIFAR100_PREPROCESS
 from itd.data.digits import DIGITS
 from itd.data.images import ImageSet
 from itd.data.open import is_digits, open_images
@@ -28,7 +28,7 @@ CIFAR_PAD_PX = 4
 
 
 def training_images(data: str, **known: Any) -> ImageSet:
-    """The images to train on: a folder's, and of the digits or CIFAR-10 as published their training split.
+    """The images to train on: a folder's, and of the digits or CIFAR as published their training split.
 
     known: num_classes, weights_classes and classes_file of `open_images`. Raises DataError for evaluation images.
     """
@@ -73,10 +73,11 @@ class Augment:
 
 
 def augmentation(data: str, preprocess: Preprocess) -> Augment:
-    """What is usual for the images: a shift for the digits, padding for CIFAR-10's preprocessing, else ImageNet's."""
+    """What is usual for the images: a shift for the digits, padding for CIFAR's preprocessing, else ImageNet's."""
     if is_digits(data):
         return Augment(preprocess, shift_px=DIGITS_SHIFT_PX)
-    return Augment(preprocess, pad_px=CIFAR_PAD_PX if preprocess == CIFAR10_PREPROCESS else None)
+    cifar = preprocess in (CIFAR10_PREPROCESS, CIFAR100_PREPROCESS)
+    return Augment(preprocess, pad_px=CIFAR_PAD_PX if cifar else None)
 
 
 @dataclass(frozen=True, eq=False)

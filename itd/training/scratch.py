@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from itd.data.cifar10 import CIFAR10_PREPROCESS, is_cifar10
+from itd.data.cifar import CIFAR10_PREPROCESS, cifar_of
 from itd.data.images import ImageSet
 from itd.data.open import data_source, is_digits, open_images
 from itd.data.preprocess import DIGITS_PREPROCESS, Preprocess
@@ -39,7 +39,7 @@ class TrainRequest:
     """What `itd train` takes.
 
     model: a name of `itd models --learned`, such as cifar-resnet18+condconv, or as of `SweepRequest`. data: training
-    images, a folder per class, CIFAR-10 or the digits. weights: to begin with; "none" for random ones. schedule: how it
+    images, a folder per class, CIFAR or the digits. weights: to begin with; "none" for random ones. schedule: how it
     is trained. label_smoothing: share of the target that all classes have alike. limit: images of each epoch. out: the
     weights. test: held-out images for the learning curve, every `test_every`th; they change no weight.
     """
@@ -150,7 +150,10 @@ def preprocess_of(name: str, data: str) -> Preprocess:
     """What a network that is trained from scratch on these images expects."""
     if is_digits(data):
         return DIGITS_PREPROCESS
-    if is_cifar10(data) or (is_learned(name) and name.startswith("cifar")):
+    cifar = cifar_of(data)
+    if cifar is not None:
+        return cifar.preprocess
+    if is_learned(name) and name.startswith("cifar"):
         return CIFAR10_PREPROCESS
     return Preprocess()
 
@@ -201,7 +204,7 @@ def _tester(
 
 def _training_images(request: TrainRequest, data: str) -> ImageSet:
     known: Mapping[str, Any] = {"num_classes": request.num_classes, "classes_file": request.classes_file}
-    if not is_digits(data) and not is_cifar10(data) and request.num_classes is None and Path(data).is_dir():
+    if not is_digits(data) and cifar_of(data) is None and request.num_classes is None and Path(data).is_dir():
         folders = sum(entry.is_dir() and not entry.name.startswith(".") for entry in os.scandir(data))
         known = {**known, "num_classes": folders if folders else None}
     return training_images(data, **known)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from click.testing import CliRunner
 from torch import nn
 
-from itd.data.cifar10 import CIFAR10_PREPROCESS
+from itd.data.cifar import CIFAR10_PREPROCESS, CIFAR100_PREPROCESS
 from itd.data.digits import digits_images
 from itd.data.preprocess import DIGITS_PREPROCESS, Preprocess
 from itd.errors import ItdError
@@ -97,7 +97,9 @@ def test_what_a_network_expects_follows_from_the_images():
 
 def test_training_and_fine_tuning_augment_by_the_images():
     assert augmentation("digits", DIGITS_PREPROCESS) == Augment(DIGITS_PREPROCESS, shift_px=4)
-    assert augmentation("/some", CIFAR10_PREPROCESS) == Augment(CIFAR10_PREPROCESS, pad_px=4)
+    assert preprocess_of("resnet18", "cifar100") == CIFAR100_PREPROCESS
+    for published in (CIFAR10_PREPROCESS, CIFAR100_PREPROCESS):
+        assert augmentation("/some", published) == Augment(published, pad_px=4)
     assert augmentation("/some", Preprocess()) == Augment(Preprocess())
 
 
