@@ -283,7 +283,8 @@ class _Counts:
 class ModuleOp(Op):
     """Any other layer, run as it is (its in-place flag taken away).
 
-    opaque: a module of modules whose inside was not traced. It is given copies, which it may change in place.
+    opaque: a module of modules whose inside was not traced. It is given copies, which it may change in place, and whose
+    layout is that of a network's own forward.
     """
 
     def __init__(self, module: nn.Module, *, opaque: bool = False) -> None:
@@ -297,7 +298,7 @@ class ModuleOp(Op):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.opaque:
-            args, kwargs = mapped((args, kwargs), lambda v: v.clone() if isinstance(v, Tensor) else v)
+            args, kwargs = mapped((args, kwargs), _own_copy)
         return self.module(*args, **kwargs)
 
     def meta(self, *args: Any, **kwargs: Any) -> Any:
@@ -398,11 +399,24 @@ class ScalarOp(Op):
             ) from error
 
 
+def _own_copy(value: Any) -> Any:
+    return value.clone(memory_format=torch.contiguous_format) if isinstance(value, Tensor) else value
+
+
+_VIEWS = ("view", "view_as")
+"""Methods that need a layout of their own, which the tree's tensors may lack."""
+
+
 def tensor_method(name: str) -> Callable[..., Any]:
     """`x.name(...)` as a function of x."""
 
     def call(x: Any, *args: Any, **kwargs: Any) -> Any:
-        return getattr(x, name)(*args, **kwargs)
+        try:
+            return getattr(x, name)(*args, **kwargs)
+        except RuntimeError:
+            if name not in _VIEWS:
+                raise
+            return getattr(x.contiguous(), name)(*args, **kwargs)
 
     call.__name__ = name
     return call

@@ -17,14 +17,17 @@ from itd.engine.costs import PrefixCosts
 from itd.engine.executor import Sink
 from itd.engine.macs import Macs, macs
 from itd.engine.precision import Precision
-from itd.errors import ModelError, SpaceError
+from itd.errors import ItdError, ModelError, SpaceError
 from itd.patcher import DynamicModel, logits_of
 from itd.space import Setting, Space, format_config
 from itd.text import first_line
 
 
 class PlainExecutor:
-    """Runs a space on batches of images, nothing shared, folded or fused. model: what `itd.patch` returned."""
+    """Runs a space on batches of images, nothing shared, folded or fused. model: what `itd.patch` returned.
+
+    Images are laid out as a data set gives them, channel after channel, for a network may count on that (`x.view`).
+    """
 
     def __init__(
         self,
@@ -35,17 +38,21 @@ class PlainExecutor:
         precision: Precision | None = None,
     ) -> None:
         self.precision, self.device, self.space = precision or Precision(), torch.device(device), space
-        model = copy.deepcopy(model).to(device=self.device, dtype=self.precision.dtype)
-        self.model = model.to(memory_format=torch.channels_last)
+        self.model = copy.deepcopy(model).to(device=self.device, dtype=self.precision.dtype)
 
     def run(self, pixels: Tensor, sink: Sink, configs: Iterable[int] | None = None) -> None:
         """Every configuration, or those given, on every image. pixels: (N, C, H, W) float32."""
-        pixels = pixels.to(self.device, self.precision.dtype, memory_format=torch.channels_last)
+        pixels = pixels.to(self.device, self.precision.dtype).contiguous()
         images = np.arange(pixels.shape[0])
         with torch.inference_mode(), self.precision.flags():
             for number in range(len(self.space)) if configs is None else configs:
                 with self.model.configured(self.space.configs[number]):
                     logits = logits_of(self.model(pixels))
+                if logits.ndim != 2 or len(logits) != len(images):
+                    raise ModelError(
+                        f"the network gives logits of the shape {tuple(logits.shape)} for {len(images)} images; they "
+                        f"must be ({len(images)}, K), a row for each image: a squeeze may take the images' side away"
+                    )
                 sink(np.full(len(images), number), images, logits)
 
 
@@ -89,8 +96,17 @@ def _counted(
 def _logits_shape(
     model: DynamicModel, config: tuple[Setting, ...], input_shape: tuple[int, int, int]
 ) -> tuple[int, ...]:
-    """(1, K) as a rule: of the logits of one image of zeros."""
+    """(1, K) as a rule: of the logits of one image of zeros. Raises ModelError for a network that takes none."""
     first = next(model.parameters(), torch.empty(0))
     pixels = torch.zeros(1, *input_shape, device=first.device, dtype=first.dtype)
     with torch.no_grad(), model.configured(config):
-        return tuple(logits_of(model(pixels)).shape)
+        try:
+            return tuple(logits_of(model(pixels)).shape)
+        except ItdError:
+            raise
+        except Exception as error:  # a network may raise anything
+            size = " x ".join(map(str, input_shape))
+            raise ModelError(
+                f"the network cannot be run on an image of zeros of {size} ({first_line(error)}); mend it, or give "
+                "images of another size"
+            ) from error

@@ -106,8 +106,13 @@ class DynamicConv2d(nn.Conv2d):
         if key not in self._resized:
             self._resized = {old: w for old, w in self._resized.items() if old[1:] == key[1:]}
             kernel = resize_kernel(self.weight.detach(), k, self.conventions)
-            self._resized[key] = kernel.contiguous(memory_format=torch.channels_last)
+            self._resized[key] = kernel.contiguous(memory_format=_layout(self.weight))
         return self._resized[key]
+
+
+def _layout(weight: Tensor) -> torch.memory_format:
+    """How a weight is laid out: the output of a convolution is laid out so too."""
+    return torch.contiguous_format if weight.is_contiguous() else torch.channels_last
 
 
 def per_sample_conv_at(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from itd.engine.check import check_images_apart, check_tree
+from itd.engine.check import check_plain, check_tree
 from itd.engine.executor import Executor
 from itd.engine.plain import PlainExecutor
 from itd.engine.precision import Precision
@@ -30,11 +30,11 @@ def way_of(job: SweepJob, options: RunOptions) -> Way:
     """How a job is run, settled before it starts: the tree is checked against the network itself.
 
     Raises TraceError where the tree is asked for by name and cannot be, ModelError where images that are run together
-    touch one another.
+    touch one another, or an image gives other logits each time.
     """
     way = _way_of(job, options)
-    if way.name == "plain" and options.batch_size != 1:
-        check_images_apart(job.model, job.space, job.input_shape, job.name)
+    if way.name == "plain":
+        check_plain(job.model, job.space, job.input_shape, job.name, together=options.batch_size != 1)
     return way
 
 
