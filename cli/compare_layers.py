@@ -22,7 +22,9 @@ MODELS = "cifar-resnet18,cifar-resnet18+involution,cifar-resnet18+condconv,cifar
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, metavar="N")
 @click.option("--repeats", type=click.IntRange(min=3), default=10, show_default=True, metavar="N")
 @click.option("--epoch-images", type=click.IntRange(min=1), default=40_000, show_default=True, metavar="N")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N images of --data.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="N images of --data, of as many classes as there are."
+)
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one.")
 @click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode.")
 @click.option("--curves", metavar="FILE", callback=check_plot, help="Draw the learning curves of --folder.")

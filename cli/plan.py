@@ -12,6 +12,7 @@ from itd_cli.progress import Progress, span
 
 MOST = 200
 """Characters of a note at the start; the sites are shortened to it."""
+PATH_NOTE = "by path, as the result was begun, not spread over the classes"
 
 
 def show_plans(requests: list[Any], mode: str, as_json: bool, progress: Progress) -> None:
@@ -45,7 +46,8 @@ def plan_text(plan: Any) -> str:
         ("preprocessing", preprocess_text(plan.preprocess, plan.variation, plan.input_shape)),
         ("configurations", f"{plan.configs:,} (default: {default})"),
         *(("left out", f"{count:,}: {reason}") for reason, count in plan.removed.items()),
-        ("images", f"{plan.images:,} of {plan.data}{there}"),
+        ("images", f"{images_text(plan.images, plan.classes, plan.num_classes)}, {plan.data}{there}"),
+        *([("order", PATH_NOTE)] if plan.order == "path" else []),
         ("MACs, plain", f"{_macs(plan.plain_macs, plan.macs_unknown)}: every configuration on its own"),
         ("MACs, shared", f"{_macs(plan.tree_macs, plan.macs_unknown)}: {shared:.1f}x fewer in the prefix tree")
         if plan.executor == "tree"
@@ -122,11 +124,23 @@ def start_notes(begun: Any) -> list[str]:
         parts.append("the default configuration is not among them: there will be no static accuracy")
     if job.costs.unknown:
         parts.append(f"multiply-accumulates do not count {', '.join(job.costs.unknown)}")
+    if job.images.order == "path":
+        parts.append(f"the images are in the order {PATH_NOTE}")
     return [
         head + shortened_sites(layers, MOST - len(head)),
         "; ".join(parts),
-        f"{len(space)} configurations, {images} images, {begun.already} of them there already -> {begun.out}",
+        f"{len(space):,} configurations, {images_text(images, job.images.classes, job.num_classes)}, {begun.already:,} "
+        f"of them there already -> {begun.out}",
     ]
+
+
+def images_text(images: int, classes: int, of: int) -> str:
+    """How many images of how many of the network's classes.
+
+    >>> images_text(1000, 800, 1000)
+    '1,000 images of 800 of 1,000 classes'
+    """
+    return f"{images:,} images of {classes:,} of {of:,} classes"
 
 
 def shortened_sites(layers: Mapping[str, list[str]], most: int) -> str:

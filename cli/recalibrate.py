@@ -23,7 +23,9 @@ from itd_cli.sweep import show_sweep
 @click.option("--data", "train", metavar="DIR|digits", help="Training images, unlabelled: what the statistics are of.")
 @click.option("--images", type=click.IntRange(min=2), default=256, show_default=True, metavar="M", help="Of --data.")
 @click.option("--val", metavar="DIR|digits", help="Images to sweep; default $ITD_DATA, else the digits.")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N images of --val.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), metavar="N", help="N images of --val, of as many classes as there are."
+)
 @click.option("--every", type=click.IntRange(min=1), default=1, metavar="K", help="Each K-th image of --val.")
 @click.option("--num-classes", type=click.IntRange(min=1), metavar="K", help="Default the weights' own, else 1000.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the drawn images.")

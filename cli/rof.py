@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -30,9 +31,24 @@ milestones_option = click.option(
 )
 
 
+def epoch_images_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--epoch-images N`, and its old name `--limit`, which is that of evaluation images everywhere else."""
+
+    @functools.wraps(command)
+    def renamed(*args: Any, old_limit: int | None, **given: Any) -> Any:
+        if old_limit is not None:
+            note("--limit is now --epoch-images, of which an epoch takes as many")
+            given["epoch_images"] = given["epoch_images"] or old_limit
+        return command(*args, **given)
+
+    count = click.IntRange(min=1)
+    renamed = click.option("--limit", "old_limit", type=count, hidden=True)(renamed)
+    return click.option("--epoch-images", type=count, metavar="N", help="Images of each epoch; default all.")(renamed)
+
+
 def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     count = click.IntRange(min=1)
-    for option in reversed(
+    options: list[Callable[..., Any]] = (
         [
             model_options(default="resnet50"),
             click.option("--attr", "attributes", default="stride", show_default=True, metavar="A[,A]"),
@@ -40,7 +56,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--options", multiple=True, metavar="O", help="As of itd sweep."),
             click.option("--data", metavar="DIR|digits", help="Training images; default $ITD_DATA, else the digits."),
             click.option("--val", metavar="DIR|digits", help="Sweep these before and after, and print both."),
-            click.option("--val-limit", type=count, metavar="N", help="The first N images of --val."),
+            click.option("--val-limit", type=count, metavar="N", help="N images of --val, of all classes."),
             click.option("--classes", "classes_file", metavar="FILE", help="One folder name per line."),
             click.option("--num-classes", type=count, metavar="K", help="Default the weights' own, else 1000."),
             click.option("--weights", metavar="NAME|FILE|none", help="What to begin with."),
@@ -48,7 +64,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--lr", type=float, default=0.001, show_default=True, metavar="R"),
             milestones_option,
             click.option("--batch-size", type=count, default=64, show_default=True, metavar="N"),
-            click.option("--limit", type=count, metavar="N", help="Images of each epoch; default all."),
+            epoch_images_option,
             click.option("--bn", default="train", show_default=True, metavar="M",
                          help="train, or frozen: normalise with the statistics of the weights."),
             click.option("--per-sample", type=count, default=1, show_default=True, metavar="K",
@@ -62,7 +78,8 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
             progress_option,
             click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output."),
         ]
-    ):  # fmt: skip
+    )  # fmt: skip
+    for option in reversed(options):
         command = option(command)
     return command
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from itd.data.images import ORDERS
 from itd.space import OPEN_CONVENTIONS, Conventions
 from itd_cli.options import model_options, note, resumable
 from itd_cli.plan import show_plans, start_notes
@@ -117,8 +118,20 @@ def _on_what(command: Callable[..., Any]) -> Callable[..., Any]:
                 metavar="PX[,PX]",
                 help="Resize both sides, then crop the centre to PX: more or less context; a result for each.",
             ),
-            click.option("--limit", type=count, metavar="N", help="The first N images; a larger N extends a result."),
+            click.option(
+                "--limit",
+                type=count,
+                metavar="N",
+                help="N images of as many classes as there are; a larger N extends a result.",
+            ),
             click.option("--every", type=count, default=1, metavar="K", help="Each K-th image, before the limit."),
+            click.option(
+                "--order",
+                type=click.Choice(ORDERS),
+                default=ORDERS[0],
+                show_default=True,
+                help="The first image of every class, then the second; or by path. A result goes on in its own.",
+            ),
             click.option("--allow-missing", is_flag=True, help="An image that cannot be decoded becomes null rows."),
         ]
     ):
@@ -194,8 +207,9 @@ def sweep(
     \b
     JSON: {model, attributes: [...], weights, weights_sha256, weights_pending, sites: {A: {path: [attribute, ...]}},
       swept: [site], why: [...], data, preprocess, variation, input_shape: [C, H, W], configs, default,
-      removed: {reason: n}, images, already, plain_macs, tree_macs, score_bytes, out, macs_unknown: [name],
-      executor, why_plain, estimate: {seconds, images, configs, measured_s}}; a list for several --scale or --context
+      removed: {reason: n}, images, classes, num_classes, order, already, plain_macs, tree_macs, score_bytes, out,
+      macs_unknown: [name], executor, why_plain, estimate: {seconds, images, configs, measured_s}}; a list for several
+      --scale or --context
     """
     from itd.runner.request import SweepRequest, varied
 

@@ -9,7 +9,7 @@ import click
 
 from itd_cli.options import model_options, note, print_json, resumable
 from itd_cli.progress import Progress, progress_option
-from itd_cli.rof import milestones_option, show_steps
+from itd_cli.rof import epoch_images_option, milestones_option, show_steps
 
 _COUNT = click.IntRange(min=1)
 
@@ -30,7 +30,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("--batch-size", type=_COUNT, default=64, show_default=True, metavar="N")
 @click.option("--weight-decay", type=float, default=5e-4, show_default=True, metavar="R")
 @click.option("--label-smoothing", type=float, default=0.0, show_default=True, metavar="R")
-@click.option("--limit", type=_COUNT, metavar="N", help="Images of each epoch; default all.")
+@epoch_images_option
 @click.option("--test", metavar="DIR|cifar10|digits",
               help="Held-out images: top-1 after each epoch goes to the learning curve (.epochs.csv).")  # fmt: skip
 @click.option("--test-every", type=_COUNT, default=1, show_default=True, metavar="N", help="Every Nth of --test.")

@@ -59,14 +59,41 @@ class ImageSet:
         return digest.hexdigest()
 
 
-def select(n_total: int, every: int = 1, limit: int | None = None) -> np.ndarray:
-    """Sample ids (n,) int32: each `every`-th of `n_total` images, then the first `limit` of those.
+CLASS_SPREAD, PATH = ORDERS = ("class-spread", "path")
+"""How selected images can be ordered."""
 
-    >>> select(10, every=3, limit=2).tolist()
-    [0, 3]
+
+def select(labels: np.ndarray, every: int = 1, limit: int | None = None, order: str = CLASS_SPREAD) -> np.ndarray:
+    """Sample ids (n,) int32: each `every`-th image in the order of paths, put in `order`, then the first `limit`.
+
+    Args:
+        labels: (N,) of all images, in the order of their paths.
+        every: of the images, before anything else.
+        limit: None takes all.
+        order: class-spread takes the first image of every class, classes in the order of labels, before the second of
+            any, so that a limit leaves out as few classes as it can; path leaves the order as it is.
+
+    Raises:
+        DataError: for a number below 1, or another order.
+
+    Example:
+        >>> select(np.array([0, 0, 0, 1, 1, 2]), limit=4).tolist()
+        [0, 3, 5, 1]
     """
     if every < 1:
         raise DataError(f"`every={every}` is not allowed; give a whole number of at least 1")
     if limit is not None and limit < 1:
         raise DataError(f"`limit={limit}` is not allowed; give a whole number of at least 1, or leave it out for all")
-    return np.arange(0, n_total, every, dtype=np.int32)[:limit]
+    if order not in ORDERS:
+        raise DataError(f"no such `order`: {order!r}; the orders are {', '.join(ORDERS)}")
+    samples = np.arange(0, len(labels), every, dtype=np.int32)
+    return (_spread(samples, np.asarray(labels)[samples]) if order == CLASS_SPREAD else samples)[:limit]
+
+
+def _spread(samples: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """(n,) samples by their place within their class, then by class."""
+    by_class = np.argsort(labels, kind="stable")
+    first = np.searchsorted(labels[by_class], labels[by_class])
+    place = np.empty(len(samples), np.int64)
+    place[by_class] = np.arange(len(samples)) - first
+    return samples[np.lexsort((labels, place))]

@@ -5,10 +5,11 @@ Everything that can be refused is refused when the job is made, before an image 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 from itd.data.dataset import DatasetImages, class_names_of, dataset_length, read_item, read_labels
-from itd.data.images import select
+from itd.data.images import CLASS_SPREAD, select
 from itd.data.loader import Pixels, Shape, digest
 from itd.data.preprocess import Preprocess
 from itd.engine.costs import PrefixCosts
@@ -37,16 +38,27 @@ FINGERPRINT_SAMPLES = 64
 class JobImages:
     """The images of a job.
 
-    pixels: as the network gets them, their shape known. samples: (N,) int32, the selected ones. identity: of the data,
-    as a result's identity has it: data, every, preprocess, variation. source: what a result calls them. class_names: in
-    label order, or none.
+    pixels: as the network gets them, their shape known. identity: of the data, as a result's identity has it: data,
+    every, preprocess, variation. source: what a result calls them. class_names: in label order, or none. limit, order:
+    of the selected ones, as of `select`.
     """
 
     pixels: Pixels
-    samples: np.ndarray
     identity: Mapping[str, Any]
     source: str
     class_names: tuple[str, ...] = ()
+    limit: int | None = None
+    order: str = CLASS_SPREAD
+
+    @cached_property
+    def samples(self) -> np.ndarray:
+        """(N,) int32, the selected ones in their order."""
+        return select(self.labels, self.identity["every"], self.limit, self.order)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the selected ones are of."""
+        return len(np.unique(self.labels[self.samples]))
 
     @property
     def labels(self) -> np.ndarray:
@@ -80,7 +92,7 @@ class SweepJob:
             labels, and the pixels of 64 images as the network gets them.
         labels: one for each image; None takes the data set's `targets` or `labels`, else reads every item once.
         class_names: in label order; None takes the data set's `classes`.
-        limit: the first images only; a larger limit extends a result.
+        limit: so many images, of as many classes as can be; a larger limit extends a result.
 
     Raises:
         ItdError: for a wrong type; ModelError for a network that cannot be run; DataError, naming the sample, for
@@ -184,6 +196,14 @@ class SweepJob:
     def __repr__(self) -> str:
         attributes = "+".join(self.space.attributes)
         return f"SweepJob({self.name!r}, {attributes}, {len(self.space)} configurations, {len(self)} images)"
+
+    def in_order(self, order: str) -> SweepJob:
+        """The same job with its images in another order, of `itd.data.images.ORDERS`."""
+        if order == self.images.order:
+            return self
+        job = copy.copy(self)
+        job.images = replace(self.images, order=order)
+        return job
 
     @property
     def input_shape(self) -> Shape:
@@ -323,9 +343,7 @@ def dataset_images(
         "preprocess": preprocess.identity() if isinstance(preprocess, Preprocess) else None,
         "variation": preprocess.variation if known else None,  # type: ignore[union-attr]
     }
-    return JobImages(
-        Pixels(held, preprocess, shape, digests), select(count, 1, limit), identity, held.source, held.class_names
-    )
+    return JobImages(Pixels(held, preprocess, shape, digests), identity, held.source, held.class_names, limit)
 
 
 def _fingerprint(labels: np.ndarray, digests: Mapping[int, str]) -> str:

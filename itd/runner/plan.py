@@ -16,7 +16,7 @@ from itd.runner.job import SweepJob
 from itd.runner.options import RunOptions, checked_options
 from itd.runner.request import SweepRequest
 from itd.space import ATTRIBUTES
-from itd.store import done_images
+from itd.store import done_images, order_there
 
 _ROW_BYTES = 16
 """pred, quality, nll, rank and confidence of one row, before compression."""
@@ -40,7 +40,9 @@ class SweepPlan:
     preprocess, variation: as a result's identity has them; None where there is none, or it is a callable of a user's.
     input_shape: (C, H, W) of an image as the network gets it.
     configs, default, removed: configurations, the default's number among them, reason -> how many are left out.
-    images, already: selected, and there already.
+    images, classes, num_classes: selected, the classes that they are of, and those that the network tells apart.
+    order: of the images, class-spread or path.
+    already: images that are there already.
     plain_macs, tree_macs: multiply-accumulates of all images, each configuration on its own and as they will be run.
     macs_unknown: operators that are in neither.
     executor, why_plain: tree or plain, and why plain.
@@ -65,6 +67,9 @@ class SweepPlan:
     default: int | None
     removed: Mapping[str, int]
     images: int
+    classes: int
+    num_classes: int
+    order: str
     already: int
     plain_macs: int
     tree_macs: int
@@ -113,7 +118,10 @@ def plan(
     if isinstance(job, SweepRequest):
         job = job.job(only_plan=True)
     way = way_of(job, options)
-    there = _already(job, options)
+    unknown = ("weights_sha256",) if job.weights_pending else ()
+    out, identity = options.out or job.default_out, job.identity(options.precision.name)
+    job = job.in_order(order_there(out, identity, unknown) or job.images.order)
+    there = done_images(out, identity=identity, space=job.space, samples=job.images.samples, unknown=unknown)
     timed = None
     if estimate:
         if on_estimate is not None:
@@ -142,6 +150,9 @@ def _plan(job: SweepJob, options: RunOptions, way: Way, there: int, timed: TimeE
         default=job.space.default,
         removed=dict(job.space.removed),
         images=count,
+        classes=job.images.classes,
+        num_classes=job.num_classes,
+        order=job.images.order,
         already=there,
         plain_macs=plain_macs * count,
         tree_macs=_shared_macs(job, options) * count if tree else plain_macs * count,
@@ -156,17 +167,6 @@ def _plan(job: SweepJob, options: RunOptions, way: Way, there: int, timed: TimeE
 
 def _shared_macs(job: SweepJob, options: RunOptions) -> int:
     return job.program(options.device, Precision()).prefix_costs(job.input_shape).macs
-
-
-def _already(job: SweepJob, options: RunOptions) -> int:
-    """How many images are there; ResultError where what is there is another run's."""
-    return done_images(
-        options.out or job.default_out,
-        identity=job.identity(options.precision.name),
-        space=job.space,
-        samples=job.images.samples,
-        unknown=("weights_sha256",) if job.weights_pending else (),
-    )
 
 
 def _timed(job: SweepJob, options: RunOptions, way: Way, there: int, budget_s: float) -> TimeEstimate:

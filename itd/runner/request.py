@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from itd.data.images import ImageSet, select
+import numpy as np
+
+from itd.data.images import CLASS_SPREAD, ImageSet, select
 from itd.data.loader import Pixels
 from itd.data.open import data_source, is_digits, open_images
 from itd.data.preprocess import Preprocess
@@ -38,7 +40,8 @@ class SweepRequest:
     `mynets.py:make(depth=18)`. attributes: `stride` or `stride,size`. sites: `ABCD`, a part of it, `A=path,B=path`, or
     `auto`. options: each `1,2,3`, `A=1,2` or `stride:A=1,2`. stride_range: allowed total output stride. space_file:
     lists the configurations, in place of attributes and options. resize_px, crop_px: in place of the weights' own.
-    scale, context_px: vary the images (see `Preprocess`), and become part of the result's name. limit, every: which.
+    scale, context_px: vary the images (see `Preprocess`), and become part of the result's name. limit, every, order:
+    which, and in which order (see `itd.data.images.select`); a result that is there goes on in its own order.
     batch_size: images in the tree at once (8, 64 on a GPU). workers: processes that decode. shard: (i, n), the i-th of
     n parts of the work. images_per_unit: of a new result. executor: auto, tree or plain.
     """
@@ -60,6 +63,7 @@ class SweepRequest:
     context_px: int | None = None
     limit: int | None = None
     every: int = 1
+    order: str = CLASS_SPREAD
     batch_size: int | None = None
     device: str | None = None
     precision: str = "fp32"
@@ -163,9 +167,9 @@ class SweepRequest:
             "preprocess": preprocess.identity(),
             "variation": preprocess.variation,
         }
-        samples = select(len(images), self.every, self.limit)
         pixels = Pixels(images, preprocess, preprocess.shape)
-        return JobImages(pixels, samples, identity, Path(images.source).name, images.class_names)
+        source = Path(images.source).name
+        return JobImages(pixels, identity, source, images.class_names, self.limit, self.order)
 
     def sites_asked(self) -> tuple[str | Sites, tuple[str, ...]]:
         """(what `itd.patch` takes, the sites that are swept)."""
@@ -203,7 +207,7 @@ class SweepRequest:
 
     def _check_images(self, data: str) -> None:
         """What can be told of the images before there are weights."""
-        select(1, self.every, self.limit)
+        select(np.zeros(1, np.int16), self.every, self.limit, self.order)
         Preprocess(scale=self.scale, context_px=self.context_px and 1)
         if is_digits(data):
             open_images(data, num_classes=self.num_classes, classes_file=self.classes_file)

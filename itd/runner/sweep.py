@@ -20,7 +20,7 @@ from itd.runner.options import RunOptions, checked_options
 from itd.runner.provenance import provenance
 from itd.runner.request import SweepRequest
 from itd.runner.worker import Progress, Worker
-from itd.store import ResultWriter
+from itd.store import ResultWriter, order_there
 from itd.weights.prepare import OnPrepare, draw_bar
 
 
@@ -151,7 +151,9 @@ def run_job(
     should know, said once nothing can be refused any more. identity: fields beside the job's own. Others as of `sweep`.
     """
     started = time.perf_counter()
-    writer = open_writer(job, options, identity or {}, way)
+    identity = {**job.identity(options.precision.name), **(identity or {})}
+    job = as_there(job, options, identity)
+    writer = open_writer(job, options, identity, way)
     already = writer.done_images
     units = writer.todo(options.shard)
     todo = sum(len(unit) for unit in units)
@@ -176,17 +178,23 @@ def run_job(
     return SweepReport(writer.path, len(job), already, done, len(job.space), time.perf_counter() - started, way)
 
 
-def open_writer(job: SweepJob, options: RunOptions, identity: Mapping[str, Any], way: str) -> ResultWriter:
-    """The result of a job, created or continued. identity: fields beside the job's own. way: tree or plain."""
+def as_there(job: SweepJob, options: RunOptions, identity: dict[str, Any]) -> SweepJob:
+    """The job with its images in the order of the result that it goes on with. identity: of that result."""
+    return job.in_order(order_there(options.out or job.default_out, identity) or job.images.order)
+
+
+def open_writer(job: SweepJob, options: RunOptions, identity: dict[str, Any], way: str) -> ResultWriter:
+    """The result of a job, created or continued. identity: the result's. way: tree or plain."""
     return ResultWriter.open(
         options.out or job.default_out,
-        identity={**job.identity(options.precision.name), **identity},
+        identity=identity,
         space=job.space,
         macs=job.macs,
         macs_unknown=job.costs.unknown,
         samples=job.images.samples,
         images_per_unit=options.images_per_unit or unit_size(len(job), options.device),
         provenance=provenance(job, options, way),
+        order=job.images.order,
     )
 
 

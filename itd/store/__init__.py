@@ -3,7 +3,7 @@
 from itd.store._union import UnionSource, write_union
 from itd.store._verify import Damage, VerifyReport, verify
 from itd.store.result import Result, open_result
-from itd.store.writer import ResultWriter, Unit, check_target, done_images
+from itd.store.writer import ResultWriter, Unit, check_target, done_images, order_there
 
 __all__ = [
     "Damage",
@@ -15,6 +15,7 @@ __all__ = [
     "check_target",
     "done_images",
     "open_result",
+    "order_there",
     "verify",
     "write_union",
 ]

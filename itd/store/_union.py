@@ -128,6 +128,12 @@ def _same_samples(results: Sequence[Result]) -> np.ndarray:
     for other in others:
         there = manifests.from_runs(other.manifest["samples"]) if other.manifest else other.samples
         if not np.array_equal(here, there):
+            if np.array_equal(np.sort(here), np.sort(there)):
+                orders = [manifests.order_of(result.manifest) or manifests.PATH_ORDER for result in (first, other)]
+                raise ResultError(
+                    f"cannot unite {first.path} and {other.path}: they have the same images in the orders "
+                    f"{orders[0]} and {orders[1]}; sweep one of them into another `out` with `order={orders[0]}`"
+                )
             raise ResultError(
                 f"cannot unite {first.path} and {other.path}: they differ in samples ({_described(here)} and "
                 f"{_described(there)}); sweep both with the same `limit` and `every`"
@@ -244,6 +250,7 @@ def _fields(results: Sequence[Result], configs: pa.Table, default: int | None) -
         "swept": [site for site in sites if site in swept],
         "default": default,
         "removed": {},
+        "order": manifests.order_of(results[0].manifest),
         "macs_unknown": sorted({name for result in results for name in result.macs_unknown}),
     }
 

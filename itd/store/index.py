@@ -63,7 +63,7 @@ def read_index(part: Part, numbers: np.ndarray | None, samples: np.ndarray | Non
             f"{part.path} has no rows; delete it and give the same `itd sweep` or `itd union` command again"
         )
     del table
-    there, order = _arrange(part, rows)
+    there, order = _arrange(part, rows, samples)
     count = len(rows["config"]) // len(there)
     of_samples, of_labels = rows["sample"], rows["label"]
     if order is not None:
@@ -87,8 +87,13 @@ def read_index(part: Part, numbers: np.ndarray | None, samples: np.ndarray | Non
     return index if mask.all() else Index(part, there, here, labels, order, mask)
 
 
-def _arrange(part: Part, rows: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
-    """The configuration numbers, and the order of rows that makes the grid (None: as they are)."""
+def _arrange(
+    part: Part, rows: dict[str, np.ndarray], samples: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The configuration numbers, and the order of rows that makes the grid (None: as they are).
+
+    samples: in this order where they are known, else ascending, of rows that are not in a grid already.
+    """
     config, sample = rows["config"], rows["sample"]
     change = np.flatnonzero(config[:65_536] != config[0])
     if not len(change):
@@ -103,7 +108,10 @@ def _arrange(part: Part, rows: dict[str, np.ndarray]) -> tuple[np.ndarray, np.nd
             and len(np.unique(first)) == count
         ):
             return numbers.astype(np.int64), None
-    return _sorted(part, config, sample)
+    numbers, order = _sorted(part, config, sample)
+    if samples is not None and len(samples) * len(numbers) == len(order):
+        order = order.reshape(len(numbers), -1)[:, np.argsort(np.argsort(samples))].reshape(-1)
+    return numbers, order
 
 
 def _sorted(part: Part, config: np.ndarray, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

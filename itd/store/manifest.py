@@ -20,6 +20,8 @@ from itd.text import shorten
 
 FORMAT = 1
 ABSENT = "(absent)"
+PATH_ORDER = "path"
+"""The `order` of the images where a manifest does not have the field."""
 REQUIRED = ("identity", "samples", "images_per_unit", "attributes", "sites", "configs", "configs_sha256", "provenance")
 """What every manifest has. Later versions add fields; an older manifest is read without them."""
 
@@ -71,6 +73,7 @@ def create(
     images_per_unit: int,
     provenance: dict[str, Any],
     macs_unknown: Sequence[str] = (),
+    order: str = PATH_ORDER,
 ) -> dict[str, Any]:
     """Writes the configurations, then the manifest: with the manifest the result exists.
 
@@ -83,6 +86,7 @@ def create(
         images_per_unit: the size of the partition's cells.
         provenance: of the run that creates it.
         macs_unknown: names of the operators that `macs` does not count.
+        order: of the images, as of `itd.data.images.select`.
 
     Returns:
         The manifest as it was written.
@@ -99,6 +103,7 @@ def create(
         "default": space.default,
         "removed": dict(space.removed),
         "macs_unknown": sorted(set(macs_unknown)),
+        "order": order,
     }
     return begin(folder, _configs_table(space, macs), samples, fields, provenance)
 
@@ -126,6 +131,11 @@ def begin(
     }
     save(folder, manifest)
     return manifest
+
+
+def order_of(manifest: Mapping[str, Any] | None) -> str | None:
+    """The order of a result's images, path where its manifest is older than the field; None without a manifest."""
+    return None if manifest is None else manifest.get("order", PATH_ORDER)
 
 
 def is_union(manifest: Mapping[str, Any] | None) -> bool:

@@ -150,7 +150,7 @@ class Result:
         return out
 
     def to_pandas(self) -> pd.DataFrame:
-        """One row for each sample and configuration, by configuration, then sample.
+        """One row for each sample and configuration, by configuration, then in the order of `samples`.
 
         The columns are those of the files: sample, label, config, stride_A .. of the swept attributes, pred, quality,
         nll, rank and confidence. Samples with null rows are left out.

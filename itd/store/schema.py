@@ -74,7 +74,7 @@ def part_table(
     scores: Mapping[str, np.ndarray],
     missing: np.ndarray,
 ) -> pa.Table:
-    """The rows of one unit, ordered by configuration, then sample.
+    """The rows of one unit, ordered by configuration, then the place of the image in the selection.
 
     Args:
         schema: of the part.

@@ -61,6 +61,7 @@ class ResultWriter:
         images_per_unit: int,
         provenance: dict[str, Any],
         macs_unknown: Sequence[str] = (),
+        order: str = manifests.PATH_ORDER,
     ) -> ResultWriter:
         """Creates a result, or continues the one that is there.
 
@@ -73,6 +74,7 @@ class ResultWriter:
             images_per_unit: used only where the result is created.
             provenance: of this run; recorded where it adds images, or has a field that no earlier run has.
             macs_unknown: names of the operators that `macs` does not count; used only where the result is created.
+            order: of the samples; used only where the result is created.
 
         Raises:
             ResultError: the folder holds another run, whose fields that differ are named, or cannot be written.
@@ -97,7 +99,7 @@ class ResultWriter:
                     manifest = _continued(folder, manifest, identity, space, samples, provenance)
                 else:
                     manifest = manifests.create(
-                        folder, identity, space, macs, samples, images_per_unit, provenance, macs_unknown
+                        folder, identity, space, macs, samples, images_per_unit, provenance, macs_unknown, order
                     )
                 configs = manifests.load_configs(folder, manifest)
         return cls(str(path), manifest, configs, samples)
@@ -227,13 +229,29 @@ def done_images(
     manifest = manifests.load_manifest(folder)
     if manifest is None:
         return 0
-    identity = {**identity, **{name: manifest["identity"][name] for name in unknown}}
+    identity = _taken_over(identity, manifest, unknown)
     if _begins_anew(folder, manifest, identity):
         return 0
     manifests.check_same(str(folder), manifest, manifests.load_configs(folder, manifest), identity, space, samples)
     parts = list_parts(folder)
     require_sizes(parts)
     return int(_coverage(parts, len(samples)).sum())
+
+
+def order_there(path: str | Path, identity: dict[str, Any], unknown: Sequence[str] = ()) -> str | None:
+    """The order of the images of a result that a run with this identity goes on with; None where it begins one.
+
+    unknown: as of `done_images`.
+    """
+    manifest = manifests.load_manifest(Path(path))
+    if manifest is None or _begins_anew(Path(path), manifest, _taken_over(identity, manifest, unknown)):
+        return None
+    return manifests.order_of(manifest)
+
+
+def _taken_over(identity: dict[str, Any], manifest: dict[str, Any], unknown: Sequence[str]) -> dict[str, Any]:
+    """An identity whose unknown fields are those of a result."""
+    return {**identity, **{name: manifest["identity"][name] for name in unknown}}
 
 
 def _begins_anew(folder: Path, manifest: dict[str, Any], identity: dict[str, Any]) -> bool:

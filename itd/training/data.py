@@ -82,16 +82,16 @@ def augmentation(data: str, preprocess: Preprocess) -> Augment:
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """Images to train on. limit: of each epoch, only the first as many of its order."""
+    """Images to train on. epoch_images: of each epoch, only the first as many of its order."""
 
     images: ImageSet
     augment: Augment
     seed: int = 0
-    limit: int | None = None
+    epoch_images: int | None = None
 
     def steps(self, batch_size: int, ranks: int = 1) -> int:
         """How many batches an epoch has; an incomplete one is dropped. DataError where there is none."""
-        images = min(len(self.images), self.limit or len(self.images))
+        images = min(len(self.images), self.epoch_images or len(self.images))
         if images // (batch_size * ranks) == 0:
             raise DataError(
                 f"{images} training images are fewer than one batch of {batch_size}"

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from itd.analysis.sampling import wilson
-from itd.data.images import ImageSet
+from itd.data.images import ImageSet, select
 from itd.data.loader import batches
 from itd.data.open import data_source, open_images
 from itd.data.preprocess import Preprocess
 from itd.device import resolve_device
 from itd.engine.precision import Precision
-from itd.errors import DataError, ItdError, NotFiniteError
+from itd.errors import ItdError, NotFiniteError
 from itd.patcher import logits_of
 from itd.patcher.names import canonical_name
 from itd.runner.scores import score
@@ -30,7 +30,8 @@ class EvaluateRequest:
     """An evaluation as it is typed; None is the default.
 
     model: as of `SweepRequest`, or one of `itd models --learned`. weights, data, num_classes, classes_file, device,
-    precision, workers: as of `SweepRequest`. limit: the first images only. batch_size: images at once.
+    precision, workers: as of `SweepRequest`. limit: so many images, of as many classes as can be. batch_size: images at
+    once.
     """
 
     model: str = "cifar-resnet18"
@@ -83,8 +84,7 @@ def evaluate(
     """
     if not isinstance(request, EvaluateRequest):
         raise ItdError(f"evaluate takes an EvaluateRequest, given {type(request).__name__}")
-    if request.limit is not None and request.limit < 1:
-        raise DataError(f"`limit={request.limit}` is not allowed; give a whole number of at least 1")
+    select(np.zeros(1, np.int16), limit=request.limit)
     data, device = data_source(request.data), resolve_device(request.device)
     weights = resolve(
         request.model, request.weights, data=data, num_classes=request.num_classes, device=device, on_prepare=on_prepare
@@ -95,7 +95,7 @@ def evaluate(
         weights_classes=weights.num_classes,
         classes_file=request.classes_file,
     )
-    samples = range(min(len(images), request.limit or len(images)))
+    samples = select(images.labels, limit=request.limit)
     rank = label_ranks(
         weights.network().to(device), images, samples, weights.preprocess, device, batch_size=request.batch_size,
         precision=request.precision, workers=request.workers, progress=on_start(len(samples)) if on_start else None,
@@ -107,7 +107,7 @@ def evaluate(
 def label_ranks(
     model: nn.Module,
     images: ImageSet,
-    samples: Sequence[int],
+    samples: Sequence[int] | np.ndarray,
     preprocess: Preprocess,
     device: torch.device,
     *,

@@ -38,10 +38,10 @@ class RofRequest:
     """What `itd rof` takes. Texts are as typed; None is the default.
 
     model, attributes, sites, options, conventions, stride_range, classes_file, num_classes, weights: as of
-    `SweepRequest`. data: the training images, a folder per class; default $ITD_DATA, else the digits. limit: images of
-    each epoch. schedule: how it is trained. per_sample: so many configurations in each batch, one for each part of it.
-    distill: the default configuration learns from the labels and the drawn one from the default's outputs. out: the
-    weights.
+    `SweepRequest`. data: the training images, a folder per class; default $ITD_DATA, else the digits. epoch_images:
+    of each epoch, None all. schedule: how it is trained. per_sample: so many configurations in each batch, one for each
+    part of it. distill: the default configuration learns from the labels and the drawn one from the default's outputs.
+    out: the weights.
     """
 
     model: str = "resnet50"
@@ -54,7 +54,7 @@ class RofRequest:
     classes_file: str | None = None
     num_classes: int | None = None
     weights: str | None = None
-    limit: int | None = None
+    epoch_images: int | None = None
     schedule: Schedule = field(default_factory=Schedule)
     per_sample: int = 1
     distill: bool = False
@@ -123,7 +123,7 @@ def rof(
     )
     model = request.sweep().patched(weights)
     _check_bn(request, model, weights)
-    training = TrainingSet(images, augmentation(data, weights.preprocess), request.schedule.seed, request.limit)
+    training = TrainingSet(images, augmentation(data, weights.preprocess), request.schedule.seed, request.epoch_images)
     steps = request.schedule.epochs * training.steps(request.schedule.batch_size)
     identity = rof_identity(request, space, images, weights)
     files.out.parent.mkdir(parents=True, exist_ok=True)
@@ -219,7 +219,7 @@ def rof_identity(request: RofRequest, space: Space, images: ImageSet, weights: W
         "choices": request.conventions.identity(),
         "data": images.fingerprint(),
         "preprocess": weights.preprocess.identity(),
-        "limit": request.limit,
+        "limit": request.epoch_images,
         "per_sample": request.per_sample,
         "distill": request.distill,
     }

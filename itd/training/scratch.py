@@ -40,8 +40,8 @@ class TrainRequest:
 
     model: a name of `itd models --learned`, such as cifar-resnet18+condconv, or as of `SweepRequest`. data: training
     images, a folder per class, CIFAR or the digits. weights: to begin with; "none" for random ones. schedule: how it
-    is trained. label_smoothing: share of the target that all classes have alike. limit: images of each epoch. out: the
-    weights. test: held-out images for the learning curve, every `test_every`th; they change no weight.
+    is trained. label_smoothing: share of the target that all classes have alike. epoch_images: of each epoch, None all.
+    out: the weights. test: held-out images for the learning curve, every `test_every`th; they change no weight.
     """
 
     model: str = "cifar-resnet18"
@@ -51,7 +51,7 @@ class TrainRequest:
     weights: str = "none"
     schedule: Schedule = field(default_factory=lambda: Schedule(30, 0.1, shape="onecycle", weight_decay=5e-4))
     label_smoothing: float = 0.0
-    limit: int | None = None
+    epoch_images: int | None = None
     device: str | None = None
     workers: int = 0
     out: str | None = None
@@ -101,7 +101,7 @@ def train(
     images = _training_images(request, data)
     weights = load_weights(name, request.weights, num_classes=images.num_classes, on_prepare=on_prepare)
     preprocess = preprocess_of(name, data)
-    training = TrainingSet(images, augmentation(data, preprocess), request.schedule.seed, request.limit)
+    training = TrainingSet(images, augmentation(data, preprocess), request.schedule.seed, request.epoch_images)
     steps = request.schedule.epochs * training.steps(request.schedule.batch_size)
     identity = _identity(request, images, weights, preprocess)
     files.out.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def _identity(request: TrainRequest, images: ImageSet, weights: Weights, preproc
         "data": images.fingerprint(),
         "preprocess": preprocess.identity(),
         "label_smoothing": request.label_smoothing,
-        "limit": request.limit,
+        "limit": request.epoch_images,
     }
 
 

@@ -6,6 +6,7 @@ import inspect
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import itd
@@ -95,7 +96,7 @@ def test_one_mistake_reads_as_a_parameter_in_python_and_as_an_option_on_the_comm
     from itd.data.images import select
 
     with pytest.raises(ItdError, match=rf"^`every={count}` is not allowed"):
-        select(10, count)
+        select(np.zeros(10), count)
     with pytest.raises(SystemExit):
         cli(["sweep", "--model", "resnet18", "--attr", "stride", "--options", "Q=1", "--data", "digits"], "itd")
     error = capsys.readouterr().err

@@ -90,7 +90,7 @@ def test_a_plan_says_everything_and_writes_nothing(here: Path, monkeypatch: pyte
         "site D": "layer4.0.conv1, layer4.0.downsample.0 (stride)",
         "preprocessing": "not resized, crop 32 px, mean 0.5 0.5 0.5, std 0.5 0.5 0.5",
         "configurations": "4 (default: 0)",
-        "images": "3 of digits",
+        "images": "3 images of 3 of 10 classes, digits",
         "executor": "the prefix tree",
         "scores": "0.0 MB before compression",
         "result": "results/resnet18-dilation.parquet",
@@ -218,7 +218,9 @@ def test_what_is_there_already_is_counted_and_another_run_refused_with_nothing_e
     before = sorted(Path("r.parquet").rglob("*"))
     more = (*RANDOM, "--limit", 5, *out)
     assert planned(*more)["already"] == 3
-    assert fields(run(*more, "--plan=quick").stdout)["images"] == "5 of digits, 3 of them there already"
+    assert fields(run(*more, "--plan=quick").stdout)["images"] == (
+        "5 images of 5 of 10 classes, digits, 3 of them there already"
+    )
     done = fields(run(*RANDOM, *out, "--plan", "--progress", "none").stdout)
     assert done["time"] == "none: every image is there already"
     for command in ((*RANDOM, "--every", 2), looking):
@@ -251,7 +253,10 @@ def test_a_sweep_starts_with_three_lines(tmp_path: Path) -> None:
         "D layer4.0.conv1"
     )
     assert said[1].startswith("digits: not resized, crop 32 px, mean 0.5 0.5 0.5, std 0.5 0.5 0.5")
-    assert said[2] == "4 configurations, 3 images, 0 of them there already -> results/resnet18-dilation.parquet"
+    assert (
+        said[2]
+        == "4 configurations, 3 images of 3 of 10 classes, 0 of them there already -> results/resnet18-dilation.parquet"
+    )
     assert len(said) == 4 and said[3].startswith("3 of 3 images are in ")
 
 
@@ -266,7 +271,7 @@ def test_sites_are_shortened_to_fit_their_line() -> None:
 def test_a_plain_sweep_says_so_before_its_three_lines(looking: tuple[object, ...]) -> None:
     said = notes(run(*looking, "--progress", "none").stderr)
     assert said[0].startswith("not traceable: no work is shared, 2 forwards") and len(said) == 5
-    assert said[3].startswith("2 configurations, 2 images, 0 of them there already -> ")
+    assert said[3].startswith("2 configurations, 2 images of 2 of 10 classes, 0 of them there already -> ")
 
 
 def test_what_is_left_out_and_lost_stands_in_the_lines_at_the_start() -> None:

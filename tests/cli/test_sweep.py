@@ -25,7 +25,7 @@ def test_sweep_then_oracle_and_the_same_command_says_how_much_was_there(tmp_path
     out = tmp_path / "r.parquet"
     first = run(*SMALL, "--limit", 3, "--out", out)
     assert first.exit_code == 0, first.stderr
-    assert "4 configurations, 3 images, 0 of them there already" in first.stderr
+    assert "4 configurations, 3 images of 3 of 10 classes, 0 of them there already" in first.stderr
     second = run(*SMALL, "--limit", 5, "--out", out)
     assert "3 of them there already" in second.stderr and "5 of 5 images" in second.stderr
     rows = json.loads(run("oracle", out, "--json").stdout)

@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from itd.data.folder import imagenet_wnids
-from itd.data.images import select
+from itd.data.images import ORDERS, select
 from itd.data.open import open_images
 from itd.errors import DataError
 
@@ -207,14 +207,36 @@ def test_data_defaults_to_the_environment_and_then_the_digits(
 
 
 def test_select_takes_every_kth_before_the_limit() -> None:
-    assert select(10).tolist() == list(range(10))
-    assert select(10, 4).tolist() == [0, 4, 8]
-    assert select(10, 4, 2).tolist() == [0, 4]
-    assert select(3, 1, 99).tolist() == [0, 1, 2]
-    assert select(10).dtype == np.int32
-    for every, limit in ((0, None), (1, 0)):
-        with pytest.raises(DataError, match="not allowed"):
-            select(10, every, limit)
+    one = np.zeros(10, np.int16)
+    for order in ORDERS:
+        assert select(one, order=order).tolist() == list(range(10))
+        assert select(one, 4, order=order).tolist() == [0, 4, 8]
+        assert select(one, 4, 2, order).tolist() == [0, 4]
+        assert select(one[:3], 1, 99, order).tolist() == [0, 1, 2]
+        assert select(one, order=order).dtype == np.int32
+    for wrong in ({"every": 0}, {"limit": 0}, {"order": "random"}):
+        with pytest.raises(DataError, match=r"not allowed|no such `order`"):
+            select(one, **wrong)
+
+
+def test_the_class_spread_takes_each_class_once_before_any_twice() -> None:
+    """Against a loop that takes the next image of every class in turns."""
+    labels = np.random.default_rng(0).integers(0, 7, 60).astype(np.int16)
+    for every in (1, 3):
+        left = {c: [i for i in range(0, 60, every) if labels[i] == c] for c in range(9)}
+        expected = []
+        while any(left.values()):
+            expected += [left[c].pop(0) for c in range(9) if left[c]]
+        whole = select(labels, every)
+        assert whole.tolist() == expected and select(labels, every, order="path").tolist() == sorted(expected)
+        for limit in (1, 7, 11, 99):  # a larger limit goes on where a smaller one ended
+            assert select(labels, every, limit).tolist() == expected[:limit]
+
+
+@pytest.mark.data
+def test_a_hundred_real_images_are_of_a_hundred_classes(shared_data: Path) -> None:
+    images = open_images(shared_data / "images" / "sample1000")
+    assert len(set(images.labels[select(images.labels, limit=100)].tolist())) == 100
 
 
 @pytest.mark.data

@@ -144,8 +144,8 @@ def test_fake_data_and_a_folder_go_through_a_transform_as_it_is(tmp_path):
     job = make_job(images=fake, shape=(3, 24, 24), preprocess=transform)
     report = itd.sweep(job, out=tmp_path / "fake.parquet", device="cpu")
     result = open_result(report.out)
-    assert result.labels.tolist() == [fake[i][1] for i in range(6)]
-    pixels = torch.stack([transform(fake[i][0]) for i in range(6)])
+    assert sorted(result.samples) == list(range(6)) and result.labels.tolist() == [fake[i][1] for i in result.samples]
+    pixels = torch.stack([transform(fake[i][0]) for i in result.samples])
     with torch.no_grad():
         logits = by_hand(MyNet().eval(), pixels, *(s.values() for s in job.space.configs[1]))
     assert (result.matrix("pred")[1] == logits.argmax(1).numpy()).all()
@@ -161,7 +161,7 @@ def test_fake_data_and_a_folder_go_through_a_transform_as_it_is(tmp_path):
     part = make_job(images=Subset(folder, [3, 0]), shape=(3, 24, 24), preprocess=transform)
     assert part.images.labels.tolist() == [1, 0]
     report = itd.sweep(part, out=tmp_path / "part.parquet", device="cpu", workers=1)
-    assert open_result(report.out).labels.tolist() == [1, 0]
+    assert open_result(report.out).labels.tolist() == [0, 1] and open_result(report.out).samples.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("kind", ["pil", "uint8 tensor", "uint8 array", "grey tensor", "grey array"])
@@ -477,7 +477,7 @@ def test_logits_that_are_not_finite_name_the_sample(tmp_path):
     net = MyNet()
     with torch.no_grad():
         net.head.bias.fill_(float("nan"))
-    with pytest.raises(NotFiniteError, match=r"image 0 \(sample 0\)"):
+    with pytest.raises(NotFiniteError, match=r"image 2 \(sample 2\)"):
         itd.sweep(make_job(net=net), out=tmp_path / "r.parquet", device="cpu")
 
 

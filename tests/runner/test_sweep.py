@@ -1,5 +1,6 @@
 """The sweep end to end on a small real task: same rows however it is cut, killed, resumed, extended or sharded."""
 
+import json
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import torchvision
 from PIL import Image
 
 from itd import plan, sweep
+from itd.data.digits import digits_images
 from itd.engine.plain import PlainExecutor
 from itd.errors import DataError, ItdError, ItdWarning, NotFiniteError, ResultError, SpaceError, TraceError
 from itd.patcher import Conventions
@@ -23,6 +25,7 @@ from itd.runner.request import SweepRequest, varied
 from itd.runner.sweep import unit_size
 from itd.space import Setting, SpaceList, write_space
 from itd.store import open_result, verify
+from itd_cli.plan import start_notes
 
 
 @pytest.fixture
@@ -43,7 +46,7 @@ def test_rows_equal_scores_of_plain_forwards(request_):
     job = request_.job()
     table = rows(request_.out)
     assert len(table) == 40 and not table.duplicated(["config", "sample"]).any()
-    pixels = torch.stack([job.images.pixels[i] for i in range(10)])
+    pixels = torch.stack([job.images.pixels[int(i)] for i in np.sort(job.images.samples)])  # as `rows` has them
     logits = {}
     PlainExecutor(job.model, job.space).run(pixels, lambda c, i, x: logits.__setitem__(int(c[0]), x))
     for number, expected in logits.items():
@@ -57,6 +60,29 @@ def test_rows_equal_scores_of_plain_forwards(request_):
     settings = [tuple(s.dilation for s in c) for c in job.space.configs]
     columns = table[[f"dilation_{s}" for s in "ABCD"]].to_numpy()
     assert [tuple(c) for c in columns] == [settings[c] for c in table.config]
+
+
+def test_the_images_are_spread_over_the_classes_and_a_result_by_path_goes_on_by_path(request_, tmp_path):
+    spread = replace(request_, limit=3)
+    sweep(spread, quiet=True)
+    labels = digits_images("eval").labels
+    result = open_result(spread.out)
+    assert result.samples.tolist() == [int(np.flatnonzero(labels == c)[0]) for c in range(3)]
+    assert result.manifest["order"] == "class-spread" and result.labels.tolist() == [0, 1, 2]
+    by_path = replace(spread, order="path", out=str(tmp_path / "p.parquet"))
+    sweep(by_path, quiet=True)
+    path = Path(by_path.out, "_itd", "manifest.json")
+    manifest = json.loads(path.read_text())
+    assert manifest.pop("order") == "path"  # as no older result has it
+    path.write_text(json.dumps(manifest))
+    begun = []
+    more = replace(by_path, order="class-spread", limit=6)
+    assert plan(more).order == "path" and plan(more).already == 3
+    report = sweep(more, quiet=True, on_start=begun.append)
+    assert (report.already, report.done) == (3, 3) and open_result(more.out).samples.tolist() == [0, 1, 2, 3, 4, 5]
+    assert "in the order by path, as the result was begun" in " ".join(start_notes(begun[0]))
+    assert sweep(more, quiet=True).done == 0  # finished, it stays so
+    assert replace(spread, limit=12).job().images.classes == 10
 
 
 def test_batch_size_units_shards_and_extension_give_the_same_rows(request_, tmp_path):
@@ -114,7 +140,7 @@ def test_each_variation_is_a_result_of_its_own(request_):
         job = request.job()
         result = open_result(request.out_path())
         assert result.manifest["identity"]["variation"] == {"scale": request.scale}
-        pixels = torch.stack([job.images.pixels[i] for i in range(10)])
+        pixels = torch.stack([job.images.pixels[int(i)] for i in job.images.samples])
         assert pixels.shape[2] == 32 * request.scale
         found = []
         PlainExecutor(job.model, job.space).run(pixels, lambda c, i, x, f=found: f.append(x.argmax(1)), [1])
@@ -136,8 +162,10 @@ def test_what_says_what_varies_is_given_once(request_):
 
 
 def test_every_keeps_the_index_of_the_full_set(request_):
-    sweep(replace(request_, every=7, limit=3), quiet=True)
+    sweep(replace(request_, every=7, limit=3, order="path"), quiet=True)
     assert open_result(request_.out).samples.tolist() == [0, 7, 14]
+    spread = replace(request_, every=7, limit=10).job().images
+    assert (spread.samples % 7 == 0).all() and spread.classes == 10
 
 
 @pytest.mark.parametrize(
@@ -205,7 +233,9 @@ def folder(tmp_path):
 def test_an_image_that_cannot_be_decoded_stops_by_name_or_becomes_null_rows(request_, folder):
     broken = folder / "dog" / "1.jpg"
     broken.write_bytes(broken.read_bytes()[:400])
-    request = replace(request_, data=str(folder), num_classes=2, crop_px=32, resize_px=32, images_per_unit=2)
+    request = replace(
+        request_, data=str(folder), num_classes=2, crop_px=32, resize_px=32, images_per_unit=2, order="path"
+    )
     with pytest.raises(DataError, match=r"dog/1\.jpg"):
         sweep(request, quiet=True)
     assert open_result(request.out).images_done == 4
@@ -221,7 +251,7 @@ def test_logits_that_are_not_finite_stop_the_run_by_configuration_and_image(requ
     state = random_network("resnet18").state_dict()
     state["fc.weight"] = torch.full_like(state["fc.weight"], 3e38)
     torch.save(state, tmp_path / "w.pth")
-    request = replace(request_, weights=str(tmp_path / "w.pth"))
+    request = replace(request_, weights=str(tmp_path / "w.pth"), order="path")
     with pytest.raises(NotFiniteError, match=r"configuration 0, A\(dilation=1\).*image 0 .*fp32"):
         sweep(request, quiet=True)
 

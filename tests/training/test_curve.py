@@ -49,7 +49,7 @@ def test_points_are_read_as_they_were_added_and_later_ones_are_dropped(tmp_path)
 
 def request(out, **given) -> TrainRequest:
     schedule = Schedule(2, 0.005, batch_size=16, shape="onecycle")
-    return TrainRequest("resnet18", "digits", schedule=schedule, limit=32, out=str(out), **given)
+    return TrainRequest("resnet18", "digits", schedule=schedule, epoch_images=32, out=str(out), **given)
 
 
 @pytest.fixture(scope="module")

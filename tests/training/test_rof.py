@@ -38,7 +38,7 @@ SMALL = Schedule(epochs=3, batch_size=8, lr=0.01)
 @pytest.fixture
 def request_(tmp_path):
     return RofRequest(
-        "resnet18", "dilation", options=("1,2",), data="digits", weights="none", limit=24, schedule=SMALL,
+        "resnet18", "dilation", options=("1,2",), data="digits", weights="none", epoch_images=24, schedule=SMALL,
         device="cpu", out=str(tmp_path / "w.safetensors"),
     )  # fmt: skip
 
@@ -154,7 +154,7 @@ CHILD = """
 import sys
 from itd.training.rof import RofRequest, rof
 from itd.training.schedule import Schedule
-rof(RofRequest("resnet18", "dilation", options=("1,2",), data="digits", weights="none", limit=24,
+rof(RofRequest("resnet18", "dilation", options=("1,2",), data="digits", weights="none", epoch_images=24,
     schedule=Schedule(epochs=3, batch_size=8, lr=0.01), device="cpu", out=sys.argv[1]))
 """
 
@@ -222,7 +222,7 @@ def test_training_images_depend_on_seed_epoch_and_image_alone():
     from itd.data.digits import digits_images
 
     images = digits_images("train")
-    made = TrainingSet(images, Augment(DIGITS_PREPROCESS, 4), seed=2, limit=20)
+    made = TrainingSet(images, Augment(DIGITS_PREPROCESS, 4), seed=2, epoch_images=20)
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
     first = list(made.epoch(1, 5))
@@ -276,7 +276,7 @@ def test_two_processes_of_torchrun_train_the_same_weights_as_one(tmp_path):
     """All draw the same configurations and each sees its half of the batch; the statistics are frozen, as they are not
     shared between processes."""
     given = ["rof", "--model", "resnet18", "--attr", "dilation", "--sites", "CD", "--data", "digits", "--weights"]
-    given += ["none", "--epochs", "2", "--limit", "32", "--bn", "frozen", "--lr", "0.01", "--val-limit", "1"]
+    given += ["none", "--epochs", "2", "--epoch-images", "32", "--bn", "frozen", "--lr", "0.01", "--val-limit", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for name, start, batch in (
         ("one", [sys.executable, "-m", "itd_cli.main"], 16),

@@ -293,11 +293,11 @@ def test_timm_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_fine_tuning_takes_it_and_says_before_and_after(tmp_path: Path) -> None:
     done = run("rof", "--model", "mynets.py:make", "--model-arg", "width=5", *SWEPT, "--data", "digits", "--epochs", 1,
-               "--limit", 64, "--batch-size", 32, "--val-limit", 4, "--json")  # fmt: skip
+               "--epoch-images", 64, "--batch-size", 32, "--val-limit", 4, "--json")  # fmt: skip
     assert done.exit_code == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["out"] == "rof/mynets-make-width5-dilation.safetensors" and report["compare"] is not None
     record = json.loads((tmp_path / "rof" / "mynets-make-width5-dilation.json").read_text())
     assert record["identity"]["model"] == "mynets.py:make(width=5)" and record["began_with"] == "as built"
-    trained = run("train", "--model", MAKE, "--data", "digits", "--epochs", 1, "--limit", 64, "--batch-size", 32)
+    trained = run("train", "--model", MAKE, "--data", "digits", "--epochs", 1, "--epoch-images", 64, "--batch-size", 32)
     assert trained.exit_code == 0 and (tmp_path / "trained" / "mynets-make.safetensors").exists(), trained.stderr
