@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from itd.data.folder import imagenet_wnids
+from itd.data.classes import imagenet_wnids
 from itd.data.images import ORDERS, select
 from itd.data.open import open_images
 from itd.errors import DataError
