@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from itd_cli.options import model_options, print_json
+from itd_cli.options import SOURCE, labels_option, model_options, preprocess_options, print_json
 from itd_cli.progress import Progress, progress_option
 
 _COUNT = click.IntRange(min=1)
@@ -15,8 +15,10 @@ _COUNT = click.IntRange(min=1)
 @click.command(epilog="Example: itd evaluate --model cifar-resnet18 --op se --weights FILE --data cifar10")
 @model_options(default="cifar-resnet18")
 @click.option("--weights", metavar="NAME|FILE|none", help="Of `itd train`, torchvision's enum, .pth or .safetensors.")
-@click.option("--data", metavar="DIR|cifar10|digits", help="Labelled images; default $ITD_DATA, else the digits.")
-@click.option("--classes", "classes_file", metavar="FILE", help="One folder name per line, in label order.")
+@click.option("--data", metavar=SOURCE, help="Labelled images, as of itd sweep; default $ITD_DATA, else the digits.")
+@labels_option()
+@click.option("--classes", "classes_file", metavar="FILE", help="One class name per line, in label order.")
+@preprocess_options
 @click.option("--num-classes", type=_COUNT, metavar="K", help="Default the weights' own, else 1000.")
 @click.option("--limit", type=_COUNT, metavar="N", help="N images, of as many classes as there are.")
 @click.option("--batch-size", type=_COUNT, default=64, show_default=True, metavar="N")

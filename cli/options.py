@@ -132,9 +132,59 @@ def _model_options(ending: str, how: dict[str, Any]) -> list[Callable[[Any], Any
     ]  # fmt: skip
 
 
+def preprocess_options(command: F) -> F:
+    """`--resize`, `--crop`, `--crop-fraction`, `--mean`, `--std` and `--interpolation`; default the weights' own."""
+    count = click.IntRange(min=1)
+    for option in (
+        click.option(
+            "--interpolation", type=click.Choice(INTERPOLATIONS), help="Of the resize; default the weights' own."
+        ),
+        click.option("--std", callback=_three, metavar="R,G,B", help="Of values in 0 to 1; default the weights' own."),
+        click.option("--mean", callback=_three, metavar="R,G,B", help="Of values in 0 to 1; default the weights' own."),
+        click.option(
+            "--crop-fraction", type=float, metavar="F", help="The crop's share of the resized side, not --resize."
+        ),
+        click.option("--crop", "crop_px", type=count, metavar="PX", help="Centre crop; default the weights' own."),
+        click.option("--resize", "resize_px", type=count, metavar="PX", help="Shorter side; default the weights' own."),
+    ):
+        command = option(command)
+    return command
+
+
+def _three(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not three numbers; allowed is for example 0.485,0.456,0.406") from None
+
+
+SOURCE = "DIR|TAR|hf:NAME|digits"
+"""What `--data` takes, as help texts name it; `SOURCES` says it in full."""
+SOURCES = (
+    "A folder per class, or any folder with --labels; tar shards, as shards-{000..063}.tar; hf:NAME[:SPLIT] or a folder "
+    "that datasets saved; cifar10, cifar100; digits, at many scales; digits-one-scale"
+)
+
+
+def labels_option(name: str = "--labels", of: str = "--data") -> Callable[[F], F]:
+    """The CSV file with the classes of a folder's images. of: the option that the folder is given by."""
+    return click.option(
+        name,
+        f"{name.strip('-').replace('-', '_')}_file",
+        metavar="FILE.csv",
+        help=f"With the header path,label: the images of the folder {of} and the index or name of the class of each.",
+    )
+
+
 def results_argument(command: F) -> F:
     """One or more results."""
     return click.argument("results", nargs=-1, required=True, metavar="RESULT...")(command)
+
+
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
+"""`itd.data.preprocess.INTERPOLATIONS`, whose module loads torch."""
 
 
 def print_json(value: Any) -> None:
@@ -150,6 +200,7 @@ OPTIONS = {
     "classes_file": "classes",
     "context_px": "context",
     "crop_px": "crop",
+    "labels_file": "labels",
     "resize_px": "resize",
     "shape": "schedule",
     "space_file": "space",

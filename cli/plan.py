@@ -44,6 +44,7 @@ def plan_text(plan: Any) -> str:
         *((f"site {name}", site_text(layers, name in plan.swept)) for name, layers in plan.sites.items()),
         *(("why", as_typed(reason)) for reason in plan.why),
         ("preprocessing", preprocess_text(plan.preprocess, plan.variation, plan.input_shape)),
+        *([("assumed", assumed(plan.weights, plan.preprocess, plan.assumed))] if plan.assumed else []),
         ("configurations", f"{plan.configs:,} (default: {default})"),
         *(("left out", f"{count:,}: {reason}") for reason, count in plan.removed.items()),
         ("images", f"{images_text(plan.images, plan.classes, plan.num_classes)}, {plan.data}{there}"),
@@ -92,6 +93,13 @@ def preprocess_text(
     return ", ".join(parts)
 
 
+def assumed(weights: str, preprocess: Any, fields: tuple[str, ...]) -> str:
+    """What is assumed of weights that do not say how their images are preprocessed. preprocess: an identity's."""
+    from itd.data.preprocess import Preprocess, assumed_text
+
+    return as_typed(assumed_text(weights, Preprocess.from_identity(preprocess), fields))
+
+
 def time_text(plan: Any) -> str:
     """`about 3 h 20 min, measured on 8 images of noise`."""
     estimate = plan.estimate
@@ -105,7 +113,7 @@ def time_text(plan: Any) -> str:
 
 
 def start_notes(begun: Any) -> list[str]:
-    """What a sweep says when it starts: three lines, the last of which says what is there."""
+    """What a sweep says when it starts: three lines, the last of what is there, before it one of what is assumed."""
     from itd.runner.plan import site_layers
 
     job, space, images = begun.job, begun.job.space, len(begun.job)
@@ -129,6 +137,7 @@ def start_notes(begun: Any) -> list[str]:
     return [
         head + shortened_sites(layers, MOST - len(head)),
         "; ".join(parts),
+        *([assumed(job.weights_label, identity["preprocess"], job.images.assumed)] if job.images.assumed else []),
         f"{len(space):,} configurations, {images_text(images, job.images.classes, job.num_classes)}, {begun.already:,} "
         f"of them there already -> {begun.out}",
     ]

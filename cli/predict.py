@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from itd_cli.options import model_options
+from itd_cli.options import model_options, preprocess_options
 from itd_cli.progress import Progress, progress_option
 
 
@@ -17,6 +17,7 @@ from itd_cli.progress import Progress, progress_option
 @click.option("--weights", metavar="NAME|FILE|none", help="As of itd sweep.")
 @click.option("--selector", metavar="FILE", help="Of `itd select --save`: each image takes its own configuration.")
 @click.option("--classes", "classes_file", metavar="FILE", help="One class name per line, in label order.")
+@preprocess_options
 @click.option("--num-classes", type=click.IntRange(min=1), metavar="K", help="Default the weights' own, else 1000.")
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Likeliest classes.")
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Images at once; default 8, 64 on a GPU.")

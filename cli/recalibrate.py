@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from itd_cli.options import model_options, note, resumable
+from itd_cli.options import SOURCE, labels_option, model_options, note, preprocess_options, resumable
 from itd_cli.progress import Progress, progress_option
 from itd_cli.sweep import show_sweep
 
@@ -20,13 +20,15 @@ from itd_cli.sweep import show_sweep
 @click.option("--sites", metavar="S", help="ABCD, a part of it, auto, or A=path[+path],B=path.")
 @click.option("--options", multiple=True, metavar="O", help="As of itd sweep.")
 @click.option("--weights", metavar="NAME|FILE|none", help="As of itd sweep.")
-@click.option("--data", "train", metavar="DIR|digits", help="Training images, unlabelled: what the statistics are of.")
+@click.option("--data", "train", metavar=SOURCE, help="Training images, whose labels are not read: what the statistics are of.")
 @click.option("--images", type=click.IntRange(min=2), default=256, show_default=True, metavar="M", help="Of --data.")
-@click.option("--val", metavar="DIR|digits", help="Images to sweep; default $ITD_DATA, else the digits.")
+@click.option("--val", metavar=SOURCE, help="Images to sweep; default $ITD_DATA, else the digits.")
+@labels_option(of="--val")
 @click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="N images of --val, of as many classes as there are."
 )
 @click.option("--every", type=click.IntRange(min=1), default=1, metavar="K", help="Each K-th image of --val.")
+@preprocess_options
 @click.option("--num-classes", type=click.IntRange(min=1), metavar="K", help="Default the weights' own, else 1000.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the drawn images.")
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one.")

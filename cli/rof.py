@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from itd_cli.options import model_options, note, print_json, resumable
+from itd_cli.options import SOURCE, labels_option, model_options, note, preprocess_options, print_json, resumable
 from itd_cli.progress import Progress, progress_option
 
 
@@ -54,12 +54,15 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--attr", "attributes", default="stride", show_default=True, metavar="A[,A]"),
             click.option("--sites", metavar="S", help="ABCD, a part of it, auto, or A=path[+path],B=path."),
             click.option("--options", multiple=True, metavar="O", help="As of itd sweep."),
-            click.option("--data", metavar="DIR|digits", help="Training images; default $ITD_DATA, else the digits."),
-            click.option("--val", metavar="DIR|digits", help="Sweep these before and after, and print both."),
+            click.option("--data", metavar=SOURCE, help="Training images; default $ITD_DATA, else the digits."),
+            labels_option(),
+            click.option("--val", metavar=SOURCE, help="Sweep these before and after, and print both."),
+            labels_option("--val-labels", "--val"),
             click.option("--val-limit", type=count, metavar="N", help="N images of --val, of all classes."),
-            click.option("--classes", "classes_file", metavar="FILE", help="One folder name per line."),
+            click.option("--classes", "classes_file", metavar="FILE", help="One class name per line."),
             click.option("--num-classes", type=count, metavar="K", help="Default the weights' own, else 1000."),
             click.option("--weights", metavar="NAME|FILE|none", help="What to begin with."),
+            preprocess_options,
             click.option("--epochs", type=count, default=15, show_default=True, metavar="N"),
             click.option("--lr", type=float, default=0.001, show_default=True, metavar="R"),
             milestones_option,
@@ -90,6 +93,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_options
 def rof(
     val: str | None,
+    val_labels_file: str | None,
     val_limit: int | None,
     epochs: int,
     lr: float,
@@ -126,7 +130,7 @@ def rof(
         return
     there = "are there already" if report.already else f"after {report.epochs} epochs, {report.steps} steps"
     note(f"weights {there}: {report.out}")
-    found = _compared(request, report, val, val_limit, progress)
+    found = _compared(request, report, {"data": val, "labels_file": val_labels_file, "limit": val_limit}, progress)
     if as_json:
         print_json({**report.__dict__, "compare": None if found is None else found.as_dict()})
     elif found is not None:
@@ -137,12 +141,12 @@ def rof(
         click.echo(f"weights: {report.out}")
 
 
-def _compared(request: Any, report: Any, val: str | None, limit: int | None, progress: Progress) -> Any:
+def _compared(request: Any, report: Any, val: dict[str, Any], progress: Progress) -> Any:
     """The sweeps of the validation images before and after, held against each other."""
     from itd.data.digits import DIGITS
     from itd.data.open import data_source
 
-    data = val or (DIGITS if data_source(request.data) == DIGITS else None)
+    data = val["data"] or (DIGITS if data_source(request.data) == DIGITS else None)
     if data is None:
         return None
     from itd.analysis import compare
@@ -153,7 +157,7 @@ def _compared(request: Any, report: Any, val: str | None, limit: int | None, pro
     results = []
     for name, weights in (("before", report.before), ("after", report.out)):
         out = f"{stem}-{name}.parquet"
-        swept = request.sweep(data=data, weights=weights, limit=limit, out=out, workers=request.workers)
+        swept = request.sweep(**val | {"data": data}, weights=weights, out=out, workers=request.workers)
         run_sweep(swept, progress)
         results.append(open_result(out))
     return compare(*results)

@@ -9,7 +9,7 @@ import click
 
 from itd.data.images import ORDERS
 from itd.space import OPEN_CONVENTIONS, Conventions
-from itd_cli.options import model_options, note, resumable
+from itd_cli.options import SOURCE, SOURCES, labels_option, model_options, note, preprocess_options, resumable
 from itd_cli.plan import show_plans, start_notes
 from itd_cli.progress import Progress, progress_option
 
@@ -90,20 +90,18 @@ def _on_what(command: Callable[..., Any]) -> Callable[..., Any]:
         [
             click.option(
                 "--data",
-                metavar="DIR|digits",
-                help="A folder per class; digits, at many scales; digits-one-scale; default $ITD_DATA, else digits.",
+                metavar=SOURCE,
+                help=f"{SOURCES}; default $ITD_DATA, else digits.",
             ),
-            click.option("--classes", "classes_file", metavar="FILE", help="One folder name per line, in label order."),
+            labels_option(),
+            click.option("--classes", "classes_file", metavar="FILE", help="One class name per line, in label order."),
             click.option("--num-classes", type=count, metavar="K", help="Default the weights' own, else 1000."),
             click.option(
                 "--weights",
                 metavar="NAME|FILE|none",
                 help="Of torchvision's enum, .pth or .safetensors; default V1, timm's own, or as FILE.py:NAME has it.",
             ),
-            click.option(
-                "--resize", "resize_px", type=count, metavar="PX", help="Shorter side; default the weights' own."
-            ),
-            click.option("--crop", "crop_px", type=count, metavar="PX", help="Centre crop; default the weights' own."),
+            preprocess_options,
             click.option(
                 "--scale",
                 "scales",
@@ -206,10 +204,10 @@ def sweep(
 
     \b
     JSON: {model, attributes: [...], weights, weights_sha256, weights_pending, sites: {A: {path: [attribute, ...]}},
-      swept: [site], why: [...], data, preprocess, variation, input_shape: [C, H, W], configs, default,
-      removed: {reason: n}, images, classes, num_classes, order, already, plain_macs, tree_macs, score_bytes, out,
-      macs_unknown: [name], executor, why_plain, estimate: {seconds, images, configs, measured_s}}; a list for several
-      --scale or --context
+      swept: [site], why: [...], data, preprocess, variation, assumed: [field], input_shape: [C, H, W], configs,
+      default, removed: {reason: n}, images, classes, num_classes, order, already, plain_macs, tree_macs, score_bytes,
+      out, macs_unknown: [name], executor, why_plain, estimate: {seconds, images, configs, measured_s}}; a list for
+      several --scale or --context
     """
     from itd.runner.request import SweepRequest, varied
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,13 @@ class Preprocess:
         if self.interpolation not in INTERPOLATIONS:
             allowed = ", ".join(INTERPOLATIONS)
             raise DataError(f"no such interpolation: {self.interpolation!r}; the interpolations are {allowed}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) != 3 or not np.isfinite(values).all() or (name == "std" and min(values) <= 0):
+                above = " above 0" if name == "std" else ""
+                raise DataError(
+                    f"`{name}={','.join(f'{v:g}' for v in values)}` is not allowed; give three numbers{above}, one for "
+                    "each of red, green and blue, of values in 0 to 1"
+                )
         self._check_variation()
 
     def _check_variation(self) -> None:
@@ -125,6 +133,84 @@ class Preprocess:
     def from_identity(cls, values: dict[str, Any]) -> Preprocess:
         """The preprocessing that `identity` wrote down."""
         return cls(**(values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreprocessChanges:
+    """What is asked for in place of the weights' own preprocessing; None keeps theirs.
+
+    resize_px, crop_px, mean, std, interpolation: fields of `Preprocess`. crop_fraction: the crop's share of the resized
+    side, in place of resize_px: `resize_px = round(crop_px / crop_fraction)`.
+    """
+
+    resize_px: int | None = None
+    crop_px: int | None = None
+    crop_fraction: float | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    interpolation: str | None = None
+
+    def preprocess_from(self, own: Preprocess) -> Preprocess:
+        """The weights' own preprocessing with what is asked for.
+
+        Raises DataError where that cannot be, as for a crop larger than the image.
+
+        >>> PreprocessChanges(crop_px=240, crop_fraction=0.9).preprocess_from(Preprocess()).resize_px
+        267
+        """
+        asked = {name: getattr(self, name) for name in CHANGEABLE if getattr(self, name) is not None}
+        if self.crop_fraction is not None:
+            asked["resize_px"] = self._resize_of(asked.get("crop_px", own.crop_px))
+        return replace(own, **asked)
+
+    @property
+    def size_px(self) -> tuple[int | None, int | None]:
+        """(resize_px, crop_px) that are asked for, as far as they are known without the weights' own."""
+        by_fraction = self.crop_fraction is not None and self.crop_px is not None
+        return self._resize_of(self.crop_px) if by_fraction else self.resize_px, self.crop_px
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The fields of `CHANGEABLE` that stay the weights' own."""
+        sized = () if self.crop_fraction is None else ("resize_px",)
+        return tuple(name for name in CHANGEABLE if getattr(self, name) is None and name not in sized)
+
+    def _resize_of(self, crop_px: int | None) -> int:
+        assert self.crop_fraction is not None and crop_px is not None
+        if self.resize_px is not None:
+            raise DataError("`resize_px` and `crop_fraction` both say what images are resized to; give one of them")
+        if not 0 < self.crop_fraction <= 1:
+            raise DataError(
+                f"`crop_fraction={self.crop_fraction:g}` is not allowed; give a number above 0 and at most 1, as in "
+                "0.875"
+            )
+        return round(crop_px / self.crop_fraction)
+
+
+CHANGEABLE = ("resize_px", "crop_px", "interpolation", "mean", "std")
+"""The fields of `Preprocess` that can be asked for."""
+
+
+def assumed_text(label: str, preprocess: Preprocess, fields: Sequence[str]) -> str:
+    """What is assumed of weights that do not say how their images are preprocessed, and what changes it.
+
+    >>> assumed_text("w.pth", Preprocess(), ("crop_px", "std"))
+    'weights w.pth do not say how images are preprocessed; assumed: crop 224 px, std 0.229,0.224,0.225; change it with \
+`crop_px`, `std`'
+    """
+    values = {
+        "resize_px": "not resized" if preprocess.resize_px is None else f"resize {preprocess.resize_px} px",
+        "crop_px": f"crop {preprocess.crop_px} px",
+        "interpolation": preprocess.interpolation,
+        "mean": f"mean {_triple(preprocess.mean)}",
+        "std": f"std {_triple(preprocess.std)}",
+    }
+    said, changes = ", ".join(values[name] for name in fields), ", ".join(f"`{name}`" for name in fields)
+    return f"weights {label} do not say how images are preprocessed; assumed: {said}; change it with {changes}"
+
+
+def _triple(values: Sequence[float]) -> str:
+    return ",".join(f"{value:.4g}" for value in values)
 
 
 DIGITS_PREPROCESS = Preprocess(resize_px=None, crop_px=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

@@ -19,7 +19,7 @@ import torch
 from itd.data.dataset import DatasetImages, class_names_of, dataset_length, read_item, read_labels
 from itd.data.images import CLASS_SPREAD, select
 from itd.data.loader import Pixels, Shape, digest
-from itd.data.preprocess import Preprocess
+from itd.data.transforms import fields_of
 from itd.engine.costs import PrefixCosts
 from itd.engine.precision import Precision
 from itd.engine.program import Program, compile_program
@@ -40,7 +40,8 @@ class JobImages:
 
     pixels: as the network gets them, their shape known. identity: of the data, as a result's identity has it: data,
     every, preprocess, variation. source: what a result calls them. class_names: in label order, or none. limit, order:
-    of the selected ones, as of `select`.
+    of the selected ones, as of `select`. assumed: the fields of the preprocessing that nobody said, neither the weights
+    nor the user.
     """
 
     pixels: Pixels
@@ -49,6 +50,7 @@ class JobImages:
     class_names: tuple[str, ...] = ()
     limit: int | None = None
     order: str = CLASS_SPREAD
+    assumed: tuple[str, ...] = ()
 
     @cached_property
     def samples(self) -> np.ndarray:
@@ -87,7 +89,8 @@ class SweepJob:
             or 3), handed as the PIL image that it depicts to `preprocess`. A label is an int, or a tensor or array of
             one, from 0 to K - 1, K the number of logits.
         name: of the network in results.
-        preprocess: from a PIL image to a float tensor: torchvision's or timm's transform as it is.
+        preprocess: from a PIL image to a float tensor: torchvision's or timm's transform as it is. Results keep its
+            fields where it is their usual one of evaluation (`itd.data.transforms.fields_of`).
         fingerprint: stands for images and preprocessing in a result's identity; None hashes the number of images, all
             labels, and the pixels of 64 images as the network gets them.
         labels: one for each image; None takes the data set's `targets` or `labels`, else reads every item once.
@@ -336,12 +339,12 @@ def dataset_images(
     shape: Shape = (first.shape[0], first.shape[1], first.shape[2])
     again = Pixels(held, preprocess, shape, {0: digest(first)})
     digests = {int(i): digest(again[int(i)]) for i in chosen}
-    known = isinstance(preprocess, Preprocess)
+    known = fields_of(preprocess)
     identity = {
         "data": fingerprint or _fingerprint(held.labels, digests),
         "every": 1,
-        "preprocess": preprocess.identity() if isinstance(preprocess, Preprocess) else None,
-        "variation": preprocess.variation if known else None,  # type: ignore[union-attr]
+        "preprocess": None if known is None else known.identity(),
+        "variation": None if known is None else known.variation,
     }
     return JobImages(Pixels(held, preprocess, shape, digests), identity, held.source, held.class_names, limit)
 

@@ -38,6 +38,7 @@ class SweepPlan:
     why: of sites that were looked for or cannot vary, a line each.
     data: what the images are called.
     preprocess, variation: as a result's identity has them; None where there is none, or it is a callable of a user's.
+    assumed: the fields of preprocess that nobody said, neither the weights nor the user.
     input_shape: (C, H, W) of an image as the network gets it.
     configs, default, removed: configurations, the default's number among them, reason -> how many are left out.
     images, classes, num_classes: selected, the classes that they are of, and those that the network tells apart.
@@ -62,6 +63,7 @@ class SweepPlan:
     data: str
     preprocess: Mapping[str, Any] | None
     variation: Mapping[str, Any] | None
+    assumed: tuple[str, ...]
     input_shape: tuple[int, int, int]
     configs: int
     default: int | None
@@ -145,6 +147,7 @@ def _plan(job: SweepJob, options: RunOptions, way: Way, there: int, timed: TimeE
         data=job.images.source,
         preprocess=job.images.identity["preprocess"],
         variation=job.images.identity["variation"],
+        assumed=job.images.assumed,
         input_shape=job.input_shape,
         configs=len(job.space),
         default=job.space.default,

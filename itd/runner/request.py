@@ -10,8 +10,8 @@ import numpy as np
 
 from itd.data.images import CLASS_SPREAD, ImageSet, select
 from itd.data.loader import Pixels
-from itd.data.open import data_source, is_digits, open_images
-from itd.data.preprocess import Preprocess
+from itd.data.open import check_source, data_source, is_digits, open_images
+from itd.data.preprocess import Preprocess, PreprocessChanges
 from itd.errors import DataError, ResultError, SpaceError
 from itd.patcher import (
     Conventions,
@@ -33,17 +33,19 @@ from itd.weights.resolve import resolve
 
 
 @dataclass(frozen=True)
-class SweepRequest:
+class SweepRequest(PreprocessChanges):
     """A sweep as it is typed. Texts are those of the command line; None is the default.
 
     model: torchvision's name, timm/NAME, FILE.py:NAME or package.module:NAME, which may be called with arguments as in
     `mynets.py:make(depth=18)`. attributes: `stride` or `stride,size`. sites: `ABCD`, a part of it, `A=path,B=path`, or
-    `auto`. options: each `1,2,3`, `A=1,2` or `stride:A=1,2`. stride_range: allowed total output stride. space_file:
-    lists the configurations, in place of attributes and options. resize_px, crop_px: in place of the weights' own.
-    scale, context_px: vary the images (see `Preprocess`), and become part of the result's name. limit, every, order:
-    which, and in which order (see `itd.data.images.select`); a result that is there goes on in its own order.
-    batch_size: images in the tree at once (8, 64 on a GPU). workers: processes that decode. shard: (i, n), the i-th of
-    n parts of the work. images_per_unit: of a new result. executor: auto, tree or plain.
+    `auto`. data, classes_file, labels_file: as of `open_images`.
+    options: each `1,2,3`, `A=1,2` or `stride:A=1,2`. stride_range: allowed total output stride. space_file:
+    lists the configurations, in place of attributes and options. resize_px, crop_px, crop_fraction, mean, std,
+    interpolation: as of `PreprocessChanges`, by keyword. scale, context_px: vary the images (see `Preprocess`), and
+    become part of the result's name. limit, every, order: which, and in which order (see `itd.data.images.select`); a
+    result that is there goes on in its own order. batch_size: images in the tree at once (8, 64 on a GPU). workers:
+    processes that decode. shard: (i, n), the i-th of n parts of the work. images_per_unit: of a new result. executor:
+    auto, tree or plain.
     """
 
     model: str
@@ -55,10 +57,9 @@ class SweepRequest:
     space_file: str | None = None
     data: str | None = None
     classes_file: str | None = None
+    labels_file: str | None = None
     num_classes: int | None = None
     weights: str | None = None
-    resize_px: int | None = None
-    crop_px: int | None = None
     scale: float | None = None
     context_px: int | None = None
     limit: int | None = None
@@ -137,18 +138,19 @@ class SweepRequest:
             only_plan=only_plan,
             on_prepare=on_prepare,
             skeleton=skeleton,
-            size_px=(self.resize_px, self.crop_px),
+            size_px=self.size_px,
         )
         images = open_images(
             data,
             num_classes=self.num_classes,
             weights_classes=weights.num_classes,
             classes_file=self.classes_file,
+            labels_file=self.labels_file,
         )
         return SweepJob.assembled(
             self.patched(weights),
             space,
-            self.job_images(images, weights.preprocess),
+            self.job_images(images, weights.preprocess, assumed=self.kept if weights.assumed else ()),
             name=canonical_name(self.model),
             weights_sha256=weights.sha256,
             weights_label=weights.label,
@@ -158,8 +160,8 @@ class SweepRequest:
             sites_why=sites.why if isinstance(sites, AutoSites) else (),
         )
 
-    def job_images(self, images: ImageSet, own: Preprocess) -> JobImages:
-        """The selected images, preprocessed. own: what the weights expect."""
+    def job_images(self, images: ImageSet, own: Preprocess, *, assumed: tuple[str, ...] = ()) -> JobImages:
+        """The selected images, preprocessed. own: what the weights expect. assumed: as of `JobImages`."""
         preprocess = self.preprocess_from(own)
         identity = {
             "data": images.fingerprint(),
@@ -169,7 +171,7 @@ class SweepRequest:
         }
         pixels = Pixels(images, preprocess, preprocess.shape)
         source = Path(images.source).name
-        return JobImages(pixels, identity, source, images.class_names, self.limit, self.order)
+        return JobImages(pixels, identity, source, images.class_names, self.limit, self.order, assumed)
 
     def sites_asked(self) -> tuple[str | Sites, tuple[str, ...]]:
         """(what `itd.patch` takes, the sites that are swept)."""
@@ -196,31 +198,26 @@ class SweepRequest:
         )
 
     def preprocess_from(self, own: Preprocess) -> Preprocess:
-        """The weights' own preprocessing with what is asked for; DataError for a crop larger than the image."""
-        return replace(
-            own,
-            resize_px=own.resize_px if self.resize_px is None else self.resize_px,
-            crop_px=own.crop_px if self.crop_px is None else self.crop_px,
-            scale=self.scale,
-            context_px=self.context_px,
-        )
+        """The weights' own preprocessing with what is asked for and the variation; DataError where that cannot be."""
+        return replace(super().preprocess_from(own), scale=self.scale, context_px=self.context_px)
 
     def _check_images(self, data: str) -> None:
         """What can be told of the images before there are weights."""
         select(np.zeros(1, np.int16), self.every, self.limit, self.order)
         Preprocess(scale=self.scale, context_px=self.context_px and 1)
         if is_digits(data):
-            open_images(data, num_classes=self.num_classes, classes_file=self.classes_file)
+            open_images(
+                data, num_classes=self.num_classes, classes_file=self.classes_file, labels_file=self.labels_file
+            )
             return
-        if self.crop_px and self.resize_px:
+        if None not in self.size_px:
             self.preprocess_from(Preprocess())
-        if not Path(data).is_dir():
-            open_images(data)  # which says what is wrong with it
+        check_source(data, self.labels_file)
         out = self.out_path()
-        if Path(out).absolute().is_relative_to(Path(data).absolute()):
+        if Path(data).is_dir() and Path(out).absolute().is_relative_to(Path(data).absolute()):
             raise ResultError(f"`out={out}` is inside `data={data}`; give as `out` a folder elsewhere")
         if self.classes_file and not Path(self.classes_file).is_file():
-            raise DataError(f"no such file: `classes_file={self.classes_file}`; expected one folder name per line")
+            raise DataError(f"no such file: `classes_file={self.classes_file}`; expected one class name per line")
 
 
 def varied(

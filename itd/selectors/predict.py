@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from itd.data.digits import DIGITS
 from itd.data.folder import EXTENSIONS, FolderReader
 from itd.data.images import ImageSet
 from itd.data.loader import batches
-from itd.data.preprocess import Preprocess
+from itd.data.preprocess import CHANGEABLE, Preprocess, PreprocessChanges
 from itd.device import resolve_device
 from itd.engine.routed import Frontier, RoutedExecutor, pooled, pooling_macs, routed_program
 from itd.engine.tracing import trace
@@ -35,15 +35,17 @@ from itd.selectors.source import SiteSettings, listed, plain_macs, sizes
 from itd.weights.load import Weights
 from itd.weights.prepare import OnPrepare, draw_bar
 from itd.weights.resolve import resolve
+from itd.weights.state import warn_assumed
 
 
 @dataclass(frozen=True)
-class PredictRequest:
+class PredictRequest(PreprocessChanges):
     """What is classified, and with what; None is the default.
 
     images: files, folders with files, or "digits". model: as of `SweepRequest`; the selector's where it is None.
     weights: as of `SweepRequest`. selector: a file of `itd select --save`. classes_file: one name per line, in label
-    order. top: how many classes of each image.
+    order. top: how many classes of each image. Others, by keyword: as of `PreprocessChanges`; not with a selector,
+    which has its own.
     """
 
     images: tuple[str, ...]
@@ -105,10 +107,16 @@ def predict(request: PredictRequest, *, on_prepare: OnPrepare = draw_bar, quiet:
         num_classes=request.num_classes,
         device=request.device,
         on_prepare=None if quiet else on_prepare,
-        size_px=sizes(None if selector is None else selector.preprocess),
+        size_px=request.size_px if selector is None else sizes(selector.preprocess),
     )
+    if selector is None:
+        weights = replace(weights, preprocess=request.preprocess_from(weights.preprocess))
+    elif len(request.kept) < len(CHANGEABLE):
+        raise DataError("a selector has its own preprocessing; leave out `resize_px`, `crop_px`, `mean` and the like")
     names = _class_names(request, weights)
     network: _Static | _Selected = _Static(sweep, weights) if selector is None else _Selected(sweep, weights, selector)
+    if selector is None:
+        warn_assumed(request, weights)
     size = request.batch_size or default_batch_size(network.device)
     top = min(request.top, weights.num_classes)
     return _predictions(request, images, network, names, size, top)

@@ -14,7 +14,7 @@ from itd.analysis.sampling import wilson
 from itd.data.images import ImageSet, select
 from itd.data.loader import batches
 from itd.data.open import data_source, open_images
-from itd.data.preprocess import Preprocess
+from itd.data.preprocess import Preprocess, PreprocessChanges
 from itd.device import resolve_device
 from itd.engine.precision import Precision
 from itd.errors import ItdError, NotFiniteError
@@ -23,15 +23,17 @@ from itd.patcher.names import canonical_name
 from itd.runner.scores import score
 from itd.weights.prepare import OnPrepare, draw_bar
 from itd.weights.resolve import resolve
+from itd.weights.state import warn_assumed
 
 
 @dataclass(frozen=True)
-class EvaluateRequest:
+class EvaluateRequest(PreprocessChanges):
     """An evaluation as it is typed; None is the default.
 
-    model: as of `SweepRequest`, or one of `itd models --learned`. weights, data, num_classes, classes_file, device,
-    precision, workers: as of `SweepRequest`. limit: so many images, of as many classes as can be. batch_size: images at
-    once.
+    model: as of `SweepRequest`, or one of `itd models --learned`. weights, data, num_classes, classes_file,
+    labels_file, device, precision, workers: as of `SweepRequest`.
+    limit: so many images, of as many classes as can be. batch_size: images at
+    once. Others, by keyword: as of `PreprocessChanges`.
     """
 
     model: str = "cifar-resnet18"
@@ -39,6 +41,7 @@ class EvaluateRequest:
     data: str | None = None
     num_classes: int | None = None
     classes_file: str | None = None
+    labels_file: str | None = None
     limit: int | None = None
     batch_size: int = 64
     device: str | None = None
@@ -87,17 +90,21 @@ def evaluate(
     select(np.zeros(1, np.int16), limit=request.limit)
     data, device = data_source(request.data), resolve_device(request.device)
     weights = resolve(
-        request.model, request.weights, data=data, num_classes=request.num_classes, device=device, on_prepare=on_prepare
-    )
+        request.model, request.weights, data=data, num_classes=request.num_classes, device=device,
+        on_prepare=on_prepare, size_px=request.size_px,
+    )  # fmt: skip
+    preprocess, network = request.preprocess_from(weights.preprocess), weights.network()
+    warn_assumed(request, weights)
     images = open_images(
         data,
         num_classes=request.num_classes,
         weights_classes=weights.num_classes,
         classes_file=request.classes_file,
+        labels_file=request.labels_file,
     )
     samples = select(images.labels, limit=request.limit)
     rank = label_ranks(
-        weights.network().to(device), images, samples, weights.preprocess, device, batch_size=request.batch_size,
+        network.to(device), images, samples, preprocess, device, batch_size=request.batch_size,
         precision=request.precision, workers=request.workers, progress=on_start(len(samples)) if on_start else None,
     )  # fmt: skip
     top5 = float((rank < 5).mean()) if weights.num_classes > 5 else None

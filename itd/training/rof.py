@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from itd.data.images import ImageSet
 from itd.data.open import data_source
+from itd.data.preprocess import CHANGEABLE, PreprocessChanges
 from itd.device import resolve_device
 from itd.errors import ItdError, ModelError
 from itd.patcher import Conventions, DynamicModel, logits_of, patch
@@ -28,20 +29,21 @@ from itd.training.trainer import LossTerm, Objective, has_folded_bn, run_trainin
 from itd.weights.load import Weights, load_weights, skeleton_of
 from itd.weights.prepare import OnPrepare, draw_bar
 from itd.weights.resolve import resolve, weights_name
+from itd.weights.state import warn_assumed
 
 ROF_KEY = "itd.rof"
 """In the .safetensors header: how the weights were made, as JSON."""
 
 
 @dataclass(frozen=True)
-class RofRequest:
+class RofRequest(PreprocessChanges):
     """What `itd rof` takes. Texts are as typed; None is the default.
 
     model, attributes, sites, options, conventions, stride_range, classes_file, num_classes, weights: as of
-    `SweepRequest`. data: the training images, a folder per class; default $ITD_DATA, else the digits. epoch_images:
+    `SweepRequest`. data, labels_file: the training images; default $ITD_DATA, else the digits. epoch_images:
     of each epoch, None all. schedule: how it is trained. per_sample: so many configurations in each batch, one for each
     part of it. distill: the default configuration learns from the labels and the drawn one from the default's outputs.
-    out: the weights.
+    out: the weights, which keep the preprocessing. Others, by keyword: as of `PreprocessChanges`.
     """
 
     model: str = "resnet50"
@@ -52,6 +54,7 @@ class RofRequest:
     stride_range: tuple[int, int] = (4, 288)
     data: str | None = None
     classes_file: str | None = None
+    labels_file: str | None = None
     num_classes: int | None = None
     weights: str | None = None
     epoch_images: int | None = None
@@ -66,7 +69,7 @@ class RofRequest:
         """The sweep of the same space."""
         names = (
             *("model", "attributes", "sites", "options", "conventions", "stride_range"),
-            *("classes_file", "num_classes"),
+            *("classes_file", "num_classes", "crop_fraction", *CHANGEABLE),
         )
         return replace(SweepRequest(**{n: getattr(self, n) for n in names}, device=self.device), **changed)
 
@@ -119,10 +122,15 @@ def rof(
     device = resolve_device(request.device)
     space, weights, before = space_and_weights(request, data, device, None if quiet else on_prepare)
     images = training_images(
-        data, num_classes=request.num_classes, weights_classes=weights.num_classes, classes_file=request.classes_file
+        data,
+        num_classes=request.num_classes,
+        weights_classes=weights.num_classes,
+        classes_file=request.classes_file,
+        labels_file=request.labels_file,
     )
     model = request.sweep().patched(weights)
     _check_bn(request, model, weights)
+    warn_assumed(request, weights)
     training = TrainingSet(images, augmentation(data, weights.preprocess), request.schedule.seed, request.epoch_images)
     steps = request.schedule.epochs * training.steps(request.schedule.batch_size)
     identity = rof_identity(request, space, images, weights)
@@ -149,9 +157,10 @@ def space_and_weights(
     space = sweep.space_of(patch(skeleton, sites, request.conventions), swept)
     name = weights_name(request.model, request.weights, data=data, device=device, on_prepare=on_prepare)
     weights = resolve(
-        request.model, name, data=data, num_classes=request.num_classes, skeleton=skeleton, on_prepare=on_prepare
-    )
-    return space, weights, name
+        request.model, name, data=data, num_classes=request.num_classes, skeleton=skeleton, on_prepare=on_prepare,
+        size_px=request.size_px,
+    )  # fmt: skip
+    return space, replace(weights, preprocess=request.preprocess_from(weights.preprocess)), name
 
 
 def _check_bn(request: RofRequest, model: DynamicModel, weights: Weights) -> None:

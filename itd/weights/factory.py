@@ -36,7 +36,7 @@ def factory_weights(
     """
     name, text = canonical_name(model_name), NONE if weights is None else str(weights)
     network = build_factory(name) if built is None else built
-    state, preprocess = None, Preprocess()
+    state, own = None, None
     if text != NONE:
         if not is_weights_file(text):
             raise ModelError(
@@ -44,7 +44,8 @@ def factory_weights(
                 "it was built where `weights` is left out"
             )
         state, own = read_file(Path(text))
-        state, preprocess = normalised(state), own or preprocess
+        state = normalised(state)
+    preprocess, assumed = own or Preprocess(), own is None
     count = count_logits(name, network, crop_px or preprocess.crop_px)
     if num_classes not in (None, count):
         raise ModelError(
@@ -52,9 +53,9 @@ def factory_weights(
             "`num_classes` out, or give images, or a network, of as many"
         )
     if state is not None:
-        return Weights(name, state, content_sha256(state), Path(text).name, count, preprocess)
+        return Weights(name, state, content_sha256(state), Path(text).name, count, preprocess, assumed=assumed)
     label = AS_BUILT if weights is None else NONE
-    return Weights(name, None, content_sha256(network.state_dict()), label, count, preprocess, network)
+    return Weights(name, None, content_sha256(network.state_dict()), label, count, preprocess, network, assumed=assumed)
 
 
 def count_logits(name: str, network: nn.Module, side_px: int) -> int:

@@ -90,13 +90,15 @@ def load_weights(
         return random_weights(model_name, num_classes)
     if is_weights_file(text):
         state, own = read_file(Path(text))
-        preprocess, label = own or Preprocess(), Path(text).name
+        preprocess, label, assumed = own or Preprocess(), Path(text).name, own is None
     else:
+        assumed = False
         state, preprocess, label = _from_torchvision(model_name, text, on_prepare)
     state = normalised(state)
     found = count_classes(skeleton or skeleton_of(model_name), state)
     check_classes(label, found, num_classes)
-    return Weights(model_name, state, content_sha256(state), label, found or num_classes or 1000, preprocess)
+    count = found or num_classes or 1000
+    return Weights(model_name, state, content_sha256(state), label, count, preprocess, assumed=assumed)
 
 
 def plan_weights(

@@ -86,7 +86,7 @@ def _factory_on_digits(
             f"{loaded.model_name} gives {loaded.num_classes} logits, and the embedded digits have {DIGITS_CLASSES} "
             "classes; give `data=DIR`, images of its classes, and `weights=FILE` where it is built without its weights"
         )
-    return loaded if own else replace(loaded, preprocess=DIGITS_PREPROCESS)
+    return loaded if own else replace(loaded, preprocess=DIGITS_PREPROCESS, assumed=False)
 
 
 def weights_name(

@@ -7,6 +7,7 @@ import copy
 import hashlib
 import re
 import socket
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from itd.data.preprocess import Preprocess
-from itd.errors import ModelError
+from itd.data.preprocess import Preprocess, PreprocessChanges, assumed_text
+from itd.errors import ItdWarning, ModelError
 from itd.patcher.factories import build_factory
 from itd.patcher.names import is_factory, is_timm
 from itd.patcher.registry import build_model
@@ -37,7 +38,8 @@ class Weights:
 
     state_dict: float32 tensors on the CPU, or None for "none", seeded random initialisation, and for what a factory
     made. sha256: of the content (`content_sha256`). label: the enum's name or the file's, "none" or "as built".
-    num_classes: the classifier's outputs. preprocess: what these weights expect. built: where there is no state dict,
+    num_classes: the classifier's outputs. preprocess: what these weights expect. assumed: nothing says that they do, as
+    a file or code of a user's own brings only tensors. built: where there is no state dict,
     the network that has them. pending: why these are random values in place of those of the label, which a plan
     neither fetches nor trains; None where they are the label's own.
     """
@@ -50,6 +52,7 @@ class Weights:
     preprocess: Preprocess
     built: nn.Module | None = None
     pending: str | None = None
+    assumed: bool = False
 
     def network(self) -> nn.Module:
         """A network with these weights, in evaluation mode, as its name builds it."""
@@ -58,6 +61,12 @@ class Weights:
         model = build_model(self.model_name, self.num_classes)
         apply_weights(model, self)
         return model.eval()
+
+
+def warn_assumed(asked: PreprocessChanges, weights: Weights) -> None:
+    """An ItdWarning of what of the weights' preprocessing nobody said, neither they nor the user."""
+    if weights.assumed and asked.kept:
+        warnings.warn(assumed_text(weights.label, weights.preprocess, asked.kept), ItdWarning, stacklevel=3)
 
 
 NOT_FETCHED, NOT_TRAINED = "not fetched", "not trained yet"

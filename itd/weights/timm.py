@@ -57,11 +57,11 @@ def timm_weights(
     square at the centre.
     """
     network: Any = skeleton_of(model_name) if skeleton is None else skeleton
-    usual = int(network.num_classes)
+    usual, assumed = int(network.num_classes), False
     if weights is not None and is_weights_file(str(weights)):
         stored, own = read_file(Path(weights))
         state, label = normalised(stored), Path(weights).name
-        preprocess = own or timm_preprocess(model_name, network, size_px)
+        preprocess, assumed = own or timm_preprocess(model_name, network, size_px), own is None
         found = count_classes(network, state, usual)
     elif weights is None:
         _require_pretrained(model_name)
@@ -78,7 +78,8 @@ def timm_weights(
             "dict as a .safetensors or .pth FILE, or none for random weights"
         )
     check_classes(label, found, num_classes)
-    return Weights(model_name, state, content_sha256(state), label, found or num_classes or usual, preprocess)
+    count = found or num_classes or usual
+    return Weights(model_name, state, content_sha256(state), label, count, preprocess, assumed=assumed)
 
 
 def timm_preprocess(

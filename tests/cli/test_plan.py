@@ -14,6 +14,8 @@ from safetensors.torch import save_file
 
 import itd
 import itd.runner.plan as planning
+from itd.data.digits import digits_images
+from itd.patcher import build_model
 from itd.runner.estimate import TimeEstimate
 from itd.weights.digits import RECIPES, Recipe, digits_file, train_on_digits
 from itd.weights.load import load_weights
@@ -208,6 +210,46 @@ def test_sites_that_were_looked_for_say_what_was_not_found(here: Path) -> None:
     assert list(found["sites"]) == ["A", "B"] and any("stages of different resolution" in why for why in found["why"])
     stride = planned("sweep", "--model", "resnet18", "--attr", "stride", "--data", "digits", "--weights", "none")
     assert stride["why"] == ["A keeps its stride: its block has no projection on the shortcut to take the same stride"]
+
+
+def test_what_is_assumed_of_weights_is_said_until_it_is_given(here: Path) -> None:
+    torch.save(build_model("resnet18", 10).state_dict(), "w.pth")
+    args = ("sweep", "--model", "resnet18", "--attr", "dilation", "--sites", "D", "--options", "1,2", "--data",
+            "digits", "--weights", "w.pth", "--limit", 1, "--device", "cpu", "--progress", "none")  # fmt: skip
+    assumed = "resize 256 px, crop 224 px, bilinear, mean 0.485,0.456,0.406, std 0.229,0.224,0.225"
+    text = (
+        f"weights w.pth do not say how images are preprocessed; assumed: {assumed}; change it with --resize, --crop, "
+    )
+    text += "--interpolation, --mean, --std"
+    assert fields(run(*args, "--plan=quick").stdout)["assumed"] == text
+    assert planned(*args)["assumed"] == ["resize_px", "crop_px", "interpolation", "mean", "std"]
+    small = ("--crop", 56, "--crop-fraction", 0.875, "--mean", "0.5,0.4,0.3", "--interpolation", "bicubic")
+    told = notes(run(*args, *small).stderr)
+    assert (
+        told[2]
+        == "weights w.pth do not say how images are preprocessed; assumed: std 0.229,0.224,0.225; change it with --std"
+    )
+    result = itd.open_result("results/resnet18-dilation.parquet")
+    assert result.identity["preprocess"] == {"resize_px": 64, "crop_px": 56, "interpolation": "bicubic",
+                                             "mean": [0.5, 0.4, 0.3], "std": [0.229, 0.224, 0.225]}  # fmt: skip
+    whole = (*small, "--std", "0.2,0.2,0.2")
+    for command in (args, ("evaluate", "--model", "resnet18", "--weights", "w.pth", "--data", "digits", "--limit", 1),
+                    ("predict", "digit.png", "--model", "resnet18", "--weights", "w.pth")):  # fmt: skip
+        digits_images("eval").load(0).save("digit.png")
+        out = ("--out", here / "other.parquet") if command is args else ()
+        assert "do not say how images are preprocessed" in run(*command, *out).stderr, command
+        out = ("--out", here / "third.parquet") if command is args else ()
+        assert "do not say how" not in run(*command, *out, *whole).stderr, command
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (("--crop-fraction", 1.2), "--crop-fraction 1.2 is not allowed"),
+    (("--crop-fraction", 0.9, "--resize", 256), "both say what images are resized to"),
+    (("--mean", "0.5,0.4"), "--mean 0.5,0.4 is not allowed; give three numbers"),
+    (("--std", "0.5,0,0.4"), "--std 0.5,0,0.4 is not allowed; give three numbers above 0"),
+])  # fmt: skip
+def test_preprocessing_that_cannot_be_is_one_line(here: Path, words: tuple[object, ...], said: str) -> None:
+    one_line(run(*RANDOM, *words), said)
 
 
 def test_what_is_there_already_is_counted_and_another_run_refused_with_nothing_else(

@@ -164,6 +164,24 @@ def test_fake_data_and_a_folder_go_through_a_transform_as_it_is(tmp_path):
     assert open_result(report.out).labels.tolist() == [0, 1] and open_result(report.out).samples.tolist() == [1, 0]
 
 
+def test_a_known_transform_is_kept_in_fields_and_a_result_without_them_goes_on(tmp_path):
+    steps = [transforms.Resize(26), transforms.CenterCrop(24), transforms.ToTensor()]
+    normalise = transforms.Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+    fake = FakeData(6, (3, 30, 40), num_classes=5)
+    known = make_job(images=fake, shape=(3, 24, 24), preprocess=transforms.Compose([*steps, normalise]), limit=4)
+    fields = known.identity()["preprocess"]
+    assert (fields["resize_px"], fields["crop_px"], fields["mean"]) == (26, 24, [0.5, 0.4, 0.3])
+    own = make_job(
+        images=fake, shape=(3, 24, 24), preprocess=lambda image: transforms.Compose([*steps, normalise])(image)
+    )
+    assert own.identity()["preprocess"] is None and own.identity()["data"] == known.identity()["data"]
+    itd.sweep(known, out=tmp_path / "r.parquet", device="cpu")
+    assert itd.sweep(own, out=tmp_path / "r.parquet", device="cpu").done == 2
+    other = make_job(images=fake, shape=(3, 24, 24), preprocess=transforms.Compose(steps))
+    with pytest.raises(ResultError, match=r"data is .*preprocess\.|preprocess is|data is"):
+        itd.sweep(other, out=tmp_path / "r.parquet", device="cpu")
+
+
 @pytest.mark.parametrize("kind", ["pil", "uint8 tensor", "uint8 array", "grey tensor", "grey array"])
 def test_every_kind_of_image_reaches_the_transform_as_the_picture_that_it_depicts(kind, tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (24, 30, 3), np.uint8)
