@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from itd_cli.options import check_plot, emit, output_options
+from itd_cli.options import SOURCE, check_plot, emit, output_options
 from itd_cli.progress import Progress, progress_option
 
 MODELS = "cifar-resnet18,cifar-resnet18+involution,cifar-resnet18+condconv,cifar-resnet18+weightnet,cifar-resnet18+se"
@@ -14,7 +14,7 @@ MODELS = "cifar-resnet18,cifar-resnet18+involution,cifar-resnet18+condconv,cifar
     name="compare-layers", epilog="Example: itd compare-layers --data cifar10 --folder trained --plot layers.png"
 )
 @click.option("--models", default=MODELS, metavar="NAME[,NAME]", help="Default: CIFAR ResNet-18 with each operator.")
-@click.option("--data", metavar="DIR|cifar10|digits", help="Images to test weights on; default $ITD_DATA, else digits.")
+@click.option("--data", metavar=SOURCE, help="Images to test weights on; default $ITD_DATA, else digits.")
 @click.option("--folder", default="trained", show_default=True, metavar="DIR", help="Weights of `itd train`, by name.")
 @click.option(
     "--side", "side_px", type=click.IntRange(min=8), metavar="PX", help="Of what is timed; default the data's."

@@ -163,8 +163,8 @@ def _three(ctx: click.Context, param: click.Parameter, text: str | None) -> tupl
 SOURCE = "DIR|TAR|hf:NAME|digits"
 """What `--data` takes, as help texts name it; `SOURCES` says it in full."""
 SOURCES = (
-    "A folder per class, or any folder with --labels; tar shards, as shards-{000..063}.tar; hf:NAME[:SPLIT] or a folder "
-    "that datasets saved; cifar10, cifar100; digits, at many scales; digits-one-scale"
+    "A folder per class, or any folder with --labels; tar shards, as shards-{000..063}.tar; hf:NAME[:SPLIT] or a "
+    "folder that datasets saved; cifar10, cifar100; digits, at many scales; digits-one-scale"
 )
 
 

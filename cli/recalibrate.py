@@ -20,7 +20,9 @@ from itd_cli.sweep import show_sweep
 @click.option("--sites", metavar="S", help="ABCD, a part of it, auto, or A=path[+path],B=path.")
 @click.option("--options", multiple=True, metavar="O", help="As of itd sweep.")
 @click.option("--weights", metavar="NAME|FILE|none", help="As of itd sweep.")
-@click.option("--data", "train", metavar=SOURCE, help="Training images, whose labels are not read: what the statistics are of.")
+@click.option(
+    "--data", "train", metavar=SOURCE, help="Training images, whose labels are not read: what the statistics are of."
+)
 @click.option("--images", type=click.IntRange(min=2), default=256, show_default=True, metavar="M", help="Of --data.")
 @click.option("--val", metavar=SOURCE, help="Images to sweep; default $ITD_DATA, else the digits.")
 @labels_option(of="--val")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from itd_cli.options import bootstrap_options, emit, note, noted, output_options
+from itd_cli.options import SOURCE, bootstrap_options, emit, labels_option, note, noted, output_options
 from itd_cli.progress import Progress, progress_option
 
 
@@ -18,7 +18,9 @@ from itd_cli.progress import Progress, progress_option
 @click.option("--k", type=click.IntRange(min=1), default=5, show_default=True, metavar="K",
               help="Choose among the first K configurations of the greedy list.")  # fmt: skip
 @click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True, metavar="F")
-@click.option("--data", metavar="DIR|digits", help="The result's images: also measure selectors that look at them.")
+@click.option("--data", metavar=SOURCE, help="The result's images: also measure selectors that look at them.")
+@labels_option()
+@click.option("--classes", "classes_file", metavar="FILE", help="One class name per line, in label order.")
 @click.option("--weights", metavar="NAME|FILE|none", help="The result's weights, as `itd sweep` took them.")
 @click.option("--before", metavar="RESULT", help="The result before fine-tuning: the gap closed is also told from it.")
 @click.option("--save", metavar="FILE", help="A selector made from all images, for `itd predict`: .safetensors.")

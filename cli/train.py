@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from itd_cli.options import model_options, note, print_json, resumable
+from itd_cli.options import SOURCE, labels_option, model_options, note, print_json, resumable
 from itd_cli.progress import Progress, progress_option
 from itd_cli.rof import epoch_images_option, milestones_option, show_steps
 
@@ -16,11 +16,10 @@ _COUNT = click.IntRange(min=1)
 
 @click.command(epilog="Example: itd train --model cifar-resnet18 --op condconv --data cifar10 --epochs 30")
 @model_options(default="cifar-resnet18")
-@click.option("--data", metavar="DIR|cifar10|digits",
-              help="Training images: a folder per class, CIFAR-10 as published, or the digits; default $ITD_DATA, "
-              "else the digits.")  # fmt: skip
-@click.option("--classes", "classes_file", metavar="FILE", help="One folder name per line, in label order.")
-@click.option("--num-classes", type=_COUNT, metavar="K", help="Default the folders of --data.")
+@click.option("--data", metavar=SOURCE, help="Training images, as of itd sweep; default $ITD_DATA, else the digits.")
+@labels_option()
+@click.option("--classes", "classes_file", metavar="FILE", help="One class name per line, in label order.")
+@click.option("--num-classes", type=_COUNT, metavar="K", help="Default those of --data.")
 @click.option("--weights", default="none", show_default=True, metavar="FILE|none", help="What to begin with.")
 @click.option("--epochs", type=_COUNT, default=30, show_default=True, metavar="N")
 @click.option("--lr", type=float, default=0.1, show_default=True, metavar="R", help="The highest learning rate.")
@@ -31,8 +30,9 @@ _COUNT = click.IntRange(min=1)
 @click.option("--weight-decay", type=float, default=5e-4, show_default=True, metavar="R")
 @click.option("--label-smoothing", type=float, default=0.0, show_default=True, metavar="R")
 @epoch_images_option
-@click.option("--test", metavar="DIR|cifar10|digits",
+@click.option("--test", metavar=SOURCE,
               help="Held-out images: top-1 after each epoch goes to the learning curve (.epochs.csv).")  # fmt: skip
+@labels_option("--test-labels", "--test")
 @click.option("--test-every", type=_COUNT, default=1, show_default=True, metavar="N", help="Every Nth of --test.")
 @click.option("--precision", default="fp32", show_default=True, metavar="P", help="fp32, bf16 or fp16.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)

@@ -107,7 +107,7 @@ def cifar_images(data: str | Path, split: str) -> ImageSet:
         raise DataError(
             f"{data} holds no CIFAR: expected {', '.join(f'{k.pickles} or {k.binaries}' for k in _PUBLISHED)}"
         )
-    folder = _fetched(kind) if str(data) == kind.key else kind.folder(Path(data))
+    folder = fetched(kind) if str(data) == kind.key else kind.folder(Path(data))
     assert folder is not None  # or `cifar_of` would not have known it
     read = _read_pickles if folder.name == kind.pickles else _read_binaries
     pixels, labels, names = read(kind, folder, split == "train")
@@ -174,7 +174,7 @@ def _read_pickles(kind: Cifar, folder: Path, train: bool) -> tuple[np.ndarray, n
     return found.data, np.array(found.targets), tuple(found.classes)
 
 
-def _fetched(kind: Cifar) -> Path:
+def fetched(kind: Cifar) -> Path:
     """The folder in the cache, fetched and unpacked where it is not there."""
     from torchvision.datasets.utils import download_and_extract_archive
 

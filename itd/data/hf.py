@@ -84,7 +84,7 @@ def hf_images(
         DataError: without the library, for data that cannot be loaded, and where split, image or label is ambiguous.
     """
     source = str(data)
-    dataset, split = _opened(_library(source), source, train)
+    dataset, split = _opened(library_for(source), source, train)
     image, label = _columns(dataset, source)
     rows = _rows(dataset, image, label, source)
     names = [f"{split}/{place:06d}{'/' if path else ''}{path}" for place, path in enumerate(rows.paths)]
@@ -92,7 +92,8 @@ def hf_images(
     return ImageSet(names, labels, classes, rows.sizes, source, HfReader(_encoded(dataset, image), image, source))
 
 
-def _library(source: str) -> Any:
+def library_for(source: str) -> Any:
+    """The library `datasets`; DataError where it is not there."""
     try:
         return importlib.import_module("datasets")
     except ImportError as error:
@@ -120,7 +121,7 @@ def _opened(library: Any, source: str, train: bool) -> tuple[Any, str]:
     except Exception as error:  # the library raises what its file systems and parsers do
         raise DataError(
             f"`data={source}` cannot be loaded: {type(error).__name__}, {one_line(error)}; give hf:NAME or "
-            "hf:NAME:SPLIT of the hub, or a folder that `datasets` saved to disk"
+            "hf:NAME:SPLIT of the hub, or a folder that the library saved to disk"
         ) from error
 
 
@@ -151,7 +152,7 @@ def _columns(dataset: Any, source: str) -> tuple[str, str]:
             all_columns = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
             raise DataError(
                 f"`data={source}` has {'several columns' if found else 'no column'} of {what}: {all_columns}; expected "
-                f"one, or one called {usual}: select or rename columns with `datasets`, and save that to disk"
+                f"one, or one called {usual}: select or rename columns with the library, and save that to disk"
             )
     return ("image" if len(images) > 1 else images[0]), ("label" if len(labels) > 1 else labels[0])
 

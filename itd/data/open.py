@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from itd.data.cifar import cifar_images, cifar_of
+from itd.data.cifar import cifar_images, cifar_of, fetched
 from itd.data.digits import DIGITS, DIGITS_ONE_SCALE, digits_images
 from itd.data.folder import folder_images
-from itd.data.hf import PREFIX, hf_images, is_hf
+from itd.data.hf import hf_images, is_hf, library_for
 from itd.data.images import ImageSet
 from itd.data.labels import labelled_images, read_label_lines
 from itd.data.shards import is_shards, shard_images, shard_paths
@@ -85,7 +85,7 @@ def is_digits(data: str | Path | None) -> bool:
 
 
 def check_source(data: str, labels_file: str | Path | None = None) -> None:
-    """What can be told of a source at once, before weights are made or images looked for. data: as of `data_source`.
+    """What can be told of a source at once, before weights are made. data: as of `data_source`; a CIFAR is fetched.
 
     Raises DataError for one that is not there, and for a list of labels that cannot be read or that it does not take.
     """
@@ -97,9 +97,15 @@ def check_source(data: str, labels_file: str | Path | None = None) -> None:
                 "`data=DIR`"
             )
         read_label_lines(Path(labels_file))
-    if is_digits(data) or cifar_of(data) is not None or data.startswith(PREFIX):
+    if is_digits(data):
         return
-    if is_shards(data):
+    cifar = cifar_of(data)
+    if cifar is not None:
+        if data == cifar.key:
+            fetched(cifar)
+    elif is_hf(data):
+        library_for(data)
+    elif is_shards(data):
         shard_paths(data)
     elif not Path(data).is_dir():
         folder_images(data, num_classes=None)  # which says what is wrong with it

@@ -41,7 +41,8 @@ class SelectRequest:
     """A study of selectors as it is typed, beside the result.
 
     k: choose among the first as many of the greedy list. folds: of the cross-validation. data, weights: the images and
-    the network, for the selectors that look at them; with neither, only the cascade. seed: of the folds, the resamples
+    the network, for the selectors that look at them; with neither, only the cascade. classes_file, labels_file: as the
+    sweep took them. seed: of the folds, the resamples
     and the learners. before: a result of the network before it was fine-tuned, from which the gap is closed too.
     """
 
@@ -51,6 +52,8 @@ class SelectRequest:
     resamples: int = 1000
     seed: int = 0
     data: str | None = None
+    classes_file: str | None = None
+    labels_file: str | None = None
     weights: str | None = None
     device: str | None = None
     workers: int = 0
@@ -76,8 +79,9 @@ class SelectorStudy:
         self.inputs: dict[str, Inputs] = {}
         if request.looks:
             self.source = open_source(
-                result, request.data, request.weights, device=request.device, on_prepare=on_prepare
-            )
+                result, request.data, request.weights, classes_file=request.classes_file,
+                labels_file=request.labels_file, device=request.device, on_prepare=on_prepare,
+            )  # fmt: skip
 
     def measure(self, progress: Callable[[int], Any] | None = None) -> Selection:
         """What each selector achieves. progress: told how many images were just run."""

@@ -63,12 +63,14 @@ def open_source(
     data: str | None,
     weights: str | None = None,
     *,
+    classes_file: str | None = None,
+    labels_file: str | None = None,
     device: str | None = None,
     on_prepare: OnPrepare | None = draw_bar,
 ) -> SweepSource:
     """The network and images of a result.
 
-    data: a folder per class, "digits", or None for $ITD_DATA, else the digits. weights: as `--weights` takes them.
+    data: as of `open_images`. classes_file, labels_file: as the sweep took them. weights: as `--weights` takes them.
     on_prepare: shows that weights are trained or fetched; None shows nothing.
     Raises ResultError where the result does not say what it is of, or where weights or images are not those.
     """
@@ -109,7 +111,13 @@ def open_source(
             f"weights {loaded.label} are not those that {result.path} was swept with; give `weights` what its "
             "`itd sweep` was given"
         )
-    images = open_images(data, num_classes=result.num_classes, weights_classes=loaded.num_classes)
+    images = open_images(
+        data,
+        num_classes=result.num_classes,
+        weights_classes=loaded.num_classes,
+        classes_file=classes_file,
+        labels_file=labels_file,
+    )
     if images.fingerprint() != identity["data"]:
         raise ResultError(f"the images of {data} are not those that {result.path} is of; give `data` what it was given")
     preprocess = replace(Preprocess.from_identity(identity["preprocess"]), **(identity["variation"] or {}))

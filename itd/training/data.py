@@ -28,9 +28,10 @@ CIFAR_PAD_PX = 4
 
 
 def training_images(data: str, **known: Any) -> ImageSet:
-    """The images to train on: a folder's, and of the digits or CIFAR as published their training split.
+    """The images to train on: of the digits, CIFAR as published and a data set of `datasets` their training split.
 
-    known: num_classes, weights_classes and classes_file of `open_images`. Raises DataError for evaluation images.
+    known: num_classes, weights_classes, classes_file, labels_file, own_classes of `open_images`. Raises DataError for
+    evaluation images.
     """
     if data != DIGITS and is_digits(data):
         raise DataError(f"`data={data}` holds only evaluation images; train on digits")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -38,15 +38,17 @@ TRAIN_KEY = "itd.train"
 class TrainRequest:
     """What `itd train` takes.
 
-    model: a name of `itd models --learned`, such as cifar-resnet18+condconv, or as of `SweepRequest`. data: training
-    images, a folder per class, CIFAR or the digits. weights: to begin with; "none" for random ones. schedule: how it
-    is trained. label_smoothing: share of the target that all classes have alike. epoch_images: of each epoch, None all.
-    out: the weights. test: held-out images for the learning curve, every `test_every`th; they change no weight.
+    model: a name of `itd models --learned`, such as cifar-resnet18+condconv, or as of `SweepRequest`. data,
+    labels_file: training images. test_labels_file: of `test`. weights: to begin with; "none" for random ones.
+    schedule: how it is trained. label_smoothing: share of the target that all classes have alike. epoch_images: of each
+    epoch, None all. out: the weights. test: held-out images for the learning curve, every `test_every`th; they change
+    no weight.
     """
 
     model: str = "cifar-resnet18"
     data: str | None = None
     classes_file: str | None = None
+    labels_file: str | None = None
     num_classes: int | None = None
     weights: str = "none"
     schedule: Schedule = field(default_factory=lambda: Schedule(30, 0.1, shape="onecycle", weight_decay=5e-4))
@@ -56,6 +58,7 @@ class TrainRequest:
     workers: int = 0
     out: str | None = None
     test: str | None = None
+    test_labels_file: str | None = None
     test_every: int = 1
 
     def out_path(self) -> Path:
@@ -165,7 +168,7 @@ def _held_out(request: TrainRequest, images: ImageSet) -> ImageSet | None:
         return None
     held_out = open_images(
         request.test, num_classes=request.num_classes, weights_classes=images.num_classes,
-        classes_file=request.classes_file, split="eval",
+        classes_file=request.classes_file, labels_file=request.test_labels_file, split="eval",
     )  # fmt: skip
     if held_out.class_names != images.class_names:
         ours, theirs = ", ".join(images.class_names[:3]), ", ".join(held_out.class_names[:3])
@@ -203,8 +206,7 @@ def _tester(
 
 
 def _training_images(request: TrainRequest, data: str) -> ImageSet:
-    known: Mapping[str, Any] = {"num_classes": request.num_classes, "classes_file": request.classes_file}
-    if not is_digits(data) and cifar_of(data) is None and request.num_classes is None and Path(data).is_dir():
-        folders = sum(entry.is_dir() and not entry.name.startswith(".") for entry in os.scandir(data))
-        known = {**known, "num_classes": folders if folders else None}
-    return training_images(data, **known)
+    return training_images(
+        data, num_classes=request.num_classes, classes_file=request.classes_file, labels_file=request.labels_file,
+        own_classes=True,
+    )  # fmt: skip
