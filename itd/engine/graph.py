@@ -208,8 +208,7 @@ class _Builder:
         """Whether a node reads a shape, a number of sides, a type of numbers or a device off a tensor of images."""
         if not node.args or not isinstance(node.args[0], fx.Node) or node.kwargs:
             return False
-        value = self.value.get(node.args[0])
-        if not isinstance(value, Ref) or value.id in self.scalars:
+        if not isinstance(self.value.get(node.args[0]), Ref) or self._is_scalar(node.args[0]):
             return False
         if node.target is getattr:
             return node.args[1] in ("shape", "ndim", "dtype", "device")
@@ -328,8 +327,13 @@ class _Builder:
     def _is_addition(self, node: fx.Node) -> bool:
         named = node.op == "call_function" and node.target in _ADDITIONS
         named |= node.op == "call_method" and node.target in ("add", "add_")
-        tensors = all(isinstance(a, fx.Node) and a.op != "get_attr" for a in node.args)
+        tensors = all(isinstance(a, fx.Node) and a.op != "get_attr" and not self._is_scalar(a) for a in node.args)
         return named and len(node.args) == 2 and tensors and not node.kwargs
+
+    def _is_scalar(self, node: fx.Node) -> bool:
+        """Whether a node that was lowered is a size, or made of sizes alone."""
+        value = self.value.get(node)
+        return isinstance(value, Ref) and value.id in self.scalars
 
     def _is_channel_cat(self, node: fx.Node) -> bool:
         if node.target not in (torch.cat, torch.concat) or not node.args or not isinstance(node.args[0], (list, tuple)):

@@ -191,6 +191,17 @@ class SiteOp:
         self.activation, self.factored = activation, factored
         self._ops: dict[Setting, Op] = {}
 
+    @property
+    def subsamples(self) -> bool:
+        """Whether a larger stride is a smaller one's output subsampled, which a pool that takes partial windows is not.
+
+        A pool of 2 is all the same, as `pool_at` has it.
+        """
+        pool = self.layer
+        if self.weight is not None or not getattr(pool, "ceil_mode", False):
+            return True
+        return pool.kernel_size == 2 and pool.padding == 0 and pool.stride != 1
+
     def at(self, setting: Setting) -> Op:
         """The operator at a setting; made once."""
         if setting not in self._ops:

@@ -53,7 +53,7 @@ def cut(model: DynamicModel, graph: Graph, space: Space, *, subsample: bool = Tr
     plan: list[tuple[Branch | None, list[Node]]] = [(None, [n for n in graph.nodes if levels[n.id] == 0])]
     for number, point in enumerate(points, start=1):
         own = [n for n in graph.nodes if levels[n.id] == number and n not in point.nodes]
-        if not (subsample and "stride" in point.attributes):
+        if not (subsample and "stride" in point.attributes and all(n.op.subsamples for n in point.nodes)):  # type: ignore[union-attr]
             plan.append((point, own))
             continue
         zone = _pointwise_zone(point, own)

@@ -51,6 +51,17 @@ class ModuleTracer(fx.Tracer):
             self.opaque.add(path)
             return super().call_module(m, forward, args, kwargs)
 
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Any:
+        """What a `forward` takes beside the images has its default, as in a sweep; `*images` are the images alone."""
+        others = kind == "placeholder" and any(node.op == "placeholder" for node in self.graph.nodes)
+        if kind != "placeholder" or not (others or target.startswith("*")):
+            return super().create_proxy(kind, target, args, kwargs, *rest, **named)
+        if target.startswith("**"):
+            return {}
+        if target.startswith("*"):
+            return () if others else (super().create_proxy(kind, target[1:], (), kwargs, *rest, **named),)
+        return args[0] if args else super().create_proxy(kind, target, args, kwargs, *rest, **named)
+
     def _forget_after(self, last: fx.Node | None) -> None:
         """Takes out of the graph what was traced since a node."""
         for node in reversed(list(self.graph.nodes)):
@@ -124,7 +135,9 @@ class ShapedTracer(ModuleTracer):
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **named: Any) -> Any:
         made: Any = super().create_proxy(kind, target, symbolic(args), symbolic(kwargs), *rest, **named)
-        made.meta = self._run(kind, target, args, kwargs)
+        inside = made[0] if kind == "placeholder" and isinstance(made, tuple) and made else made
+        if isinstance(inside, _ShapedProxy):
+            inside.meta = self._run(kind, target, args, kwargs)
         return made
 
     def _run(self, kind: str, target: Any, args: Any, kwargs: Any) -> Any:

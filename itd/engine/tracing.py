@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from itd.engine.tracers import ModuleTracer, ShapedTracer
 from itd.errors import ModelError, TraceError
 from itd.patcher import DynamicModel
+from itd.patcher.dynamic import DynamicLayer
 from itd.text import first_line
 
 
@@ -56,6 +57,7 @@ def trace(model: DynamicModel, shape: tuple[int, int, int] | None = None) -> Tra
             graph = tracer.trace(copied)
         except Exception:
             raise _not_traceable(model, error) from error
+    _positional(graph, dict(model.named_modules()))
     in_place_reads(graph, dict(model.named_modules()))
     constants = {name: value for name, value in vars(copied).items() if name.startswith("_tensor_constant")}
     return Trace(model, graph, frozenset(tracer.opaque), constants)
@@ -69,6 +71,15 @@ def _sharing_tensors(model: DynamicModel) -> DynamicModel:
 def _not_traceable(model: DynamicModel, error: Exception) -> TraceError:
     name = type(model).__bases__[-1].__name__
     return TraceError(f"torch.fx cannot trace {name}: {first_line(error)}")
+
+
+def _positional(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
+    """Lets a layer of torch's own that is called as `layer(input=x)` be called as `layer(x)`."""
+    for node in graph.nodes:
+        module = modules.get(str(node.target)) if node.op == "call_module" else None
+        known = isinstance(module, DynamicLayer) or type(module).__module__.startswith("torch.nn.")
+        if known and not node.args and set(node.kwargs) == {"input"}:
+            node.args, node.kwargs = (node.kwargs["input"],), {}
 
 
 def in_place_reads(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:

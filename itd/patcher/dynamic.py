@@ -91,10 +91,12 @@ class DynamicConv2d(nn.Conv2d):
         new.setting, new.conventions, new._resized = DEFAULT, conventions, {}
         return new
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # as torch's own calls it
         if self.setting == DEFAULT:
-            return super().forward(x)
-        return _convolve(x, self._kernel(self.setting.size), self.bias, self.geometry, self.setting, self.conventions)
+            return super().forward(input)
+        return _convolve(
+            input, self._kernel(self.setting.size), self.bias, self.geometry, self.setting, self.conventions
+        )
 
     def _kernel(self, k: int | None) -> Tensor:
         """The resized kernel; without gradients it is made once for each state of the weight."""
@@ -174,10 +176,10 @@ class _DynamicPool:
     setting: Setting
     conventions: Conventions
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if self.setting == DEFAULT:
-            return super().forward(x)  # type: ignore[misc]
-        return pool_at(x, self, self.setting, self.conventions)  # type: ignore[arg-type]
+            return super().forward(input)  # type: ignore[misc]
+        return pool_at(input, self, self.setting, self.conventions)  # type: ignore[arg-type]
 
 
 class DynamicMaxPool2d(_DynamicPool, nn.MaxPool2d):

@@ -1,4 +1,4 @@
-"""Networks that a tree would get wrong: run plainly with their own rows, or refused in a line where nothing is right."""
+"""Networks that a tree would get wrong: run plainly with their own rows, or where nothing is right refused."""
 
 import copy
 
@@ -12,6 +12,7 @@ from torch import nn
 import itd
 from itd.engine.check import _some
 from itd.errors import ItdWarning, ModelError
+from support import engine
 
 SHAPE = (3, 14, 12)
 
@@ -154,6 +155,39 @@ def test_a_network_that_a_tree_would_get_wrong_is_run_plainly_with_its_own_rows(
 def test_rows_that_do_not_stand_side_by_side_are_found_at_any_site(sites):
     _, job = make_job(Flipping, "stride", sites)
     assert itd.plan(job).why_plain.startswith("net as torch.fx traces it does not keep an image's rows side by side")
+
+
+POOLS = [
+    nn.MaxPool2d(3, 2, ceil_mode=True),
+    nn.MaxPool2d(3, 2, 1, ceil_mode=True),
+    nn.MaxPool2d(2, 1, ceil_mode=True),
+    nn.MaxPool2d(2, 2, 1, ceil_mode=True),
+    nn.AvgPool2d(3, 2, ceil_mode=True, count_include_pad=False),
+    nn.AvgPool2d(5, 3, 1, ceil_mode=True),
+]
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=repr)
+def test_a_pool_of_partial_windows_is_run_at_each_stride_by_itself(pool):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), pool, nn.Flatten(2)).eval()
+    function = F.max_pool2d if isinstance(pool, nn.MaxPool2d) else F.avg_pool2d
+    last = {} if isinstance(pool, nn.MaxPool2d) else {"count_include_pad": pool.count_include_pad}
+    model = itd.patch(nn.Sequential(net, Total()), {"A": "0.1"})
+    for side in range(6, 13):
+        options = {("A", "stride"): (1, 2, 3, 4)}
+        space = itd.model_space(model, ["stride"], options=options, stride_range=(1, 9), input_shape=(3, side, side))
+        pixels = torch.randn(3, 3, side, side)
+        tree = engine.logits(engine.tree(model, space), pixels, 4)
+        for config, logits in zip(space.configs, tree, strict=True):
+            stride = int(config[0].stride)
+            expected = function(net[0](pixels), pool.kernel_size, stride, pool.padding, ceil_mode=True, **last)
+            assert torch.allclose(logits, expected.sum((2, 3)), rtol=1e-4, atol=1e-4)
+
+
+class Total(nn.Module):
+    def forward(self, x):
+        return x.sum(2)
 
 
 class Dropping(Base):

@@ -129,7 +129,38 @@ class ByShape(Base):
         return x.flip(2) if x.shape[2] > x.shape[3] else x
 
 
-NETWORKS = [WithOpaqueModule, WithToken, WithWindows, WithPositions, WithOwnConvolution, Caching, ByShape]
+class WithOthers(Base):
+    """Takes more than images, each with a default that decides something."""
+
+    def forward(self, x, scale=2.0, features=False, *, mask=None):
+        x = super().forward(x * scale if scale != 1 else x)
+        return (x, features) if features or mask is not None else x
+
+
+class WithAnything(Base):
+    def forward(self, *images, **others):
+        return super().forward(images[0] if not others else -images[0])
+
+
+class WithSizesAdded(Base):
+    """Adds sizes to sizes, sides to sides, and a size to what a convolution gives."""
+
+    def between(self, x):
+        y = self.b(x) + x.shape[-1]
+        return y.reshape(x.shape[:2] + y.shape[2:]) / (x.shape[2] + x.shape[3])
+
+
+class ByKeyword(Base):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(6)
+
+    def between(self, x):
+        return self.norm(input=self.b(input=x))
+
+
+ANYWHERE = [WithOthers, WithAnything, WithSizesAdded, ByKeyword]
+NETWORKS = [WithOpaqueModule, WithToken, WithWindows, WithPositions, WithOwnConvolution, Caching, ByShape, *ANYWHERE]
 
 
 def made(kind):
@@ -148,7 +179,7 @@ def test_the_tree_gives_the_logits_of_the_network_itself(kind, budget):
     assert (tree - plain).abs().max() < 1e-5 * plain.abs().max() and len(space) > 50
 
 
-@pytest.mark.parametrize("kind", [WithOpaqueModule, WithToken])
+@pytest.mark.parametrize("kind", [WithOpaqueModule, WithToken, *ANYWHERE])
 def test_sizes_that_change_with_the_stride_are_followed(kind):
     model = made(kind)
     space = model_space(
