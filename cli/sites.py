@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from typing import Any
 
 import click
@@ -28,7 +30,8 @@ def sites(model: str, attr: str | None, input_px: int | None, as_json: bool) -> 
     """
     from itd import sites as describe
 
-    found = describe(model, attr, input_px)
+    with contextlib.redirect_stdout(sys.stderr):  # for what a network prints
+        found = describe(model, attr, input_px)
     click.echo(json.dumps(found) if as_json else _text(found))
 
 

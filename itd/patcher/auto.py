@@ -16,7 +16,7 @@ from torch import nn
 from itd.errors import ItdError, ModelError
 from itd.patcher.families import AutoSites, ModelEntry, SiteModule
 from itd.patcher.layout import Layer, Stage, layers_of, measurable, send, stages_of, stem_of
-from itd.patcher.model import DynamicModel, patch, site_specs
+from itd.patcher.model import DynamicModel, check_network, patch, site_specs
 from itd.patcher.registry import MODELS, build_model
 from itd.patcher.storage import WithoutStorage
 from itd.space import ATTRIBUTES, SITES, Setting, SiteSpec
@@ -56,6 +56,7 @@ def auto_sites(model: nn.Module, input_px: int = 224) -> AutoSites:
         raise ModelError(f"auto_sites takes an nn.Module, given {type(model).__name__}; build the network first")
     if type(input_px) is not int or input_px < 1:
         raise ModelError(f"input_px is {input_px!r}; give the side of an image, a whole number of pixels")
+    check_network(model)
     name = registered_like(model)
     if name is not None:
         return AutoSites(MODELS[name], registered=name)

@@ -48,7 +48,7 @@ def build_factory(name: str) -> nn.Module:
         raise ModelError(f"{factory} returned {_kind(network)}; it has to return an nn.Module")
     if any(tensor.is_meta for tensor in (*network.parameters(), *network.buffers())):
         raise ModelError(f"{factory} returned a network on the meta device, without values; make it on the CPU")
-    return network.cpu().eval()
+    return network.cpu().float().eval()  # as weights of a file are
 
 
 def check_factory(name: str) -> None:
@@ -62,9 +62,24 @@ def check_factory(name: str) -> None:
 def _quietly(factory: FactoryName) -> Iterator[None]:
     """The current folder, and a file's own, can be imported from; what is printed goes to standard error."""
     own = [str(Path(factory.where).absolute().parent)] if factory.is_file else []
-    with _importable([*own, os.getcwd()]), contextlib.redirect_stdout(sys.stderr), torch.random.fork_rng(devices=[]):
+    with (
+        _staying() as folder,
+        _importable([*own, folder]),
+        contextlib.redirect_stdout(sys.stderr),
+        torch.random.fork_rng(devices=[]),
+    ):
         torch.manual_seed(_SEED)
         yield
+
+
+@contextlib.contextmanager
+def _staying() -> Iterator[str]:
+    """The current folder, which code inside may leave."""
+    folder = os.getcwd()
+    try:
+        yield folder
+    finally:
+        os.chdir(folder)
 
 
 @contextlib.contextmanager
@@ -123,7 +138,8 @@ def _load_file(where: str) -> ModuleType:
     try:
         source = path.read_bytes()
     except OSError as error:
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=3, cutoff=0.5)
+        files = [p.name for p in path.parent.glob("*.py") if p.is_file()]
+        near = difflib.get_close_matches(path.name, files, n=3, cutoff=0.5)
         hint = f"; did you mean {near[0]}?" if near else "; a path is taken from the current folder"
         raise ModelError(f"cannot read {where}: {first_line(error.strerror or error).lower()}{hint}") from error
     try:
@@ -176,7 +192,10 @@ def _check_arguments(factory: FactoryName, make: Callable[..., Any]) -> None:
 
 
 def _refuse_code(where: str, error: BaseException) -> NoReturn:
-    raise ModelError(f"{where} cannot be loaded: {_said(error)}; mend it") from error
+    next_step = "mend it"
+    if isinstance(error, ImportError) and "relative import" in str(error):
+        next_step = "give a file of a package as package.module:NAME, from the folder that the package is in"
+    raise ModelError(f"{where} cannot be loaded: {_said(error)}; {next_step}") from error
 
 
 def _said(error: BaseException) -> str:

@@ -5,7 +5,6 @@ Measured on one forward, on shapes alone where the network bears that. Not here:
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -65,14 +64,14 @@ def measurable(model: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
         return probe
     except Exception:  # a network may do anything with what has no values
         pass
-    probe = copy.deepcopy(model).eval()
+    probe = copy_on(model, next((p.device for p in model.parameters()), torch.device("cpu")))
     try:
         send(probe, shape)
     except Exception as error:
         size = " x ".join(map(str, shape[1:]))
         raise ModelError(
             f"{type(model).__name__} does not take an image of {size} with {shape[0]} channels: {first_line(error)}; "
-            "give another input_px"
+            "give the size that it takes (`input_px`; of a sweep `crop_px` and `resize_px`)"
         ) from error
     return probe
 
@@ -92,12 +91,13 @@ def layers_of(probe: nn.Module, shape: tuple[int, int, int]) -> list[Layer]:
     for path, module in probe.named_modules():
         if isinstance(module, (*_CONVS, *POOLS)):
 
-            def keep(layer: nn.Module, inputs: Any, output: Any, path: str = path) -> None:
+            def keep(layer: nn.Module, inputs: Any, named: Any, output: Any, path: str = path) -> None:
                 calls[path] += 1
-                if isinstance(output, Tensor) and output.ndim == 4 and inputs and inputs[0].ndim == 4:
-                    seen.setdefault(path, (layer, tuple(inputs[0].shape[1:]), tuple(output.shape[1:])))
+                x = inputs[0] if inputs else named.get("input")
+                if isinstance(x, Tensor) and isinstance(output, Tensor) and x.ndim == output.ndim == 4:
+                    seen.setdefault(path, (layer, tuple(x.shape[1:]), tuple(output.shape[1:])))
 
-            handles.append(module.register_forward_hook(keep))
+            handles.append(module.register_forward_hook(keep, with_kwargs=True))
     try:
         send(probe, shape)
     finally:

@@ -97,7 +97,7 @@ def patch(
         >>> list(patch(vgg11(), {"A": "features.3", "B": ["features.6", "features.8"]}).sites)
         ['A', 'B']
     """
-    _check_model(model)
+    check_network(model)
     conventions = conventions or Conventions()
     if not isinstance(conventions, Conventions):
         raise ModelError(f"conventions is {type(conventions).__name__}; give an itd.Conventions")
@@ -113,7 +113,8 @@ def patch(
     return new.eval()  # type: ignore[return-value]
 
 
-def _check_model(model: Any) -> None:
+def check_network(model: Any) -> None:
+    """ModelError for what cannot be rewritten: no module, or one that torch made of another."""
     if not isinstance(model, nn.Module):
         raise ModelError(f"patch takes an nn.Module, given {type(model).__name__}; build the network first")
     if isinstance(model, torch.jit.ScriptModule):

@@ -134,11 +134,12 @@ def _arguments(name: str, text: str) -> tuple[tuple[str, Any], ...]:
     """What stands in a name's brackets, sorted."""
     try:
         call = ast.parse(f"f({text})", mode="eval").body
-        assert isinstance(call, ast.Call)
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
+            raise SyntaxError
         keys = [part.arg for part in call.keywords]
         if call.args or None in keys or len(set(keys)) != len(keys):
             raise SyntaxError
-    except (SyntaxError, ValueError, AssertionError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise ModelError(
             f"{name!r}: what stands in brackets is not key=value, each once; allowed is for example "
             "mynets.py:make(depth=18, width=2)"
@@ -153,7 +154,10 @@ def _value(text: str) -> Any:
     ((1, 2), 'relu', '1e999')
     """
     try:
-        value = ast.literal_eval(text.strip())
+        tree = ast.parse(text.strip(), mode="eval")
+        if any(isinstance(node, ast.Set) for node in ast.walk(tree)):  # whose order is another in each process
+            return text
+        value = ast.literal_eval(tree)
         return value if ast.literal_eval(repr(value)) == value else text
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
         return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,8 @@ from itd.space import Space
 from itd.text import first_line
 from itd.weights.load import content_sha256
 
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+", re.IGNORECASE)
+"""Where an object lies in memory, which is another place in each process."""
 WINDOW_RULE = "a window exceeds its input"
 
 
@@ -97,7 +100,7 @@ def network_sha256(model: DynamicModel, traced: Trace | None) -> str:
         for node in (traced.graph.nodes if traced is not None else ())
     ]
     modules = [(name, type(m).__name__, m.extra_repr()) for name, m in model.named_modules() if name]
-    digest_of = hashlib.sha256(repr((calls, modules)).encode())
+    digest_of = hashlib.sha256(_ADDRESS.sub("", repr((calls, modules))).encode())
     plain = {name: tensor for name, tensor in model.named_buffers() if name not in saved}
     digest_of.update(content_sha256(plain).encode())
     return digest_of.hexdigest()

@@ -15,6 +15,7 @@ from itd.patcher.auto import auto_sites, channels_of
 from itd.patcher.families import AutoSites
 from itd.patcher.kinds import takes
 from itd.patcher.layout import layers_of, measurable
+from itd.patcher.model import check_network
 from itd.patcher.names import canonical_name
 from itd.patcher.registry import build_model
 from itd.space import ATTRIBUTES
@@ -36,7 +37,7 @@ def sites_asked(
     entry = registered(model)
     if entry is not None:
         return model, tuple(entry.sites)
-    found = _found(canonical_name(model), DIGITS_PREPROCESS.crop_px if digits else crop_px)
+    found = _found(canonical_name(model), crop_px or (DIGITS_PREPROCESS.crop_px if digits else None))
     return found, tuple(found)
 
 
@@ -103,6 +104,7 @@ def sites(model: str, attribute: str | None = None, input_px: int | None = None)
     if attribute is not None and attribute not in ATTRIBUTES:
         raise SpaceError(f"no such attribute: {attribute!r}; allowed are {', '.join(ATTRIBUTES)}")
     network = skeleton_of(model)
+    check_network(network)
     px = input_px or usual_px(network)
     shape = (channels_of(network), px, px)
     try:
