@@ -94,20 +94,28 @@ def measured(attribute: str, weights: str, images: int, out: Path) -> dict[str, 
     }  # fmt: skip
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Means over seeds as Markdown."""
+def interval(values: Sequence[float]) -> str:
+    """`mean ± half` of Student's 95% interval over seeds; of one seed the value, which is no interval.
+
+    >>> interval([80.0, 82.0, 84.0])
+    '82.0 ± 5.0'
+    """
     from scipy import stats
 
+    if len(values) < 2:
+        return f"{values[0]:.1f}"
+    half = stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values))
+    return f"{np.mean(values):.1f} ± {half:.1f}"
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Means over seeds as Markdown."""
     lines = [f"| treatment | seeds | n | {' | '.join(FIGURES)} |", f"|{'---|' * (3 + len(FIGURES))}"]
     for treatment in TREATMENTS:
         of = [row for row in rows if row["treatment"] == treatment]
         if not of:
             continue
-        cells = []
-        for name in FIGURES:
-            values = 100 * np.array([row[name] for row in of])
-            half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)) if len(of) > 1 else 0
-            cells.append(f"{values.mean():.1f} ± {half:.1f}" if len(of) > 1 else f"{values.mean():.1f}")
+        cells = [interval([100 * row[name] for row in of]) for name in FIGURES]
         lines.append(f"| {treatment} | {len(of)} | {of[0]['n']} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

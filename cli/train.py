@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from itd_cli.options import SOURCE, labels_option, model_options, note, print_json, resumable
+from itd_cli.options import SOURCE, labels_option, model_options, note, preprocess_options, print_json, resumable
 from itd_cli.progress import Progress, progress_option
 from itd_cli.rof import epoch_images_option, milestones_option, show_steps
 
@@ -19,6 +19,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("--data", metavar=SOURCE, help="Training images, as of itd sweep; default $ITD_DATA, else the digits.")
 @labels_option()
 @click.option("--classes", "classes_file", metavar="FILE", help="One class name per line, in label order.")
+@preprocess_options
 @click.option("--num-classes", type=_COUNT, metavar="K", help="Default those of --data.")
 @click.option("--weights", default="none", show_default=True, metavar="FILE|none", help="What to begin with.")
 @click.option("--epochs", type=_COUNT, default=30, show_default=True, metavar="N")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from itd.data.cifar import CIFAR10_PREPROCESS, cifar_of
 from itd.data.images import ImageSet
 from itd.data.open import data_source, is_digits, open_images
-from itd.data.preprocess import DIGITS_PREPROCESS, Preprocess
+from itd.data.preprocess import DIGITS_PREPROCESS, Preprocess, PreprocessChanges
 from itd.device import resolve_device
 from itd.errors import DataError, ItdError
 from itd.layers.models import is_learned
@@ -35,14 +35,14 @@ TRAIN_KEY = "itd.train"
 
 
 @dataclass(frozen=True)
-class TrainRequest:
+class TrainRequest(PreprocessChanges):
     """What `itd train` takes.
 
     model: a name of `itd models --learned`, such as cifar-resnet18+condconv, or as of `SweepRequest`. data,
-    labels_file: training images. test_labels_file: of `test`. weights: to begin with; "none" for random ones.
-    schedule: how it is trained. label_smoothing: share of the target that all classes have alike. epoch_images: of each
-    epoch, None all. out: the weights. test: held-out images for the learning curve, every `test_every`th; they change
-    no weight.
+    labels_file: training images. test_labels_file: of `test`. weights: to begin with; "none" for random ones. schedule:
+    how it is trained. label_smoothing: share of the target that all classes have alike. epoch_images: of each epoch,
+    None all. out: the weights. test: held-out images for the learning curve, every `test_every`th; they change no
+    weight. Others, by keyword: as of `PreprocessChanges`, in place of what is usual for the images.
     """
 
     model: str = "cifar-resnet18"
@@ -103,7 +103,7 @@ def train(
     device = resolve_device(request.device)
     images = _training_images(request, data)
     weights = load_weights(name, request.weights, num_classes=images.num_classes, on_prepare=on_prepare)
-    preprocess = preprocess_of(name, data)
+    preprocess = request.preprocess_from(preprocess_of(name, data))
     training = TrainingSet(images, augmentation(data, preprocess), request.schedule.seed, request.epoch_images)
     steps = request.schedule.epochs * training.steps(request.schedule.batch_size)
     identity = _identity(request, images, weights, preprocess)
