@@ -1,7 +1,6 @@
 """Which images there are, in which order, and their classes; each is decoded only when asked for.
 
-Not for where they come from (folder.py, digits.py, cifar10.py, dataset.py), preprocessing (preprocess.py) nor batches
-(loader.py).
+Not for where they come from (open.py knows), preprocessing (preprocess.py) nor batches (loader.py).
 """
 
 from __future__ import annotations
