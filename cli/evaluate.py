@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from itd_cli.options import SOURCE, labels_option, model_options, preprocess_options, print_json
+from itd_cli.options import SOURCE, class_subset_option, labels_option, model_options, preprocess_options, print_json
 from itd_cli.progress import Progress, progress_option
 
 _COUNT = click.IntRange(min=1)
@@ -19,6 +19,7 @@ _COUNT = click.IntRange(min=1)
 @labels_option()
 @click.option("--classes", "classes_file", metavar="FILE", help="One class name per line, in label order.")
 @preprocess_options
+@class_subset_option
 @click.option("--num-classes", type=_COUNT, metavar="K", help="Default the weights' own, else 1000.")
 @click.option("--limit", type=_COUNT, metavar="N", help="N images, of as many classes as there are.")
 @click.option("--batch-size", type=_COUNT, default=64, show_default=True, metavar="N")

@@ -151,6 +151,13 @@ def preprocess_options(command: F) -> F:
     return command
 
 
+class_subset_option = click.option(
+    "--class-subset", default="all", show_default=True, metavar="S",
+    help="What predictions are among: all, present (the classes that the whole set has), or a FILE of classes.",
+)  # fmt: skip
+"""`--class-subset S`: for sets of fewer classes than the network's, such as ImageNet-A and -R."""
+
+
 def _three(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[float, ...] | None:
     if text is None:
         return None
@@ -200,6 +207,7 @@ OPTIONS = {
     "classes_file": "classes",
     "context_px": "context",
     "crop_px": "crop",
+    "input_px": "input",
     "labels_file": "labels",
     "resize_px": "resize",
     "shape": "schedule",

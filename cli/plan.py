@@ -48,6 +48,7 @@ def plan_text(plan: Any) -> str:
         ("configurations", f"{plan.configs:,} (default: {default})"),
         *(("left out", f"{count:,}: {reason}") for reason, count in plan.removed.items()),
         ("images", f"{images_text(plan.images, plan.classes, plan.num_classes)}, {plan.data}{there}"),
+        *([("classes", few_classes(plan.data_classes, plan.num_classes))] if plan.few_classes else []),
         *([("order", PATH_NOTE)] if plan.order == "path" else []),
         ("MACs, plain", f"{_macs(plan.plain_macs, plan.macs_unknown)}: every configuration on its own"),
         ("MACs, shared", f"{_macs(plan.tree_macs, plan.macs_unknown)}: {shared:.1f}x fewer in the prefix tree")
@@ -132,13 +133,15 @@ def start_notes(begun: Any) -> list[str]:
         parts.append("the default configuration is not among them: there will be no static accuracy")
     if job.costs.unknown:
         parts.append(f"multiply-accumulates do not count {', '.join(job.costs.unknown)}")
+    if job.few_classes:
+        parts.append(few_classes(job.images.data_classes, job.num_classes))
     if job.images.order == "path":
         parts.append(f"the images are in the order {PATH_NOTE}")
     return [
         head + shortened_sites(layers, MOST - len(head)),
         "; ".join(parts),
         *([assumed(job.weights_label, identity["preprocess"], job.images.assumed)] if job.images.assumed else []),
-        f"{len(space):,} configurations, {images_text(images, job.images.classes, job.num_classes)}, {begun.already:,} "
+        f"{len(space):,} configurations, {images_text(images, job.images.classes, job.choices)}, {begun.already:,} "
         f"of them there already -> {begun.out}",
     ]
 
@@ -150,6 +153,14 @@ def images_text(images: int, classes: int, of: int) -> str:
     '1,000 images of 800 of 1,000 classes'
     """
     return f"{images:,} images of {classes:,} of {of:,} classes"
+
+
+def few_classes(there: int, of: int) -> str:
+    """What is said where the images are of fewer classes than the network tells apart."""
+    return (
+        f"the images are of {there:,} of the network's {of:,} classes, and it may predict any; --class-subset present "
+        f"keeps to those {there:,}"
+    )
 
 
 def shortened_sites(layers: Mapping[str, list[str]], most: int) -> str:

@@ -6,7 +6,15 @@ from typing import Any
 
 import click
 
-from itd_cli.options import SOURCE, labels_option, model_options, note, preprocess_options, resumable
+from itd_cli.options import (
+    SOURCE,
+    class_subset_option,
+    labels_option,
+    model_options,
+    note,
+    preprocess_options,
+    resumable,
+)
 from itd_cli.progress import Progress, progress_option
 from itd_cli.sweep import show_sweep
 
@@ -31,6 +39,7 @@ from itd_cli.sweep import show_sweep
 )
 @click.option("--every", type=click.IntRange(min=1), default=1, metavar="K", help="Each K-th image of --val.")
 @preprocess_options
+@class_subset_option
 @click.option("--num-classes", type=click.IntRange(min=1), metavar="K", help="Default the weights' own, else 1000.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the drawn images.")
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one.")

@@ -9,7 +9,16 @@ import click
 
 from itd.data.images import ORDERS
 from itd.space import OPEN_CONVENTIONS, Conventions
-from itd_cli.options import SOURCE, SOURCES, labels_option, model_options, note, preprocess_options, resumable
+from itd_cli.options import (
+    SOURCE,
+    SOURCES,
+    class_subset_option,
+    labels_option,
+    model_options,
+    note,
+    preprocess_options,
+    resumable,
+)
 from itd_cli.plan import show_plans, start_notes
 from itd_cli.progress import Progress, progress_option
 
@@ -130,6 +139,7 @@ def _on_what(command: Callable[..., Any]) -> Callable[..., Any]:
                 show_default=True,
                 help="The first image of every class, then the second; or by path. A result goes on in its own.",
             ),
+            class_subset_option,
             click.option("--allow-missing", is_flag=True, help="An image that cannot be decoded becomes null rows."),
         ]
     ):
@@ -205,9 +215,9 @@ def sweep(
     \b
     JSON: {model, attributes: [...], weights, weights_sha256, weights_pending, sites: {A: {path: [attribute, ...]}},
       swept: [site], why: [...], data, preprocess, variation, assumed: [field], input_shape: [C, H, W], configs,
-      default, removed: {reason: n}, images, classes, num_classes, order, already, plain_macs, tree_macs, score_bytes,
-      out, macs_unknown: [name], executor, why_plain, estimate: {seconds, images, configs, measured_s}}; a list for
-      several --scale or --context
+      default, removed: {reason: n}, images, classes, num_classes, data_classes, few_classes, order, already,
+      plain_macs, tree_macs, score_bytes, out, macs_unknown: [name], executor, why_plain,
+      estimate: {seconds, images, configs, measured_s}}; a list for several --scale, --context or corruptions
     """
     from itd.runner.request import SweepRequest, varied
 

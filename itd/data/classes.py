@@ -23,6 +23,15 @@ def imagenet_wnids() -> tuple[str, ...]:
     return tuple(resources.files("itd.data").joinpath("imagenet_wnids.txt").read_text("ascii").split())
 
 
+def is_numbered_imagenet(folders: Sequence[str], num_classes: int | None, classes_file: str | Path | None) -> bool:
+    """Whether folders are those of ImageNet-V2: named 0 to 999, each by its label, where there are 1000 classes."""
+    if classes_file is not None or num_classes not in (None, IMAGENET_CLASSES):
+        return False
+    return all(
+        folder.isdecimal() and folder == str(int(folder)) and int(folder) < IMAGENET_CLASSES for folder in folders
+    )
+
+
 def named_classes(
     found: Sequence[str],
     num_classes: int | None,

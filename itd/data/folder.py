@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from itd.data.classes import named_classes
+from itd.data.classes import imagenet_wnids, is_numbered_imagenet, named_classes
 from itd.data.decode import decoded
 from itd.data.images import ImageSet
 from itd.errors import DataError
@@ -48,8 +48,13 @@ def folder_images(
     """
     root = Path(root)
     folders = _class_folders(root)
-    names = named_classes(folders, num_classes, classes_file, where=str(root), kind="folders", own_classes=own_classes)
-    place = {name: label for label, name in enumerate(names)}
+    if is_numbered_imagenet(folders, num_classes, classes_file):
+        names, place = imagenet_wnids(), {folder: int(folder) for folder in folders}
+    else:
+        names = named_classes(
+            folders, num_classes, classes_file, where=str(root), kind="folders", own_classes=own_classes
+        )
+        place = {name: label for label, name in enumerate(names)}
     files = [(path, size, place[folder]) for folder in folders for path, size in _walk(root, folder)]
     if not files:
         raise DataError(
@@ -63,6 +68,29 @@ def folder_images(
         source=str(root),
         read=FolderReader(str(root)),
     )
+
+
+SEVERITIES = ("1", "2", "3", "4", "5")
+
+
+def corruptions(root: str) -> list[tuple[str, int, Path]]:
+    """(corruption, severity, folder per class) of what is laid out as ImageNet-C: CORRUPTION/1..5/CLASS/IMAGE.
+
+    Empty for every other source: a folder counts only where all that is in it is so.
+    """
+    if not Path(root).is_dir():
+        return []
+    found = []
+    for corruption in sorted(entry.name for entry in _scan(Path(root)) if entry.is_dir()):
+        inside = sorted(entry.name for entry in _scan(Path(root, corruption)))
+        if not inside or not set(inside) <= set(SEVERITIES):
+            return []
+        for severity in inside:
+            folder = Path(root, corruption, severity)
+            if not folder.is_dir() or not any(entry.is_dir() for entry in _scan(folder)):
+                return []
+            found.append((corruption, int(severity), folder))
+    return found
 
 
 def _class_folders(root: Path) -> list[str]:

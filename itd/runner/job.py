@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from itd.data.dataset import DatasetImages, class_names_of, dataset_length, read_item, read_labels
-from itd.data.images import CLASS_SPREAD, select
+from itd.data.images import CLASS_SPREAD, ImageSet, select
 from itd.data.loader import Pixels, Shape, digest
 from itd.data.transforms import fields_of
 from itd.engine.costs import PrefixCosts
@@ -28,6 +28,7 @@ from itd.patcher import DynamicModel, check_space
 from itd.runner.network import follow, network_sha256
 from itd.runner.sites import sites_texts
 from itd.space import Space
+from itd.store import ImageNames
 from itd.text import shorten
 from itd.weights.load import content_sha256
 
@@ -40,8 +41,8 @@ class JobImages:
 
     pixels: as the network gets them, their shape known. identity: of the data, as a result's identity has it: data,
     every, preprocess, variation. source: what a result calls them. class_names: in label order, or none. limit, order:
-    of the selected ones, as of `select`. assumed: the fields of the preprocessing that nobody said, neither the weights
-    nor the user.
+    of the selected ones, as of `select`. class_subset: as of `itd.data.subset`. assumed: the fields of the
+    preprocessing that nobody said, neither the weights nor the user.
     """
 
     pixels: Pixels
@@ -51,6 +52,7 @@ class JobImages:
     limit: int | None = None
     order: str = CLASS_SPREAD
     assumed: tuple[str, ...] = ()
+    class_subset: tuple[int, ...] | None = None
 
     @cached_property
     def samples(self) -> np.ndarray:
@@ -63,9 +65,21 @@ class JobImages:
         return len(np.unique(self.labels[self.samples]))
 
     @property
+    def data_classes(self) -> int:
+        """How many classes all images are of."""
+        return len(np.unique(self.labels))
+
+    @property
     def labels(self) -> np.ndarray:
         """(all images,) int16."""
         return self.pixels.images.labels
+
+    @property
+    def known_names(self) -> ImageNames:
+        """What a result keeps of the images' names: an `ImageSet` has them, any other data set has none."""
+        images = self.pixels.images
+        held = images.dataset if isinstance(images, DatasetImages) else images
+        return ImageNames(held.names if isinstance(held, ImageSet) else (), self.labels, self.class_names)
 
     @property
     def shape(self) -> Shape:
@@ -212,6 +226,16 @@ class SweepJob:
     def input_shape(self) -> Shape:
         """(C, H, W) of an image as the network gets it."""
         return self.images.shape
+
+    @property
+    def choices(self) -> int:
+        """How many classes the predictions are among."""
+        return self.num_classes if self.images.class_subset is None else len(self.images.class_subset)
+
+    @property
+    def few_classes(self) -> bool:
+        """Whether the network may predict classes of which there is no image in the whole set."""
+        return self.images.class_subset is None and self.images.data_classes < self.num_classes
 
     @property
     def macs(self) -> tuple[int, ...]:

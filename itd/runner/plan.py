@@ -41,7 +41,8 @@ class SweepPlan:
     assumed: the fields of preprocess that nobody said, neither the weights nor the user.
     input_shape: (C, H, W) of an image as the network gets it.
     configs, default, removed: configurations, the default's number among them, reason -> how many are left out.
-    images, classes, num_classes: selected, the classes that they are of, and those that the network tells apart.
+    images, classes, num_classes: selected, the classes that they are of, and those that predictions are among.
+    data_classes, few_classes: of all images, and whether those are fewer than the network may predict.
     order: of the images, class-spread or path.
     already: images that are there already.
     plain_macs, tree_macs: multiply-accumulates of all images, each configuration on its own and as they will be run.
@@ -71,6 +72,8 @@ class SweepPlan:
     images: int
     classes: int
     num_classes: int
+    data_classes: int
+    few_classes: bool
     order: str
     already: int
     plain_macs: int
@@ -154,7 +157,9 @@ def _plan(job: SweepJob, options: RunOptions, way: Way, there: int, timed: TimeE
         removed=dict(job.space.removed),
         images=count,
         classes=job.images.classes,
-        num_classes=job.num_classes,
+        num_classes=job.choices,
+        data_classes=job.images.data_classes,
+        few_classes=job.few_classes,
         order=job.images.order,
         already=there,
         plain_macs=plain_macs * count,

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from itd.data.folder import corruptions
 from itd.data.images import CLASS_SPREAD, ImageSet, select
 from itd.data.loader import Pixels
 from itd.data.open import check_source, data_source, is_digits, open_images
 from itd.data.preprocess import Preprocess, PreprocessChanges
+from itd.data.subset import ALL, class_subset
 from itd.errors import DataError, ResultError, SpaceError
 from itd.patcher import (
     Conventions,
@@ -43,9 +45,10 @@ class SweepRequest(PreprocessChanges):
     lists the configurations, in place of attributes and options. resize_px, crop_px, crop_fraction, mean, std,
     interpolation: as of `PreprocessChanges`, by keyword. scale, context_px: vary the images (see `Preprocess`), and
     become part of the result's name. limit, every, order: which, and in which order (see `itd.data.images.select`); a
-    result that is there goes on in its own order. batch_size: images in the tree at once (8, 64 on a GPU). workers:
-    processes that decode. shard: (i, n), the i-th of n parts of the work. images_per_unit: of a new result. executor:
-    auto, tree or plain.
+    result that is there goes on in its own order. class_subset: all, present or a file (see
+    `itd.data.subset.class_subset`). batch_size: images in the tree at once (8, 64 on a GPU). workers: processes that
+    decode. shard: (i, n), the i-th of n parts of the work. images_per_unit: of a new result. executor: auto, tree or
+    plain.
     """
 
     model: str
@@ -65,6 +68,7 @@ class SweepRequest(PreprocessChanges):
     limit: int | None = None
     every: int = 1
     order: str = CLASS_SPREAD
+    class_subset: str = ALL
     batch_size: int | None = None
     device: str | None = None
     precision: str = "fp32"
@@ -170,8 +174,11 @@ class SweepRequest(PreprocessChanges):
             "variation": preprocess.variation,
         }
         pixels = Pixels(images, preprocess, preprocess.shape)
+        subset = class_subset(self.class_subset, images)
+        if subset is not None:
+            identity["class_subset"] = list(subset)
         source = Path(images.source).name
-        return JobImages(pixels, identity, source, images.class_names, self.limit, self.order, assumed)
+        return JobImages(pixels, identity, source, images.class_names, self.limit, self.order, assumed, subset)
 
     def sites_asked(self) -> tuple[str | Sites, tuple[str, ...]]:
         """(what `itd.patch` takes, the sites that are swept)."""
@@ -220,10 +227,26 @@ class SweepRequest(PreprocessChanges):
             raise DataError(f"no such file: `classes_file={self.classes_file}`; expected one class name per line")
 
 
+def corrupted(request: SweepRequest) -> list[SweepRequest]:
+    """One request for each corruption and severity of a folder CORRUPTION/1..5/CLASS, each with a result of its own,
+    `<base>-<corruption>-<severity>`; the request itself for any other source."""
+    found = corruptions(data_source(request.data))
+    if not found:
+        return [request]
+    base = replace(request, scale=None, context_px=None).out_path()
+    stem = base.removesuffix(".parquet")
+    return [
+        replace(request, data=str(folder), out=f"{stem}-{name}-{severity}{base[len(stem) :]}")
+        for name, severity, folder in found
+    ]
+
+
 def varied(
     request: SweepRequest, *, scales: Sequence[float] = (), contexts_px: Sequence[int] = ()
 ) -> list[SweepRequest]:
     """One request for each variation of the images, or the request itself where none is asked for (ITD paper, 4.5).
+
+    A folder of corruptions, as of ImageNet-C, is one of images for each corruption and severity.
 
     Where there are several, a job is made of each here, so that what cannot be is refused before the first one is run.
 
@@ -232,9 +255,11 @@ def varied(
     """
     if scales and contexts_px:
         raise DataError("`scale` and `context_px` vary the images in two ways at once; give one of them")
-    requests = [replace(request, scale=scale) for scale in dict.fromkeys(scales)]
-    requests += [replace(request, context_px=side) for side in dict.fromkeys(contexts_px)]
+    each = corrupted(request)
+    requests = [replace(one, scale=scale) for one in each for scale in dict.fromkeys(scales)]
+    requests += [replace(one, context_px=side) for one in each for side in dict.fromkeys(contexts_px)]
+    requests = requests or each
     if len(requests) > 1:
         for one in requests:
             one.job(only_plan=True)
-    return requests or [request]
+    return requests

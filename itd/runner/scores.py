@@ -23,10 +23,11 @@ class Scores:
     finite: Tensor
 
 
-def score(logits: Tensor, labels: Tensor) -> Scores:
+def score(logits: Tensor, labels: Tensor, kept: Tensor | None = None) -> Scores:
     """Score logits against labels (ITD paper, eq. 1: quality = p_y + 1[prediction == label]).
 
-    logits: (rows, K), taken as float32. labels: (rows,) integer.
+    logits: (rows, K), taken as float32. labels: (rows,) integer. kept: (K,) bool, the classes that are chosen among,
+    None for all: the logits of others are minus infinity before anything but `finite`, and no label is one of them.
     Prediction: the lowest index among the largest logits. Rank: strictly larger logits, plus equal ones at lower
     indices; 0 exactly where the prediction is the label.
 
@@ -36,6 +37,8 @@ def score(logits: Tensor, labels: Tensor) -> Scores:
     """
     logits = logits.float()
     labels = labels.to(torch.int64)
+    finite = torch.isfinite(logits).all(dim=1)
+    logits = among(logits, kept)
     index = torch.arange(logits.shape[1], device=logits.device)
     top = logits.amax(dim=1, keepdim=True)
     pred = torch.where(logits == top, index, logits.shape[1] - 1).amin(dim=1)
@@ -50,16 +53,27 @@ def score(logits: Tensor, labels: Tensor) -> Scores:
         nll=nll,
         rank=rank.to(torch.int16),
         confidence=1.0 / (1.0 + rest),
-        finite=torch.isfinite(logits).all(dim=1),
+        finite=finite,
     )
 
 
-class ScoreBuffer:
-    """The scores of one unit of work: C configurations of n images, kept where they are computed."""
+def among(logits: Tensor, kept: Tensor | None) -> Tensor:
+    """Logits (rows, K) with those of classes that are not kept, (K,) bool, at minus infinity; None keeps all."""
+    return logits if kept is None else logits.masked_fill(~kept.to(logits.device), -torch.inf)
 
-    def __init__(self, configs: int, labels: np.ndarray, device: torch.device | str) -> None:
+
+class ScoreBuffer:
+    """The scores of one unit of work: C configurations of n images, kept where they are computed.
+
+    among: (K,) bool, as `kept` of `score`.
+    """
+
+    def __init__(
+        self, configs: int, labels: np.ndarray, device: torch.device | str, among: np.ndarray | None = None
+    ) -> None:
         shape = (configs, len(labels))
         self.labels = torch.from_numpy(labels.astype(np.int64)).to(device)
+        self.among = None if among is None else torch.from_numpy(among).to(device)
         types = {"pred": torch.int16, "rank": torch.int16, "finite": torch.bool}
         self.columns = {
             name: torch.zeros(shape, dtype=types.get(name, torch.float32), device=device)
@@ -69,7 +83,7 @@ class ScoreBuffer:
     def add(self, configs: np.ndarray, images: np.ndarray, logits: Tensor) -> None:
         """Score rows of logits (rows, K); configs, images: their numbers, (rows,)."""
         at = torch.from_numpy(np.stack([configs, images])).to(logits.device, non_blocking=True)
-        scores = score(logits, self.labels[at[1]])
+        scores = score(logits, self.labels[at[1]], self.among)
         for name, column in self.columns.items():
             column[at[0], at[1]] = getattr(scores, name)
 

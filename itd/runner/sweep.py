@@ -195,6 +195,7 @@ def open_writer(job: SweepJob, options: RunOptions, identity: dict[str, Any], wa
         images_per_unit=options.images_per_unit or unit_size(len(job), options.device),
         provenance=provenance(job, options, way),
         order=job.images.order,
+        names=job.images.known_names,
     )
 
 

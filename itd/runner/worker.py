@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from itd.data.loader import Batch, ahead, stream
+from itd.data.subset import kept_mask
 from itd.engine.executor import Executor
 from itd.engine.tree import default_batch_size
 from itd.errors import ItdError, NotFiniteError
@@ -95,7 +96,8 @@ class Worker:
 
     def _scores(self, unit: Unit, first: Batch, rest: Iterator[Batch]) -> UnitScores:
         labels = self.job.images.labels[unit.samples]
-        buffer = ScoreBuffer(len(self.job.space), labels, self.executor.device)
+        among = kept_mask(self.job.images.class_subset, self.job.num_classes)
+        buffer = ScoreBuffer(len(self.job.space), labels, self.executor.device, among)
         missing = np.zeros(len(unit), bool)
         done, batch = 0, first
         while True:

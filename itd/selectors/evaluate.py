@@ -19,6 +19,7 @@ from itd.engine.routed import RoutedExecutor, pooled, pooling_macs, routed_progr
 from itd.engine.tracing import trace
 from itd.engine.tree import TreeExecutor, default_batch_size
 from itd.errors import ItdError
+from itd.runner.scores import among
 from itd.selectors.learners import LEARNERS, fit
 from itd.selectors.selector import Selector, check_method
 from itd.selectors.source import SweepSource, open_source
@@ -130,6 +131,7 @@ class SelectorStudy:
             threshold=threshold,
             learned=learned,
             made_from={"result": self.result.path, "n": self.result.n, "variation": identity["variation"]},
+            class_subset=identity.get("class_subset"),
         )
 
 
@@ -202,7 +204,7 @@ def gather(
         pooling = pooling_macs(frontier)
         features.append(pooled(frontier))
         thumbnails.append(thumbnail(batch.pixels))
-        probabilities = _probabilities(tree, batch.pixels, len(space))
+        probabilities = _probabilities(tree, batch.pixels, len(space), source.kept)
         here = slice(done, done + len(batch))
         for number, rows in enumerate(members):
             right[number, here] = probabilities[rows].mean(0).argmax(1).numpy() == result.labels[here]
@@ -222,10 +224,10 @@ def thumbnail(pixels: Tensor) -> np.ndarray:
     return small.flatten(1).cpu().numpy()
 
 
-def _probabilities(tree: TreeExecutor, pixels: Tensor, configs: int) -> Tensor:
-    """(C, N, K) float32 softmax values on the CPU."""
+def _probabilities(tree: TreeExecutor, pixels: Tensor, configs: int, kept: Tensor | None) -> Tensor:
+    """(C, N, K) float32 softmax values on the CPU. kept: (K,) bool, as of `itd.runner.scores.score`."""
     found: list[tuple[np.ndarray, np.ndarray, Tensor]] = []
-    tree.run(pixels, lambda c, i, logits: found.append((c, i, logits.float().softmax(1).cpu())))
+    tree.run(pixels, lambda c, i, logits: found.append((c, i, among(logits.float(), kept).softmax(1).cpu())))
     out = torch.empty(configs, pixels.shape[0], found[0][2].shape[1])
     for numbers, images, values in found:
         out[torch.from_numpy(numbers), torch.from_numpy(images)] = values

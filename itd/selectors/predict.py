@@ -28,10 +28,11 @@ from itd.errors import DataError, ItdError, ModelError
 from itd.patcher import Conventions, logits_of
 from itd.patcher.names import canonical_name
 from itd.runner.request import SweepRequest
+from itd.runner.scores import among
 from itd.runner.sites import sites_text
 from itd.selectors.evaluate import thumbnail
 from itd.selectors.selector import Selector, load_selector
-from itd.selectors.source import SiteSettings, listed, plain_macs, sizes
+from itd.selectors.source import SiteSettings, kept_tensor, listed, plain_macs, sizes
 from itd.weights.load import Weights
 from itd.weights.prepare import OnPrepare, draw_bar
 from itd.weights.resolve import resolve
@@ -171,6 +172,7 @@ class _Selected:
             )
         self.selector, self.device = selector, resolve_device(sweep.device)
         self.preprocess = Preprocess.from_identity(dict(selector.preprocess))
+        self.kept = kept_tensor(selector.class_subset, weights.num_classes)
         model = sweep.patched(weights)
         space, self.numbers = listed(model, selector.attributes, selector.configs)
         traced = trace(model)
@@ -187,7 +189,7 @@ class _Selected:
         return probabilities, [None if p < 0 else self.selector.configs[p] for p in places], macs.tolist()
 
     def _at(self, pixels: Tensor, place: int) -> Tensor:
-        return self.network.logits(pixels, np.full(len(pixels), self.numbers[place])).softmax(1)
+        return among(self.network.logits(pixels, np.full(len(pixels), self.numbers[place])), self.kept).softmax(1)
 
     def _cascade(self, pixels: Tensor) -> tuple[Tensor, np.ndarray, np.ndarray]:
         assert self.selector.threshold is not None
@@ -226,7 +228,7 @@ class _Selected:
             places[images] = learned.choose(pooled(frontier) if small is None else small[images])
             return self.numbers[places[images]]
 
-        probabilities = self.network.logits(pixels, choose).softmax(1)
+        probabilities = among(self.network.logits(pixels, choose), self.kept).softmax(1)
         return probabilities, places, self.macs[places] + own + pooling
 
 

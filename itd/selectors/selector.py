@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ class Selector:
 
     method: a name of `METHODS`. configs: site -> attribute -> value, in the order of the list (of a cascade, in the
     order they are run). threshold: of a cascade. learned: of the others. weights_sha256, sites, swept, attributes,
-    choices, preprocess: of the network that it was made for. made_from: for people to read.
+    choices, preprocess: of the network that it was made for. class_subset: the labels that are chosen among, None for
+    all. made_from: for people to read.
     """
 
     method: str
@@ -44,6 +45,7 @@ class Selector:
     threshold: float | None = None
     learned: Learned | None = None
     made_from: Mapping[str, Any] = field(default_factory=dict)
+    class_subset: Sequence[int] | None = None
 
     @property
     def source(self) -> str | None:

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from itd.data.images import ImageSet
 from itd.data.open import data_source, is_digits, open_images
 from itd.data.preprocess import Preprocess
+from itd.data.subset import kept_mask
 from itd.device import resolve_device
 from itd.engine.program import plain_costs
 from itd.engine.tracing import Trace
@@ -47,6 +49,11 @@ class SweepSource:
     def identity(self) -> Mapping[str, Any]:
         """The result's."""
         return self.result.manifest["identity"] if self.result.manifest else {}
+
+    @property
+    def kept(self) -> Tensor | None:
+        """(K,) bool, the classes that the result's predictions are among; None for all."""
+        return kept_tensor(self.identity.get("class_subset"), self.weights.num_classes)
 
     @property
     def swept(self) -> tuple[str, ...]:
@@ -128,6 +135,12 @@ def open_source(
             "changed; give the code as it was, or sweep again"
         )
     return SweepSource(result, model, loaded, images, preprocess, resolve_device(device))
+
+
+def kept_tensor(subset: Sequence[int] | None, num_classes: int) -> Tensor | None:
+    """(K,) bool of a subset as an identity has it; None for all classes."""
+    mask = kept_mask(None if subset is None else tuple(subset), num_classes)
+    return None if mask is None else torch.from_numpy(mask)
 
 
 def _code_of(model: DynamicModel, result: Result, preprocess: Preprocess) -> str:

@@ -15,6 +15,7 @@ from itd.errors import ResultError
 from itd.space import Space
 from itd.store.files import SIDE, read_json, sha256, to_json, write_whole
 from itd.store.part import list_parts
+from itd.store.samples import HASH, Namer, write_samples
 from itd.store.schema import setting_type
 from itd.text import shorten
 
@@ -29,6 +30,7 @@ IDENTITY_DEFAULTS: Mapping[str, Any] = {
     "engine": 1,
     "network_sha256": None,
     "every": 1,
+    "class_subset": None,
     "variation": None,
     "recalibration": None,
     "choices": {"size_scale": "area", "align_corners": False, "shortcut": "zero", "pool_half": "nearest"},
@@ -36,9 +38,10 @@ IDENTITY_DEFAULTS: Mapping[str, Any] = {
 """What a field of the identity is where a manifest does not have it: sweeps before the field existed did just that.
 
 engine: 2 where size 1 of aligned corners is the kernel's centre tap, as it is now; before, it was the top left one.
-every: each image of the data was selected. variation: the images are as they are. recalibration: the normalisation
-statistics are the weights' own. choices: the readings of the paper that come first in `itd.space.Conventions`. A field
-that is added to the identity later gets its default here, so that `FORMAT` stays 1 and older results go on."""
+every: each image of the data was selected. class_subset: predictions are among all classes. variation: the images are
+as they are. recalibration: the normalisation statistics are the weights' own. choices: the readings of the paper that
+come first in `itd.space.Conventions`. A field that is added to the identity later gets its default here, so that
+`FORMAT` stays 1 and older results go on."""
 
 
 def manifest_path(folder: Path) -> Path:
@@ -74,8 +77,9 @@ def create(
     provenance: dict[str, Any],
     macs_unknown: Sequence[str] = (),
     order: str = PATH_ORDER,
+    namer: Namer | None = None,
 ) -> dict[str, Any]:
-    """Writes the configurations, then the manifest: with the manifest the result exists.
+    """Writes the configurations and the names, then the manifest: with the manifest the result exists.
 
     Args:
         folder: the result's, there already.
@@ -87,6 +91,7 @@ def create(
         provenance: of the run that creates it.
         macs_unknown: names of the operators that `macs` does not count.
         order: of the images, as of `itd.data.images.select`.
+        namer: of a run that knows what the images are called.
 
     Returns:
         The manifest as it was written.
@@ -105,11 +110,16 @@ def create(
         "macs_unknown": sorted(set(macs_unknown)),
         "order": order,
     }
-    return begin(folder, _configs_table(space, macs), samples, fields, provenance)
+    return begin(folder, _configs_table(space, macs), samples, fields, provenance, namer)
 
 
 def begin(
-    folder: Path, configs: pa.Table, samples: np.ndarray, fields: Mapping[str, Any], provenance: Mapping[str, Any]
+    folder: Path,
+    configs: pa.Table,
+    samples: np.ndarray,
+    fields: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    namer: Namer | None = None,
 ) -> dict[str, Any]:
     """`create` of a configuration table, (C,) rows, and the manifest's other fields."""
     parts = list_parts(folder)
@@ -119,11 +129,13 @@ def begin(
         )
     data = _encode_configs(configs)
     write_whole(folder / SIDE / "configs.parquet", data)
+    named = {} if namer is None else {HASH: write_samples(folder, namer(samples))}
     manifest = {
         "format": FORMAT,
         "identity": as_json(fields["identity"]),
         "images": len(samples),
         "samples": to_runs(samples),
+        **named,
         **{name: value for name, value in fields.items() if name != "identity"},
         "configs": configs.num_rows,
         "configs_sha256": sha256(data),

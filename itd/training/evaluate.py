@@ -15,6 +15,7 @@ from itd.data.images import ImageSet, select
 from itd.data.loader import batches
 from itd.data.open import data_source, open_images
 from itd.data.preprocess import Preprocess, PreprocessChanges
+from itd.data.subset import ALL, class_subset, kept_mask
 from itd.device import resolve_device
 from itd.engine.precision import Precision
 from itd.errors import ItdError, NotFiniteError
@@ -32,7 +33,7 @@ class EvaluateRequest(PreprocessChanges):
 
     model: as of `SweepRequest`, or one of `itd models --learned`. weights, data, num_classes, classes_file,
     labels_file, device, precision, workers: as of `SweepRequest`.
-    limit: so many images, of as many classes as can be. batch_size: images at
+    limit: so many images, of as many classes as can be. class_subset: as of `SweepRequest`. batch_size: images at
     once. Others, by keyword: as of `PreprocessChanges`.
     """
 
@@ -43,6 +44,7 @@ class EvaluateRequest(PreprocessChanges):
     classes_file: str | None = None
     labels_file: str | None = None
     limit: int | None = None
+    class_subset: str = ALL
     batch_size: int = 64
     device: str | None = None
     precision: str = "fp32"
@@ -102,12 +104,15 @@ def evaluate(
         classes_file=request.classes_file,
         labels_file=request.labels_file,
     )
+    subset = class_subset(request.class_subset, images)
     samples = select(images.labels, limit=request.limit)
     rank = label_ranks(
         network.to(device), images, samples, preprocess, device, batch_size=request.batch_size,
         precision=request.precision, workers=request.workers, progress=on_start(len(samples)) if on_start else None,
+        kept=kept_mask(subset, weights.num_classes),
     )  # fmt: skip
-    top5 = float((rank < 5).mean()) if weights.num_classes > 5 else None
+    classes = weights.num_classes if subset is None else len(subset)
+    top5 = float((rank < 5).mean()) if classes > 5 else None
     return Evaluation(canonical_name(request.model), weights.label, len(rank), float((rank == 0).mean()), top5)
 
 
@@ -122,11 +127,13 @@ def label_ranks(
     precision: str = "fp32",
     workers: int = 0,
     progress: Callable[[int], Any] | None = None,
+    kept: np.ndarray | None = None,
 ) -> np.ndarray:
     """The label's rank (`itd.runner.scores.score`) for these samples: (n,), 0 where the network is right.
 
     model: on the device; it is left in evaluation mode, channels-last and of the precision. progress: told how many
-    images were just tested. Raises NotFiniteError, naming the image, for a logit that is not finite.
+    images were just tested. kept: (K,) bool, as of `score`. Raises NotFiniteError, naming the image, for a logit that
+    is not finite.
     """
     kind = Precision(precision, str(device))
     model.eval().to(kind.dtype).to(memory_format=torch.channels_last)
@@ -135,7 +142,7 @@ def label_ranks(
         with torch.inference_mode(), kind.flags():
             pixels = batch.pixels.to(device, kind.dtype, memory_format=torch.channels_last)
             logits = logits_of(model(pixels)).float().cpu()
-        scores = score(logits, torch.from_numpy(batch.labels))
+        scores = score(logits, torch.from_numpy(batch.labels), None if kept is None else torch.from_numpy(kept))
         if not bool(scores.finite.all()):
             sample = int(batch.samples[int((~scores.finite).nonzero()[0])])
             raise NotFiniteError(
