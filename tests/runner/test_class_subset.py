@@ -159,6 +159,8 @@ def test_each_corruption_and_severity_is_a_result_of_its_own(data: Path, weights
             (root / corruption).mkdir(parents=True, exist_ok=True)
             (root / corruption / severity).symlink_to(data, target_is_directory=True)
     assert [(name, severity) for name, severity, _ in corruptions(str(root))] == [("blur", 3), ("fog", 1), ("fog", 5)]
+    (tmp_path / "deep" / "fog" / "six" / "class").mkdir(parents=True)
+    assert corruptions(str(tmp_path / "deep")) == []
     assert corruptions(str(data)) == [] == corruptions(str(root / "fog")) == corruptions("digits")
     answer = run("sweep", *SWEPT, "--data", root, "--weights", weights, "--classes", tmp_path / "names.txt", "--out",
                  tmp_path / "r.parquet")  # fmt: skip
