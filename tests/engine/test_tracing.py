@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from itd.engine.plain import PlainExecutor
-from itd.engine.rows import META_ROWS, Rows, Scalar, counted, mapped, scalar_key
+from itd.engine.rows import META_ROWS, Rows, Scalar, counted, mapped, scalar_key, symbolic
 from itd.engine.tracing import trace
 from itd.errors import TraceError
 from itd.patcher import model_space, patch
@@ -179,6 +179,17 @@ def test_the_tree_gives_the_logits_of_the_network_itself(kind, budget):
     assert (tree - plain).abs().max() < 1e-5 * plain.abs().max() and len(space) > 50
 
 
+@pytest.mark.parametrize("kind", [WithWindows, WithToken])
+def test_rows_of_which_only_some_go_on_with_a_setting_keep_what_is_theirs(kind):
+    model = made(kind)
+    space = model_space(model, ["dilation"], input_shape=SHAPE)
+    space = space.without([i for i in range(len(space)) if i % 4 and i != space.default], "thinned")
+    pixels = torch.randn(3, *SHAPE)
+    tree = engine.logits(engine.tree(trace(model), space), pixels, 5)
+    plain = engine.logits(PlainExecutor(model, space), pixels, 5)
+    assert (tree - plain).abs().max() < 1e-5 * plain.abs().max() and len(space) == 7
+
+
 @pytest.mark.parametrize("kind", [WithOpaqueModule, WithToken, *ANYWHERE])
 def test_sizes_that_change_with_the_stride_are_followed(kind):
     model = made(kind)
@@ -225,9 +236,16 @@ def test_a_number_of_images_worked_out_in_another_way_is_refused():
 
 def test_rows_are_a_symbol_until_they_are_counted():
     assert 4 * Rows() == Rows(4) == Rows() * 4 and Rows(6) // 3 == Rows(2) and Rows(6) // Rows(2) == 3
-    for wrong in (lambda: Rows(3) // 2, lambda: Rows() + 1, lambda: 7 // Rows(), lambda: Rows() * 1.5):
+    for wrong in (
+        lambda: Rows(3) // 2,
+        lambda: Rows(3) // Rows(2),
+        lambda: Rows() + 1,
+        lambda: 7 // Rows(),
+        lambda: Rows() * 1.5,
+    ):
         with pytest.raises(TypeError):
             wrong()
+    assert symbolic((4 * META_ROWS, [12, META_ROWS], 0)) == (Rows(4), [12, Rows()], 0)
     assert counted((Rows(2), [slice(None, Rows()), {"k": 3}]), 5) == (10, [slice(None, 5, None), {"k": 3}])
     assert mapped(torch.Size([2, 3]), lambda v: v + 1) == (3, 4)
 

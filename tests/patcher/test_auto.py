@@ -152,6 +152,27 @@ def test_images_of_other_channels_and_networks_that_read_values():
     assert list(itd.auto_sites(Reading(*FOUR), input_px=64)) == list("ABCD")
 
 
+class Again(nn.Module):
+    """Runs one convolution and one pool twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.pool = nn.Conv2d(3, 4, 3, padding=1), nn.MaxPool2d(2)
+        self.a, self.b, self.c = (nn.Conv2d(4, 4, 3, padding=1) for _ in range(3))
+        self.head = nn.Linear(4, 5)
+
+    def forward(self, x):
+        x = self.b(self.a(self.a(self.pool(self.stem(x)))))
+        return self.head(self.c(self.pool(x)).mean((2, 3)))
+
+
+def test_a_layer_that_is_run_twice_is_no_site():
+    sites = itd.auto_sites(Again(), input_px=32)
+    assert paths(sites, "size") == {"A": ["stem"], "B": ["b"], "C": ["c"]}
+    assert paths(sites, "stride")["B"] == []
+    assert "at 16 px no layer that lowers the resolution can take a stride" in sites.why
+
+
 FILE = """
 import torch
 from torch import nn
