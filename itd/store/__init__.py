@@ -3,10 +3,12 @@
 from itd.store._union import UnionSource, write_union
 from itd.store._verify import Damage, VerifyReport, verify
 from itd.store.result import Result, open_result
+from itd.store.samples import ImageNames, printable
 from itd.store.writer import ResultWriter, Unit, check_target, done_images, order_there
 
 __all__ = [
     "Damage",
+    "ImageNames",
     "Result",
     "ResultWriter",
     "UnionSource",
@@ -16,6 +18,7 @@ __all__ = [
     "done_images",
     "open_result",
     "order_there",
+    "printable",
     "verify",
     "write_union",
 ]

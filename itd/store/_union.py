@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from itd.store.files import SIDE, disk_errors, locked, remove_stale
 from itd.store.index import Index
 from itd.store.part import list_parts, read_columns
 from itd.store.result import ORIGIN, Result
+from itd.store.samples import Namer, read_samples
 from itd.store.schema import SCORES, TYPES, setting_columns, setting_type
 from itd.store.writer import ResultWriter, Unit, check_folder, continued
 
@@ -196,18 +198,35 @@ def _open(
     check_folder(folder)
     fields = _fields(results, configs, default)
     provenance = _provenance(results)
+    namer = _namer(results)
     with disk_errors(path):
         (folder / SIDE).mkdir(parents=True, exist_ok=True)
         remove_stale(folder / SIDE)
         with locked(folder / SIDE):
             manifest = manifests.load_manifest(folder)
             if manifest is None or not list_parts(folder):
-                manifest = manifests.begin(folder, configs, samples, fields, provenance)
+                manifest = manifests.begin(folder, configs, samples, fields, provenance, namer)
             else:
                 _check_same(folder, manifest, fields["identity"], configs, samples)
-                manifest = continued(folder, manifest, samples, provenance)
+                manifest = continued(folder, manifest, samples, provenance, namer)
             configs = manifests.load_configs(folder, manifest)
     return ResultWriter(str(path), manifest, configs, samples)
+
+
+def _namer(results: Sequence[Result]) -> Namer | None:
+    """The names of the images, which all sources share, from the first source that has them."""
+    for result in results:
+        if result.manifest is not None:
+            known = manifests.from_runs(result.manifest["samples"])
+            rows = read_samples(Path(result.path), result.manifest, known)
+            if rows is not None:
+                return partial(_first_of, rows)
+    return None
+
+
+def _first_of(rows: pa.Table, samples: np.ndarray) -> pa.Table:
+    """The rows of (n,) samples, which begin or continue those that the rows are of."""
+    return rows.slice(0, len(samples))
 
 
 def _check_same(

@@ -10,15 +10,17 @@ import numpy as np
 
 from itd.errors import ResultError
 from itd.store import manifest as manifests
+from itd.store.files import SIDE
 from itd.store.index import read_index
 from itd.store.part import Part, list_parts, read_columns, read_schema, with_record
 from itd.store.result import for_each
+from itd.store.samples import FILE, read_samples
 from itd.store.schema import check_columns
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A part that cannot be used, and why."""
+    """A part, or the file of the images' names, that cannot be used, and why."""
 
     part: str
     reason: str
@@ -37,7 +39,7 @@ class VerifyReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every part is whole and none is missing."""
+        """Whether every part is whole, and the names of the images, and none is missing."""
         return not self.damaged and not self.missing
 
 
@@ -64,6 +66,11 @@ def verify(path: str | Path) -> VerifyReport:
     checked = for_each(lambda part: _verify_part(part, numbers, samples), parts)
     damaged = [entry for entry in checked if isinstance(entry, Damage)]
     damaged += _overlaps(parts)
+    if manifest is not None and samples is not None:
+        try:
+            read_samples(root, manifest, samples)
+        except ResultError as error:
+            damaged.append(Damage(f"{SIDE}/{FILE}", str(error)))
     return VerifyReport(
         path=str(path),
         parts=len(parts),

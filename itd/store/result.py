@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterable
@@ -18,6 +19,7 @@ from itd.space import SITES
 from itd.store import manifest as manifests
 from itd.store.index import Index, read_index
 from itd.store.part import Part, list_parts, read_columns, read_schema, with_record
+from itd.store.samples import read_samples
 from itd.store.schema import SCORES, TYPES, check_columns, default_of, plain, setting_columns, setting_type
 
 if TYPE_CHECKING:
@@ -110,6 +112,36 @@ class Result:
         """The row of the default configuration in `matrix`, or None."""
         rows = self.config_numbers.tolist()
         return rows.index(self.default) if self.default in rows else None
+
+    def names(self) -> tuple[str, ...] | None:
+        """(N,) what each sample is called in its data, in the order of `samples`; empty where it has no name there.
+
+        None where the result does not say: it is older than `_itd/samples.parquet`, or a single file.
+
+        >>> open_result("results/resnet50-stride.parquet").names()[0]  # doctest: +SKIP
+        'n01440764/ILSVRC2012_val_00000293.JPEG'
+        """
+        rows = self._image_rows
+        if rows is None:
+            return None
+        known = dict(zip(rows.column("sample").to_pylist(), rows.column("name").to_pylist(), strict=True))
+        return tuple(known.get(sample, "") for sample in self.samples.tolist())
+
+    def class_names(self) -> dict[int, str]:
+        """Label -> name of the class, of those classes that selected images are of; empty where the result does not
+        say."""
+        rows = self._image_rows
+        if rows is None:
+            return {}
+        each = zip(rows.column("label").to_pylist(), rows.column("class_name").to_pylist(), strict=True)
+        return {label: name for label, name in each if name}
+
+    @functools.cached_property
+    def _image_rows(self) -> pa.Table | None:
+        """`_itd/samples.parquet`, read and checked when it is first asked for."""
+        if self.manifest is None:
+            return None
+        return read_samples(Path(self.path), self.manifest, manifests.from_runs(self.manifest["samples"]))
 
     def own_default(self, index: int) -> int | None:
         """The row of the default of the network that row `index` is of: in a union, of its source."""

@@ -18,6 +18,7 @@ from itd.space import Space
 from itd.store import manifest as manifests
 from itd.store.files import SIDE, disk_errors, locked, remove_stale, side_of, to_json, write_whole
 from itd.store.part import Part, list_parts, make_record, part_name, read_columns, record_path, require_sizes
+from itd.store.samples import ImageNames, Namer, brought_up
 from itd.store.schema import FLOATS, SCORES, encode, part_schema, part_table, setting_columns
 
 
@@ -62,6 +63,7 @@ class ResultWriter:
         provenance: dict[str, Any],
         macs_unknown: Sequence[str] = (),
         order: str = manifests.PATH_ORDER,
+        names: ImageNames | None = None,
     ) -> ResultWriter:
         """Creates a result, or continues the one that is there.
 
@@ -75,6 +77,7 @@ class ResultWriter:
             provenance: of this run; recorded where it adds images, or has a field that no earlier run has.
             macs_unknown: names of the operators that `macs` does not count; used only where the result is created.
             order: of the samples; used only where the result is created.
+            names: what the images are called; a result that does not have all of them yet gets them.
 
         Raises:
             ResultError: the folder holds another run, whose fields that differ are named, or cannot be written.
@@ -88,7 +91,7 @@ class ResultWriter:
             raise ValueError(f"{len(macs)} macs for {len(space)} configurations")
         if images_per_unit < 1:
             raise ValueError(f"images_per_unit is {images_per_unit}")
-        folder = Path(path)
+        folder, namer = Path(path), None if names is None else names.rows
         check_target(folder)
         with disk_errors(path):
             (folder / SIDE).mkdir(parents=True, exist_ok=True)
@@ -96,10 +99,10 @@ class ResultWriter:
             with locked(folder / SIDE):
                 manifest = manifests.load_manifest(folder)
                 if manifest is not None and not _begins_anew(folder, manifest, identity):
-                    manifest = _continued(folder, manifest, identity, space, samples, provenance)
+                    manifest = _continued(folder, manifest, identity, space, samples, provenance, namer)
                 else:
                     manifest = manifests.create(
-                        folder, identity, space, macs, samples, images_per_unit, provenance, macs_unknown, order
+                        folder, identity, space, macs, samples, images_per_unit, provenance, macs_unknown, order, namer
                     )
                 configs = manifests.load_configs(folder, manifest)
         return cls(str(path), manifest, configs, samples)
@@ -266,20 +269,29 @@ def _continued(
     space: Space,
     samples: np.ndarray,
     provenance: dict[str, Any],
+    namer: Namer | None,
 ) -> dict[str, Any]:
     """The manifest of a result that a run goes on with, with that run in it; ResultError where it is of another run."""
     manifests.check_same(str(folder), manifest, manifests.load_configs(folder, manifest), identity, space, samples)
-    return continued(folder, manifest, samples, provenance)
+    return continued(folder, manifest, samples, provenance, namer)
 
 
 def continued(
-    folder: Path, manifest: dict[str, Any], samples: np.ndarray, provenance: dict[str, Any]
+    folder: Path,
+    manifest: dict[str, Any],
+    samples: np.ndarray,
+    provenance: dict[str, Any],
+    namer: Namer | None = None,
 ) -> dict[str, Any]:
-    """The manifest with one more run, which goes on to (N,) samples, where that run has something to add."""
+    """The manifest with one more run, which goes on to (N,) samples, where that run has something to add; and with the
+    names of its images, where the run knows more of them."""
+    before = manifest
     parts = list_parts(folder)
     require_sizes(parts)
     if not _coverage(parts, len(samples)).all() or manifests.records_more(manifest, provenance):
         manifest = manifests.extend(manifest, samples, provenance)
+    manifest = brought_up(folder, manifest, manifests.from_runs(manifest["samples"]), namer)
+    if manifest is not before:
         manifests.save(folder, manifest)
     return manifest
 
