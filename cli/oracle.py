@@ -8,16 +8,21 @@ import click
 
 from itd_cli.options import bootstrap_options, emit, measured, output_options, results_argument
 
+MOST_CLASSES = 10
+"""Classes of each kind that the text names."""
+
 
 @click.command(epilog="Example: itd oracle results/*.parquet --csv table1.csv")
 @results_argument
 @click.option("--by-sites", is_flag=True, help="Every subset of the sites A to D, from the same rows.")
+@click.option("--by-class", is_flag=True, help="Each class; the text has those that gain and lose most.")
 @click.option("--wide", is_flag=True, help="Every column, also of what does without the label.")
 @bootstrap_options
 @output_options(plot=True)
 def oracle(
     results: tuple[str, ...],
     by_sites: bool,
+    by_class: bool,
     wide: bool,
     count: int,
     seed: int,
@@ -38,6 +43,9 @@ def oracle(
 
     Last, one sentence for each result, whose held-out figures are those of `itd greedy`.
 
+    With --by-class: static, best and top-k of each class, those first to which the oracle adds most and those in which
+    it is furthest behind as many guesses.
+
     With --by-sites: worst, median and best where only some sites are dynamic (the paper's Fig. 4).
 
     \b
@@ -45,7 +53,14 @@ def oracle(
       intervals: {rule: [low, high]}, baselines: {name: {value, low, high, n}}}]
     JSON of --by-sites: [{result, n, static: {value, low, high, n}, subsets:
       [{sites, configs, worst, median, best, matched_topk}]}]
+    JSON of --by-class: [{result, n, classes:
+      [{label, name, n, gain, beyond, static: {value, low, high, n}, best, matched_topk}]}]
     """
+    if by_class and (by_sites or plot):
+        raise click.UsageError("--by-class goes without --by-sites and --plot; give one of them")
+    if by_class:
+        _by_class(results, as_json, csv_path)
+        return
     if by_sites:
         _by_sites(results, as_json, csv_path, plot)
         return
@@ -72,6 +87,21 @@ def oracle(
         lambda: rows_of(rows),
         plot,
         lambda: baselines_figure(rows),
+    )
+
+
+def _by_class(results: tuple[str, ...], as_json: bool, csv_path: str | None) -> None:
+    from itd.analysis import by_class
+    from itd.analysis.frames import rows_of
+    from itd.analysis.tables import classes_table
+
+    answers = measured(results, by_class)
+    emit(
+        as_json,
+        csv_path,
+        [one.as_dict() for one in answers],
+        lambda: "\n\n".join(classes_table(one, MOST_CLASSES) for one in answers),
+        lambda: rows_of(answers),
     )
 
 

@@ -10,11 +10,13 @@ from itd.analysis._oracle import OracleAccuracy, oracle
 from itd.analysis._preferences import Preferences, preferences
 from itd.analysis._union import Union, union
 from itd.analysis._unique import UniquePredictions, unique
+from itd.analysis.classes import Classes, by_class
 from itd.analysis.sampling import Estimate, Resamples
 from itd.analysis.subsets import Subsets, by_sites
 
 __all__ = [
     "Baselines",
+    "Classes",
     "Combination",
     "Comparison",
     "Efficiency",
@@ -29,6 +31,7 @@ __all__ = [
     "Union",
     "UniquePredictions",
     "baselines",
+    "by_class",
     "by_sites",
     "combine",
     "compare",

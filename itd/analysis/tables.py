@@ -16,6 +16,7 @@ from itd.analysis._oracle import RULES, OracleAccuracy
 from itd.analysis._preferences import ConfigShare, OptionShare, Preferences
 from itd.analysis._summary import Summary
 from itd.analysis._unique import UniquePredictions
+from itd.analysis.classes import ClassAccuracy, Classes
 from itd.analysis.frames import short_names
 from itd.analysis.rules import in_order, rule_of
 from itd.analysis.sampling import Difference, Estimate
@@ -97,6 +98,33 @@ def subsets_table(answer: Subsets) -> str:
     return f"{answer.result}: n = {answer.n}, static {percent(answer.static.value)} {span(answer.static)}\n" + align(
         cells
     )
+
+
+def classes_table(answer: Classes, most: int) -> str:
+    """One result: the classes that gain and lose most, at most `most` of each, or every class where they are few."""
+    title = f"{answer.result}: n = {answer.n:,}, {len(answer.classes):,} classes"
+    if len(answer.classes) <= 2 * most:
+        return f"{title}\n{_classes(answer.classes)}"
+    gaining, losing = answer.gaining(most), answer.losing(most)
+    parts = [title, f"\nadded most by the oracle:\n{_classes(gaining)}"]
+    parts.append(
+        f"\nbehind as many guesses of the network by most:\n{_classes(losing)}"
+        if losing
+        else "\nno class is behind as many guesses of the network"
+    )
+    return "\n".join(parts)
+
+
+def _classes(classes: Sequence[ClassAccuracy]) -> str:
+    between = "95%"
+    cells = [["class", "name", "n", "static", between, "best", between, "top-k", between, "gain", "beyond"]]
+    for one in classes:
+        figures = (one.static, one.best, one.matched_topk)
+        cells.append(
+            [f"{one.label}", one.name or "", f"{one.n}", *(c for e in figures for c in (percent(e.value), span(e))),
+             f"{100 * one.gain:+.1f}", f"{100 * one.beyond:+.1f}"]
+        )  # fmt: skip
+    return align(cells)
 
 
 def unique_table(rows: Sequence[UniquePredictions]) -> str:

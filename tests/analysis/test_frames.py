@@ -23,6 +23,7 @@ OTHER = "resnet18-dilation-digits"
 SINGLE = {
     "oracle": lambda r: itd.oracle(r, resamples=20),
     "oracle --by-sites": itd.by_sites,
+    "oracle --by-class": itd.by_class,
     "greedy": lambda r: itd.greedy(r, resamples=20),
     "unique": lambda r: itd.unique(r, resamples=20),
     "preferences": itd.preferences,
@@ -72,7 +73,7 @@ def test_a_result_as_a_frame_is_the_folder_as_pandas_reads_it(paths):
     pd.testing.assert_frame_equal(found, expected, check_dtype=False)
 
 
-VERBS = ("oracle", "by_sites", "baselines", "greedy", "unique", "preferences", "efficiency", "select")
+VERBS = ("oracle", "by_sites", "by_class", "baselines", "greedy", "unique", "preferences", "efficiency", "select")
 LISTS = ("combine", "gain")
 
 
