@@ -158,6 +158,12 @@ class_subset_option = click.option(
 """`--class-subset S`: for sets of fewer classes than the network's, such as ImageNet-A and -R."""
 
 
+overwrite_option = click.option(
+    "--overwrite", is_flag=True, help="Throw away a result of another run at --out; one of the same run goes on."
+)
+"""`--overwrite`, where a result is written."""
+
+
 def _three(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[float, ...] | None:
     if text is None:
         return None

@@ -12,6 +12,7 @@ from itd_cli.options import (
     labels_option,
     model_options,
     note,
+    overwrite_option,
     preprocess_options,
     resumable,
 )
@@ -45,6 +46,7 @@ from itd_cli.sweep import show_sweep
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one.")
 @click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode.")
 @click.option("--out", metavar="PATH", help="Default results/<model>-<attr>-recalibrated.parquet.")
+@overwrite_option
 @progress_option
 def recalibrate(train: str | None, images: int, seed: int, val: str | None, progress: Progress, **given: Any) -> None:
     """Re-estimate batch normalisation for each configuration on training images, then sweep --val with it.

@@ -16,6 +16,7 @@ from itd_cli.options import (
     labels_option,
     model_options,
     note,
+    overwrite_option,
     preprocess_options,
     resumable,
 )
@@ -171,6 +172,7 @@ def _how(command: Callable[..., Any]) -> Callable[..., Any]:
                 metavar="PATH",
                 help="Default results/<model>-<attr>.parquet; --scale and --context append to it, as in -scale0.25.",
             ),
+            overwrite_option,
             progress_option,
             click.option(
                 "--plan",

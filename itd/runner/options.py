@@ -13,7 +13,7 @@ from itd.engine.precision import Precision
 from itd.errors import DataError, ItdError, ResultError
 from itd.runner.job import SweepJob
 from itd.runner.request import SweepRequest
-from itd.store import check_target
+from itd.store import check_folder, check_target
 
 EXECUTORS = ("auto", "tree", "plain")
 """The prefix tree; plain forwards, one for each configuration; or the tree where the network can be traced."""
@@ -32,6 +32,7 @@ class RunOptions:
     allow_missing: bool = False
     images_per_unit: int | None = None
     executor: str = "auto"
+    overwrite: bool = False
 
     @classmethod
     def of(cls, request: SweepRequest | None = None, **keywords: Any) -> RunOptions:
@@ -48,6 +49,7 @@ class RunOptions:
             "allow_missing",
             "images_per_unit",
             "executor",
+            "overwrite",
         )
         chosen = {name: getattr(request, name) for name in names} if request is not None else {}
         chosen |= {name: value for name, value in keywords.items() if value is not None and name != "out"}
@@ -62,10 +64,11 @@ class RunOptions:
         _check_counts(chosen)
         if chosen.get("executor", "auto") not in EXECUTORS:
             raise ItdError(f"no such `executor={chosen['executor']}`; allowed are {', '.join(EXECUTORS)}")
-        if not isinstance(chosen.get("allow_missing", False), bool):
-            raise ItdError(f"allow_missing is {chosen['allow_missing']!r}; give True or False")
+        for name in ("allow_missing", "overwrite"):
+            if not isinstance(chosen.get(name, False), bool):
+                raise ItdError(f"{name} is {chosen[name]!r}; give True or False")
         if out is not None:
-            check_target(out)
+            (check_folder if chosen.get("overwrite") else check_target)(out)
         device = resolve_device(chosen.pop("device", None))
         name = chosen.pop("precision", None) or "fp32"
         precision = name if isinstance(name, Precision) else Precision(name, str(device))

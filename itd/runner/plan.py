@@ -16,7 +16,7 @@ from itd.runner.job import SweepJob
 from itd.runner.options import RunOptions, checked_options
 from itd.runner.request import SweepRequest
 from itd.space import ATTRIBUTES
-from itd.store import done_images, order_there
+from itd.store import done_images, is_other, order_there
 
 _ROW_BYTES = 16
 """pred, quality, nll, rank and confidence of one row, before compression."""
@@ -125,8 +125,10 @@ def plan(
     way = way_of(job, options)
     unknown = ("weights_sha256",) if job.weights_pending else ()
     out, identity = options.out or job.default_out, job.identity(options.precision.name)
-    job = job.in_order(order_there(out, identity, unknown) or job.images.order)
-    there = done_images(out, identity=identity, space=job.space, samples=job.images.samples, unknown=unknown)
+    there = 0
+    if not (options.overwrite and is_other(out, identity, job.space, unknown)):
+        job = job.in_order(order_there(out, identity, unknown) or job.images.order)
+        there = done_images(out, identity=identity, space=job.space, samples=job.images.samples, unknown=unknown)
     timed = None
     if estimate:
         if on_estimate is not None:

@@ -40,15 +40,14 @@ class SweepRequest(PreprocessChanges):
 
     model: torchvision's name, timm/NAME, FILE.py:NAME or package.module:NAME, which may be called with arguments as in
     `mynets.py:make(depth=18)`. attributes: `stride` or `stride,size`. sites: `ABCD`, a part of it, `A=path,B=path`, or
-    `auto`. data, classes_file, labels_file: as of `open_images`.
-    options: each `1,2,3`, `A=1,2` or `stride:A=1,2`. stride_range: allowed total output stride. space_file:
-    lists the configurations, in place of attributes and options. resize_px, crop_px, crop_fraction, mean, std,
-    interpolation: as of `PreprocessChanges`, by keyword. scale, context_px: vary the images (see `Preprocess`), and
-    become part of the result's name. limit, every, order: which, and in which order (see `itd.data.images.select`); a
-    result that is there goes on in its own order. class_subset: all, present or a file (see
-    `itd.data.subset.class_subset`). batch_size: images in the tree at once (8, 64 on a GPU). workers: processes that
-    decode. shard: (i, n), the i-th of n parts of the work. images_per_unit: of a new result. executor: auto, tree or
-    plain.
+    `auto`. data, classes_file, labels_file: as of `open_images`. options: each `1,2,3`, `A=1,2` or `stride:A=1,2`.
+    stride_range: allowed total output stride. space_file: lists the configurations, in place of attributes and options.
+    resize_px, crop_px, crop_fraction, mean, std, interpolation: as of `PreprocessChanges`, by keyword. scale,
+    context_px: vary the images (see `Preprocess`), and become part of the result's name. limit, every, order: which,
+    and in which order (see `itd.data.images.select`); a result that is there goes on in its own order. class_subset:
+    all, present or a file (see `itd.data.subset.class_subset`). batch_size: images in the tree at once (8, 64 on a
+    GPU). workers: processes that decode. shard: (i, n), the i-th of n parts of the work. images_per_unit: of a new
+    result. executor: auto, tree or plain. overwrite: a result of another run at `out` is thrown away.
     """
 
     model: str
@@ -78,6 +77,7 @@ class SweepRequest(PreprocessChanges):
     shard: tuple[int, int] | None = None
     images_per_unit: int | None = None
     executor: str = "auto"
+    overwrite: bool = False
 
     def space_list(self) -> SpaceList | None:
         """What the space file lists, None without one; SpaceError where options that make a space come with it."""

@@ -20,7 +20,7 @@ from itd.runner.options import RunOptions, checked_options
 from itd.runner.provenance import provenance
 from itd.runner.request import SweepRequest
 from itd.runner.worker import Progress, Worker
-from itd.store import ResultWriter, order_there
+from itd.store import ResultWriter, order_there, remove_other
 from itd.weights.prepare import OnPrepare, draw_bar
 
 
@@ -72,6 +72,7 @@ def sweep(
     allow_missing: bool | None = None,
     images_per_unit: int | None = None,
     executor: str | None = None,
+    overwrite: bool | None = None,
     on_start: OnStart | None = None,
     on_prepare: OnPrepare = draw_bar,
     quiet: bool = False,
@@ -90,6 +91,7 @@ def sweep(
         images_per_unit: of a new result.
         executor: auto, tree (the prefix tree or an error) or plain (one forward for each configuration). Default auto:
             the tree, and plain forwards for a network that cannot be traced, with an `itd.errors.ItdWarning`.
+        overwrite: a result of another run at `out` is thrown away instead of refused; one of the same run goes on.
         on_start: called with what will be done; returns what is called with how many (image, configuration) pairs were
             just computed.
         on_prepare: called with (what begins, its steps or None) where weights have to be trained or fetched first;
@@ -121,6 +123,7 @@ def sweep(
         allow_missing=allow_missing,
         images_per_unit=images_per_unit,
         executor=executor,
+        overwrite=overwrite,
     )
     if isinstance(job, SweepRequest):
         job = job.job(on_prepare=None if quiet else on_prepare)
@@ -152,6 +155,8 @@ def run_job(
     """
     started = time.perf_counter()
     identity = {**job.identity(options.precision.name), **(identity or {})}
+    if options.overwrite:
+        remove_other(options.out or job.default_out, identity, job.space)
     job = as_there(job, options, identity)
     writer = open_writer(job, options, identity, way)
     already = writer.done_images

@@ -208,15 +208,19 @@ def check_same(
     Raises:
         ResultError: another run.
     """
-    differing = identity_differences(manifest["identity"], identity)
-    lines = [f"{name} is {there}, given {here}" for name, there, here in differing]
-    if not lines:
-        lines += _other_configs(configs, space)
+    lines = other_run(manifest, configs, identity, space)
     lines += other_samples(manifest, samples)
     if lines:
         raise ResultError(
             f"{path} holds another run: {'; '.join(lines)}; give another `out`, or the options that it was made with"
         )
+
+
+def other_run(manifest: Mapping[str, Any], configs: pa.Table, identity: Mapping[str, Any], space: Space) -> list[str]:
+    """What makes a result another run than that of an identity and a space: a line for each field, or none."""
+    differing = identity_differences(manifest["identity"], identity)
+    lines = [f"{name} is {there}, given {here}" for name, there, here in differing]
+    return lines or _other_configs(configs, space)
 
 
 def other_samples(manifest: Mapping[str, Any], samples: np.ndarray) -> list[str]:

@@ -241,6 +241,42 @@ def done_images(
     return int(_coverage(parts, len(samples)).sum())
 
 
+def remove_other(path: str | Path, identity: dict[str, Any], space: Space) -> bool:
+    """Throws away what `path` holds where that is another run than the one of this identity and space.
+
+    Of the same run nothing is removed, so that a run which was interrupted goes on. Raises ResultError for a folder
+    with other things in it than a result. Returns whether anything was removed.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return False
+    check_folder(folder)
+    with disk_errors(path):
+        (folder / SIDE).mkdir(parents=True, exist_ok=True)
+        with locked(folder / SIDE):
+            other = is_other(path, identity, space)
+            if other:
+                parts = list_parts(folder)
+                manifests.manifest_path(folder).unlink(missing_ok=True)  # first: it says that the parts are a result
+                for part in parts:
+                    record_path(part.path).unlink(missing_ok=True)
+                    part.path.unlink(missing_ok=True)
+            return other
+
+
+def is_other(path: str | Path, identity: dict[str, Any], space: Space, unknown: Sequence[str] = ()) -> bool:
+    """Whether `path` holds another run than the one of this identity and space, or parts that nobody knows.
+
+    unknown: as of `done_images`.
+    """
+    folder = Path(path)
+    manifest = manifests.load_manifest(folder)
+    if manifest is None:
+        return folder.is_dir() and bool(list_parts(folder))
+    configs = manifests.load_configs(folder, manifest)
+    return bool(manifests.other_run(manifest, configs, _taken_over(identity, manifest, unknown), space))
+
+
 def order_there(path: str | Path, identity: dict[str, Any], unknown: Sequence[str] = ()) -> str | None:
     """The order of the images of a result that a run with this identity goes on with; None where it begins one.
 

@@ -85,6 +85,30 @@ def test_the_images_are_spread_over_the_classes_and_a_result_by_path_goes_on_by_
     assert replace(spread, limit=12).job().images.classes == 10
 
 
+def test_overwrite_throws_away_another_run_and_goes_on_with_the_same(request_, tmp_path):
+    first = replace(request_, limit=4)
+    sweep(first, quiet=True)
+    before = {path.name: path.stat().st_mtime_ns for path in Path(first.out).glob("part-*")}
+    other = replace(first, every=2)
+    with pytest.raises(ResultError, match="every is 1, given 2"):
+        sweep(other, quiet=True)
+    assert sweep(replace(first, limit=6, overwrite=True), quiet=True).already == 4
+    assert before.items() <= {p.name: p.stat().st_mtime_ns for p in Path(first.out).glob("part-*")}.items()
+    assert plan(replace(other, overwrite=True)).already == 0 and open_result(first.out).n == 6
+    assert sweep(replace(other, overwrite=True), quiet=True).done == 4
+    assert (open_result(other.out).samples % 2 == 0).all() and verify(other.out).ok
+    assert sweep(other, quiet=True).already == 4
+    Path(other.out, "_itd", "manifest.json").unlink()
+    with pytest.raises(ResultError, match=r"no _itd/manifest\.json"):
+        sweep(first, quiet=True)
+    assert sweep(replace(first, overwrite=True), quiet=True).done == 4
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(ResultError, match="other things in it"):
+        sweep(replace(first, out=str(tmp_path / "mine"), overwrite=True), quiet=True)
+    assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
 def test_batch_size_units_shards_and_extension_give_the_same_rows(request_, tmp_path):
     sweep(request_, quiet=True)
     whole = rows(request_.out)
