@@ -40,6 +40,7 @@ COMMANDS = {
         "Learned dynamic convolutions against the plain one, measured here.",
     ),
     "sites": ("itd_cli.sites:sites", "What a network's layers can take, and the sites that would be found."),
+    "cache": ("itd_cli.cache:cache", "What is kept between runs, and removing it."),
     "models": ("itd_cli.models:models", "List the models, their sites and spaces."),
 }
 """name -> (module:attribute, help). The help stands here so that `itd --help` loads no command."""

@@ -38,6 +38,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` lo
     from itd.patcher.auto import auto_sites
     from itd.patcher.summary import models
     from itd.runner.job import SweepJob
+    from itd.data.cache import cache
     from itd.runner.plan import SweepPlan, plan
     from itd.runner.request import SweepRequest
     from itd.runner.sites import sites
@@ -83,6 +84,7 @@ _MODULES = {
     "itd.patcher.auto": ("auto_sites",),
     "itd.patcher.summary": ("models",),
     "itd.runner.job": ("SweepJob",),
+    "itd.data.cache": ("cache",),
     "itd.runner.plan": (
         "SweepPlan",
         "plan",
@@ -162,6 +164,7 @@ __all__ = [
     "baselines",
     "by_class",
     "by_sites",
+    "cache",
     "combine",
     "compare",
     "compare_layers",
