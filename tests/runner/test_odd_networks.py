@@ -153,7 +153,7 @@ def test_a_name_is_the_same_in_every_process(folder):
         subprocess.run(
             [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True
         ).stdout
-        for seed in "1234"
+        for seed in "12"
     }
     assert len(told) == 1 and "p" in told.pop()
     assert canonical_name(name_with_arguments("a.py:f", ["x={'b': 1}", "a=[(2,)]"])) == "a.py:f(a=[(2,)], x={'b': 1})"
