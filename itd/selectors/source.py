@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from itd.analysis.originals import open_originals
 from itd.data.images import ImageSet
-from itd.data.open import data_source, is_digits, open_images
+from itd.data.open import data_source, is_digits
 from itd.data.preprocess import Preprocess
 from itd.data.subset import kept_mask
 from itd.device import resolve_device
@@ -118,15 +119,9 @@ def open_source(
             f"weights {loaded.label} are not those that {result.path} was swept with; give `weights` what its "
             "`itd sweep` was given"
         )
-    images = open_images(
-        data,
-        num_classes=result.num_classes,
-        weights_classes=loaded.num_classes,
-        classes_file=classes_file,
-        labels_file=labels_file,
+    images = open_originals(
+        result, data, weights_classes=loaded.num_classes, classes_file=classes_file, labels_file=labels_file
     )
-    if images.fingerprint() != identity["data"]:
-        raise ResultError(f"the images of {data} are not those that {result.path} is of; give `data` what it was given")
     preprocess = replace(Preprocess.from_identity(identity["preprocess"]), **(identity["variation"] or {}))
     model = request.patched(loaded)
     if is_factory(request.model) and _code_of(model, result, preprocess) != identity.get("network_sha256"):
