@@ -28,6 +28,7 @@ COMMANDS = {
     "union": ("itd_cli.union:union", "Several results of the same images as one space."),
     "compare": ("itd_cli.compare:compare", "Two results of the same images, before and after."),
     "gain": ("itd_cli.gain:gain", "What the oracle gains beyond guessing, result beside result."),
+    "images": ("itd_cli.images:images", "Which images are rescued, lost or never right, with a gallery."),
     "report": ("itd_cli.report:report", "Every answer on one self-contained HTML page."),
     "select": ("itd_cli.select:select", "What choosing without the label achieves, cross-validated."),
     "predict": ("itd_cli.predict:predict", "Classify images, really dynamic with a selector."),

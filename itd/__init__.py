@@ -27,18 +27,19 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` lo
         efficiency,
         gain,
         greedy,
+        images,
         oracle,
         preferences,
         union,
         unique,
     )
     from itd.analysis.report import report
+    from itd.data.cache import cache
     from itd.engine.macs import macs
     from itd.patcher import SiteModule, model_space, patch, register_model
     from itd.patcher.auto import auto_sites
     from itd.patcher.summary import models
     from itd.runner.job import SweepJob
-    from itd.data.cache import cache
     from itd.runner.plan import SweepPlan, plan
     from itd.runner.request import SweepRequest
     from itd.runner.sites import sites
@@ -68,6 +69,7 @@ _MODULES = {
         "efficiency",
         "gain",
         "greedy",
+        "images",
         "oracle",
         "preferences",
         "union",
@@ -173,6 +175,7 @@ __all__ = [
     "evaluate",
     "gain",
     "greedy",
+    "images",
     "macs",
     "model_space",
     "models",

@@ -6,6 +6,7 @@ from itd.analysis._compare import Comparison, compare
 from itd.analysis._efficiency import Efficiency, efficiency
 from itd.analysis._gain import Gain, gain
 from itd.analysis._greedy import GreedyCurve, GreedyStep, greedy
+from itd.analysis._images import Images, images
 from itd.analysis._oracle import OracleAccuracy, oracle
 from itd.analysis._preferences import Preferences, preferences
 from itd.analysis._union import Union, union
@@ -24,6 +25,7 @@ __all__ = [
     "Gain",
     "GreedyCurve",
     "GreedyStep",
+    "Images",
     "OracleAccuracy",
     "Preferences",
     "Resamples",
@@ -38,6 +40,7 @@ __all__ = [
     "efficiency",
     "gain",
     "greedy",
+    "images",
     "oracle",
     "preferences",
     "union",

@@ -12,9 +12,10 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from itd.analysis.figures import Drawing
-from itd.analysis.report.parts import Card, Cards, Cell, Fold, Plot, Section, Table
+from itd.analysis.report.parts import Card, Cards, Cell, Fold, Link, Plot, Section, Table, Tile, Tiles
 from itd.analysis.report.picture import own_picture
 
 MOST_ROWS = 100
@@ -54,6 +55,10 @@ class Elements:
             return fold(part)
         if isinstance(part, Table):
             return table(part)
+        if isinstance(part, Link):
+            return link(part)
+        if isinstance(part, Tiles):
+            return tiles(part)
         return self._cards(part) if isinstance(part, Cards) else self._figure(part)
 
     def _cards(self, part: Cards) -> str:
@@ -82,6 +87,47 @@ def fold(part: Fold) -> str:
     """Paragraphs behind their summary."""
     inside = "".join(f"<p>{text(paragraph)}</p>" for paragraph in part.paragraphs)
     return f"<details><summary>{text(part.summary)}</summary>{inside}</details>"
+
+
+def link(part: Link) -> str:
+    """A paragraph that leads to a file beside the page.
+
+    >>> link(Link("a & b", "50% of.html", ", 3 images"))
+    '<p><a href="50%25%20of.html">a &amp; b</a>, 3 images</p>'
+    """
+    address = quote(part.file.encode("utf-8", "surrogateescape"))
+    return f'<p><a href="{html.escape(address)}">{html.escape(part.text)}</a>{html.escape(part.after)}</p>'
+
+
+SMALL_PX = 100
+"""Pictures of fewer pixels are shown with their pixels, not blurred."""
+
+
+def tiles(part: Tiles) -> str:
+    """Images side by side."""
+    kind = "tiles" if part.pictures else "tiles bare"
+    return f'<ul class="{kind}">\n' + "\n".join(_tile(one, part.pictures) for one in part.tiles) + "</ul>"
+
+
+def _tile(tile: Tile, pictures: bool) -> str:
+    shown = _picture(tile) if pictures else ""
+    lines = "".join(f"<p>{html.escape(line)}</p>" for line in tile.lines)
+    if tile.more is not None:
+        inside = "".join(f"<p>{html.escape(line)}</p>" for line in tile.more[1])
+        lines += f"<details><summary>{html.escape(tile.more[0])}</summary>{inside}</details>"
+    name = f'<p class="name">{html.escape(tile.name)}</p>' if tile.name else ""
+    return f"<li>{shown}<p><b>{html.escape(tile.title)}</b></p>{lines}{name}</li>"
+
+
+def _picture(tile: Tile) -> str:
+    if tile.picture is None:
+        return '<div class="none">cannot be decoded</div>'
+    width, height = tile.size_px
+    kind = ' class="small"' if max(tile.size_px) < SMALL_PX else ""
+    return (
+        f'<img{kind} src="{html.escape(tile.picture)}" alt="{html.escape(tile.name or tile.title)}" width="{width}" '
+        f'height="{height}" loading="lazy" decoding="async">'
+    )
 
 
 def table(part: Table) -> str:

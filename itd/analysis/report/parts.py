@@ -63,7 +63,38 @@ class Cards:
     of_figure: int = 0
 
 
-Part = str | Fold | Table | Plot | Cards
+@dataclass(frozen=True)
+class Link:
+    """A paragraph that leads to another file beside the page. file: its name. after: what stands behind the link."""
+
+    text: str
+    file: str
+    after: str = ""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """An image in brief. picture: a `data:` URI of `size_px`, or none. title: below it. lines: then, one below the
+    other. more: a line, and what is shown when it is clicked. name: of the image, at the end."""
+
+    title: str
+    lines: tuple[str, ...]
+    more: tuple[str, tuple[str, ...]] | None = None
+    name: str = ""
+    picture: str | None = None
+    size_px: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Many images, of which a browser lays out and decodes only those that are looked at. pictures: whether any of
+    them has a picture."""
+
+    tiles: tuple[Tile, ...]
+    pictures: bool = True
+
+
+Part = str | Fold | Table | Plot | Cards | Link | Tiles
 
 
 @dataclass(frozen=True)
