@@ -25,7 +25,7 @@ from itd.analysis.figures.bounds import incomplete
 from itd.analysis.report.answers import Answers, ask
 from itd.analysis.report.brief import FIRST, brief_section
 from itd.analysis.report.page import render
-from itd.analysis.report.parts import Fold, Part, Plot, Section
+from itd.analysis.report.parts import Fold, Link, Part, Plot, Section
 from itd.analysis.report.provenance import provenance_tables
 from itd.analysis.report.tables import (
     baselines_table,
@@ -66,6 +66,10 @@ NO_COSTS = (
     "Efficiency: no result here varies the stride, has a default configuration and says what its configurations cost; "
     "dilation leaves the cost as it is, and size changes that of four layers only."
 )
+IMAGES = (
+    "The images themselves: rescued, where the default configuration is wrong and another right; lost, where the "
+    "default is right and more than half of the others wrong; and never right."
+)
 PROVENANCE = "What each result is of, and the runs that made it."
 USE = Fold("How to use this page", (
     "Click a column's head to sort by it. Point at a figure, or touch it, for its values; with the keyboard, the arrow "
@@ -91,6 +95,11 @@ class Report:
     def figures(self) -> int:
         """How many the page has."""
         return sum(section.figures for section in self.sections)
+
+    def link_images(self, links: Sequence[Link]) -> None:
+        """Adds links to pages of the images, which lie beside this one, before the section of provenance."""
+        if links:
+            self.sections.insert(-1, Section("Images", (IMAGES, *links)))
 
     @property
     def html(self) -> str:
