@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -25,7 +27,8 @@ def show_plans(requests: list[Any], mode: str, as_json: bool, progress: Progress
     def say(seconds: float) -> None:
         progress.say(f"timing the sweep on noise, at most {seconds:.0f} s (--plan=quick leaves it out)")
 
-    plans = [plan(r, estimate=mode == "full", budget_s=budget_s, on_estimate=say) for r in requests]
+    with contextlib.redirect_stdout(sys.stderr):  # for what a network prints
+        plans = [plan(r, estimate=mode == "full", budget_s=budget_s, on_estimate=say) for r in requests]
     if as_json:
         dicts = [one.as_dict() for one in plans]
         print_json(dicts if len(dicts) > 1 else dicts[0])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from itd.errors import ModelError
@@ -44,6 +45,13 @@ def build_model(name: str, num_classes: int = 1000) -> nn.Module:
 
     extra = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
     return models.get_model(name, weights=None, num_classes=num_classes, **extra).eval()
+
+
+def layout_of(name: str) -> torch.memory_format:
+    """How maps lie in memory where a network is run: channels last, which is fastest, for networks that are known to
+    take it; as images lie by themselves for code of a user's, which may count on it (`x.view(x.size(0), -1)`)."""
+    own = is_factory(name) or name in _BUILDERS
+    return torch.contiguous_format if own else torch.channels_last
 
 
 def _built(name: str, num_classes: int) -> nn.Module:

@@ -27,6 +27,7 @@ from itd.engine.tree import default_batch_size
 from itd.errors import DataError, ItdError, ModelError
 from itd.patcher import Conventions, logits_of
 from itd.patcher.names import canonical_name
+from itd.patcher.registry import layout_of
 from itd.runner.request import SweepRequest
 from itd.runner.scores import among
 from itd.runner.sites import sites_text
@@ -151,12 +152,13 @@ class _Static:
     def __init__(self, sweep: SweepRequest, weights: Weights) -> None:
         self.device, self.preprocess = resolve_device(sweep.device), weights.preprocess
         self.model: nn.Module = weights.network()
-        self.model.to(self.device).to(memory_format=torch.channels_last)
+        self.layout = layout_of(weights.model_name)
+        self.model.to(self.device).to(memory_format=self.layout)
 
     def run(self, pixels: Tensor) -> tuple[Tensor, list[None], list[None]]:
         """(N, K) probabilities; which configurations, and what they cost: not told."""
         with torch.inference_mode():
-            logits = logits_of(self.model(pixels.to(self.device, memory_format=torch.channels_last)))
+            logits = logits_of(self.model(pixels.to(self.device, memory_format=self.layout)))
         nothing: list[None] = [None] * len(pixels)
         return logits.float().softmax(1).cpu(), nothing, nothing
 

@@ -21,6 +21,7 @@ from itd.engine.precision import Precision
 from itd.errors import ItdError, NotFiniteError
 from itd.patcher import logits_of
 from itd.patcher.names import canonical_name
+from itd.patcher.registry import layout_of
 from itd.runner.scores import score
 from itd.weights.prepare import OnPrepare, draw_bar
 from itd.weights.resolve import resolve
@@ -109,7 +110,7 @@ def evaluate(
     rank = label_ranks(
         network.to(device), images, samples, preprocess, device, batch_size=request.batch_size,
         precision=request.precision, workers=request.workers, progress=on_start(len(samples)) if on_start else None,
-        kept=kept_mask(subset, weights.num_classes),
+        kept=kept_mask(subset, weights.num_classes), layout=layout_of(request.model),
     )  # fmt: skip
     classes = weights.num_classes if subset is None else len(subset)
     top5 = float((rank < 5).mean()) if classes > 5 else None
@@ -128,6 +129,7 @@ def label_ranks(
     workers: int = 0,
     progress: Callable[[int], Any] | None = None,
     kept: np.ndarray | None = None,
+    layout: torch.memory_format = torch.channels_last,
 ) -> np.ndarray:
     """The label's rank (`itd.runner.scores.score`) for these samples: (n,), 0 where the network is right.
 
@@ -136,11 +138,11 @@ def label_ranks(
     is not finite.
     """
     kind = Precision(precision, str(device))
-    model.eval().to(kind.dtype).to(memory_format=torch.channels_last)
+    model.eval().to(kind.dtype).to(memory_format=layout)
     ranks = []
     for batch in batches(images, np.array(samples, dtype=np.int32), preprocess, batch_size=batch_size, workers=workers):
         with torch.inference_mode(), kind.flags():
-            pixels = batch.pixels.to(device, kind.dtype, memory_format=torch.channels_last)
+            pixels = batch.pixels.to(device, kind.dtype, memory_format=layout)
             logits = logits_of(model(pixels)).float().cpu()
         scores = score(logits, torch.from_numpy(batch.labels), None if kept is None else torch.from_numpy(kept))
         if not bool(scores.finite.all()):

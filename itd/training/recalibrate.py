@@ -24,6 +24,7 @@ from itd.engine.executor import Sink
 from itd.engine.precision import Precision
 from itd.errors import DataError, ItdError, ModelError
 from itd.patcher import DynamicModel, logits_of
+from itd.patcher.registry import layout_of
 from itd.runner.job import SweepJob
 from itd.runner.options import RunOptions
 from itd.runner.request import SweepRequest
@@ -62,6 +63,7 @@ class RecalibratedExecutor:
         batch_size: of the estimation; every batch counts alike, so it has to divide M.
         device: where it runs.
         precision: of weights and activations; the statistics are estimated in float32 whatever it is.
+        layout: of weights and images in memory, as of `itd.patcher.registry.layout_of`.
     """
 
     def __init__(
@@ -73,10 +75,12 @@ class RecalibratedExecutor:
         batch_size: int,
         device: torch.device | str = "cpu",
         precision: Precision | None = None,
+        layout: torch.memory_format = torch.channels_last,
     ) -> None:
         self.device, self.space, self.batch_size = torch.device(device), space, batch_size
         self.precision = precision or Precision()
-        self.exact = copy.deepcopy(model).to(self.device).to(memory_format=torch.channels_last).eval()
+        self.layout = layout
+        self.exact = copy.deepcopy(model).to(self.device).to(memory_format=layout).eval()
         whole = self.precision.dtype == torch.float32
         self.model = self.exact if whole else copy.deepcopy(self.exact).to(self.precision.dtype)
         self.pixels = pixels
@@ -115,7 +119,7 @@ class RecalibratedExecutor:
         return [(norm.running_mean.to(dtype).clone(), norm.running_var.to(dtype).clone()) for norm in norms]  # type: ignore[union-attr]
 
     def _to(self, pixels: Tensor) -> Tensor:
-        return pixels.to(self.device, memory_format=torch.channels_last)
+        return pixels.to(self.device, memory_format=self.layout)
 
 
 def norms_of(model: nn.Module) -> list[BatchNorm]:
@@ -158,6 +162,7 @@ def recalibrate(
             batch_size=batch_of(len(pixels)),
             device=options.device,
             precision=options.precision,
+            layout=layout_of(job.name),
         ),
         identity={"recalibration": {"data": digest, "images": len(pixels), "seed": request.seed}},
         on_start=on_start,

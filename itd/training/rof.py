@@ -20,6 +20,7 @@ from itd.device import resolve_device
 from itd.errors import ItdError, ModelError
 from itd.patcher import Conventions, DynamicModel, logits_of, patch
 from itd.patcher.names import canonical_name, model_slug
+from itd.patcher.registry import layout_of
 from itd.runner.request import SweepRequest
 from itd.space import Space
 from itd.training.data import TrainingSet, augmentation, random_seed, training_images
@@ -140,7 +141,7 @@ def rof(
         objective = rof_objective(model, space, request)
         run_training(
             model, training, request.schedule, objective, files, identity, device=device, workers=request.workers,
-            progress=on_start(steps) if on_start else None,
+            progress=on_start(steps) if on_start else None, layout=layout_of(request.model),
         )  # fmt: skip
         if int(os.environ.get("RANK", "0")) == 0:
             publish(model, weights, files, identity, request.schedule, ROF_KEY)

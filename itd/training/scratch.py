@@ -21,6 +21,7 @@ from itd.errors import DataError, ItdError
 from itd.layers.models import is_learned
 from itd.patcher import logits_of
 from itd.patcher.names import canonical_name, model_slug
+from itd.patcher.registry import layout_of
 from itd.training.curve import Curve, CurvePoint
 from itd.training.data import TrainingSet, augmentation, training_images
 from itd.training.evaluate import label_ranks
@@ -121,6 +122,7 @@ def train(
         run_training(
             model, training, request.schedule, cross_entropy(request.label_smoothing), files, identity, device=device,
             workers=request.workers, progress=on_start(steps) if on_start else None, on_epoch=test,
+            layout=layout_of(name),
         )  # fmt: skip
         if int(os.environ.get("RANK", "0")) == 0:
             publish(model, replace(weights, preprocess=preprocess), files, identity, request.schedule, TRAIN_KEY)
@@ -199,7 +201,9 @@ def _tester(
     samples = range(0, len(held_out), request.test_every)
 
     def test(epochs: int, seen: int, loss: float) -> None:
-        rank = label_ranks(model, held_out, samples, preprocess, device, workers=request.workers)
+        rank = label_ranks(
+            model, held_out, samples, preprocess, device, workers=request.workers, layout=layout_of(request.model)
+        )
         curve.add(CurvePoint(epochs, seen, loss, len(rank), float((rank == 0).mean()), of))
 
     return test

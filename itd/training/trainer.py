@@ -67,6 +67,7 @@ def run_training(
     workers: int = 0,
     progress: Callable[[int, float], Any] | None = None,
     on_epoch: Callable[[int, int, float], Any] | None = None,
+    layout: torch.memory_format = torch.channels_last,
 ) -> None:
     """Trains `model` in place, going on from the checkpoint of the same run where there is one.
 
@@ -84,6 +85,7 @@ def run_training(
         progress: called with (steps done, loss).
         on_epoch: called with (epochs done, images seen, the last one's mean loss in this process) before its
             checkpoint; it may run the model.
+        layout: of weights and images in memory, as of `itd.patcher.registry.layout_of`.
 
     Raises:
         ItdError: where a loss is not finite, naming the term, and for a checkpoint of another run; what the last whole
@@ -91,7 +93,7 @@ def run_training(
     """
     group = ProcessGroup.joined(device)
     steps = data.steps(schedule.batch_size, group.count)
-    model.to(device).to(memory_format=torch.channels_last)
+    model.to(device).to(memory_format=layout)
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, schedule.lr, schedule.momentum, weight_decay=schedule.weight_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=schedule.precision == "fp16")
@@ -110,7 +112,7 @@ def run_training(
         for place, (pixels, labels) in enumerate(batches):
             number = epoch * steps + place
             lr = _set_rate(optimizer, schedule.lr_at(number, steps))
-            pixels = pixels.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+            pixels = pixels.to(device, non_blocking=True).contiguous(memory_format=layout)
             terms = objective(network, pixels, labels.to(device, non_blocking=True), number)
             loss, names = _step(network, terms, optimizer, scaler, schedule, device, number)
             epoch_loss += loss / steps

@@ -54,6 +54,17 @@ class Fixed(Net):
         return self.head(self.b(self.a(x)).view(x.size(0), -1))
 
 
+class Viewing(Net):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(4)
+        self.norm.running_mean.fill_(0.1)  # or it would count as folded away
+        self.pool, self.head = nn.AdaptiveAvgPool2d(4), nn.Linear(4 * 4 * 4, 10)
+
+    def forward(self, x):
+        return self.head(self.pool(torch.relu(self.norm(self.b(self.a(x))))).view(x.size(0), -1))
+
+
 class Addressed(Net):
     def __init__(self):
         super().__init__()
@@ -145,6 +156,33 @@ def test_sites_are_looked_for_at_the_size_that_is_asked_for():
 def test_what_a_network_prints_does_not_end_up_in_json():
     done = CliRunner().invoke(cli, ["sites", "--model", "odd.py:Printing", "--json"], catch_exceptions=False)
     assert json.loads(done.stdout)["model"] == "odd.py:Printing" and "forward" in done.stderr
+
+
+SMALL = ("--data", "digits", "--epochs", "1", "--epoch-images", "32", "--batch-size", "16")
+SITE = ("--sites", "A=b", "--attr", "dilation", "--options", "1,2")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("evaluate", "--data", "digits", "--limit", "4"),
+        ("predict", "digits"),
+        ("train", *SMALL),
+        ("rof", *SITE, *SMALL, "--val-limit", "2"),
+        ("recalibrate", *SITE, "--data", "digits", "--val", "digits", "--limit", "2", "--images", "4"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_head_that_views_its_maps_runs_in_every_command(command):
+    """`x.view(x.size(0), -1)` fails on maps whose channels come last in memory."""
+    answer = CliRunner().invoke(cli, [command[0], "--model", "odd.py:Viewing", *command[1:]])
+    assert answer.exit_code == 0, answer.output
+
+
+def test_what_a_network_prints_is_no_part_of_a_plans_json():
+    args = ["sweep", "--model", "odd.py:Printing", *SITE, "--data", "digits", "--limit", "2", "--plan=quick", "--json"]
+    answer = CliRunner().invoke(cli, args)
+    assert json.loads(answer.stdout)["model"] == "odd.py:Printing"
 
 
 def test_a_name_is_the_same_in_every_process(folder):
