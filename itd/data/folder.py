@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +16,8 @@ from PIL import Image
 from itd.data.classes import imagenet_wnids, is_numbered_imagenet, named_classes
 from itd.data.decode import decoded
 from itd.data.images import ImageSet
-from itd.errors import DataError
-from itd.text import one_line
+from itd.errors import DataError, ItdWarning
+from itd.text import listed, one_line
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -47,7 +51,8 @@ def folder_images(
         DataError: for a folder that is absent, empty, without class folders, or with folders that are no class.
     """
     root = Path(root)
-    folders = _class_folders(root)
+    skipped: list[str] = []
+    folders = _class_folders(root, skipped)
     if is_numbered_imagenet(folders, num_classes, classes_file):
         names, place = imagenet_wnids(), {folder: int(folder) for folder in folders}
     else:
@@ -55,7 +60,8 @@ def folder_images(
             folders, num_classes, classes_file, where=str(root), kind="folders", own_classes=own_classes
         )
         place = {name: label for label, name in enumerate(names)}
-    files = [(path, size, place[folder]) for folder in folders for path, size in _walk(root, folder)]
+    files = [(path, size, place[folder]) for folder in folders for path, size in _walk(root, folder, skipped)]
+    _note_skipped(root, skipped)
     if not files:
         raise DataError(
             f"no images in the {len(folders)} class folders of {root}; files ending in {', '.join(EXTENSIONS)} are read"
@@ -81,27 +87,27 @@ def corruptions(root: str) -> list[tuple[str, int, Path]]:
     if not Path(root).is_dir():
         return []
     found = []
-    for corruption in sorted(entry.name for entry in _scan(Path(root)) if entry.is_dir()):
+    for corruption in sorted(entry.name for entry in _scan(Path(root)) if _is_folder(entry)):
         inside = sorted(entry.name for entry in _scan(Path(root, corruption)))
         if not inside or not set(inside) <= set(SEVERITIES):
             return []
         for severity in inside:
             folder = Path(root, corruption, severity)
-            if not folder.is_dir() or not any(entry.is_dir() for entry in _scan(folder)):
+            if not folder.is_dir() or not any(_is_folder(entry) for entry in _scan(folder)):
                 return []
             found.append((corruption, int(severity), folder))
     return found
 
 
-def _class_folders(root: Path) -> list[str]:
-    """The class folders' names, sorted; hidden ones are passed over."""
+def _class_folders(root: Path, skipped: list[str]) -> list[str]:
+    """The class folders' names, sorted; hidden ones are passed over. skipped: gets links that lead nowhere but back."""
     expected = "expected one folder of images per class"
     if not root.exists():
         raise DataError(f"no such data folder: {root}; {expected}, or `data=digits` for the embedded digits")
     if not root.is_dir():
         raise DataError(f"`data={root}` is a file; {expected}, or tar shards, as in shards-{{000..063}}.tar")
     entries = _scan(root)
-    folders = sorted(entry.name for entry in entries if entry.is_dir())
+    folders = sorted(entry.name for entry in entries if _is_folder(entry, skipped))
     if not folders:
         inside = f"{len(entries)} files and no class folders" if entries else "nothing"
         raise DataError(
@@ -111,19 +117,41 @@ def _class_folders(root: Path) -> list[str]:
     return folders
 
 
-def _walk(root: Path, folder: str) -> list[tuple[str, int]]:
-    """(relative path, size in bytes) of each image below one class folder, sorted by path."""
+def _walk(root: Path, folder: str, skipped: list[str]) -> list[tuple[str, int]]:
+    """(relative path, size in bytes) of each image below one class folder, sorted by path.
+
+    Links are followed, as a data set can be a farm of them. skipped: gets the paths of those that lead back to a folder
+    that they are in, and of what is called an image and is no file, such as a pipe, which nothing would ever end.
+    """
     found: list[tuple[str, int]] = []
-    pending = [folder]
+    pending: list[tuple[str, tuple[tuple[int, int], ...]]] = [(folder, (_place(root),))]
     while pending:
-        inside = pending.pop()
+        inside, above = pending.pop()
+        place = _place(root / inside)
+        if place in above:
+            skipped.append(inside)
+            continue
         for entry in _scan(root / inside):
             name = f"{inside}/{entry.name}"
-            if entry.is_dir():
-                pending.append(name)
+            if _is_folder(entry, skipped, name):
+                pending.append((name, (*above, place)))
             elif entry.name.lower().endswith(EXTENSIONS):
-                found.append((name, _size(entry)))
+                size = _size(entry)
+                if size is not None:
+                    found.append((name, size))
+                elif name not in skipped:
+                    skipped.append(name)
     return sorted(found)
+
+
+def _note_skipped(root: Path, skipped: Sequence[str]) -> None:
+    if skipped:
+        warnings.warn(
+            f"{root}: left out, as they are no files (pipes, devices) or links that lead back to themselves: "
+            f"{listed(sorted(skipped))}",
+            ItdWarning,
+            stacklevel=3,
+        )
 
 
 def _scan(folder: Path) -> list[os.DirEntry[str]]:
@@ -135,9 +163,29 @@ def _scan(folder: Path) -> list[os.DirEntry[str]]:
         raise DataError(f"cannot read data folder {folder}: {one_line(error)}; check its permissions") from error
 
 
-def _size(entry: os.DirEntry[str]) -> int:
-    """Size in bytes; 0 for a dangling link, which is listed, so that decoding it names it."""
+def _place(folder: Path) -> tuple[int, int]:
+    """What a folder is, whichever links lead to it."""
     try:
-        return entry.stat().st_size
-    except OSError:
-        return 0
+        found = os.stat(folder)
+    except OSError as error:
+        raise DataError(f"cannot read data folder {folder}: {one_line(error)}; check its permissions") from error
+    return found.st_dev, found.st_ino
+
+
+def _is_folder(entry: os.DirEntry[str], skipped: list[str] | None = None, name: str = "") -> bool:
+    """Whether an entry is a folder, or a link to one. skipped: gets its name where it is a link to itself."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if skipped is not None and error.errno == errno.ELOOP:
+            skipped.append(name or entry.name)
+        return False
+
+
+def _size(entry: os.DirEntry[str]) -> int | None:
+    """Size in bytes of a file, None for what is none; 0 for a link to what is not there, so that decoding names it."""
+    try:
+        found = entry.stat()
+    except OSError as error:
+        return None if error.errno == errno.ELOOP else 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from itd.errors import DataError
+from itd.text import shorten
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -20,6 +22,10 @@ INTERPOLATIONS = {
     "bicubic": Image.Resampling.BICUBIC,
     "nearest": Image.Resampling.NEAREST,
 }
+MAX_SIDE_PX = 6144
+"""Of what an image is resized and cropped to. At it, preprocessing an image takes about 1 GB."""
+MAX_RESIZED_PIXELS = 2**26
+"""A resized image that would have more (0.25 GB) is made only where the crop is."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,8 @@ class Preprocess:
     to resize_px, whatever the image's shape. scale: the crop is then resized by this factor, so that every scale shows
     the same content. context_px: the centre is cropped to this many pixels in place of crop_px.
 
-    Raises DataError where the crop is larger than the resized image, and for a variation that cannot be.
+    Raises DataError where the crop is larger than the resized image, for a variation that cannot be, and for values of
+    other types or without sense, which a file of weights may have.
 
     >>> Preprocess()(Image.new("RGB", (300, 500))).shape
     torch.Size([3, 224, 224])
@@ -50,32 +57,45 @@ class Preprocess:
     context_px: int | None = None
 
     def __post_init__(self) -> None:
-        if self.crop_px < 1:
-            raise DataError(
-                f"`crop_px={self.crop_px}` is not an image size; give a whole number of pixels of at least 1"
-            )
+        for name in ("resize_px", "crop_px", "context_px"):
+            value = getattr(self, name)
+            if not _is_side(value) and (value is not None or name == "crop_px"):
+                raise DataError(
+                    f"`{name}={shorten(value)}` is not an image size; give a whole number of pixels of at least 1 and "
+                    f"at most {MAX_SIDE_PX:,}"
+                )
         if self.resize_px is not None and self.resize_px < self.crop_px:
             raise DataError(
                 f"`resize_px={self.resize_px}` is smaller than `crop_px={self.crop_px}`, which would add a black "
                 f"border; give `resize_px` of at least {self.crop_px}"
             )
-        if self.interpolation not in INTERPOLATIONS:
+        if not isinstance(self.interpolation, str) or self.interpolation not in INTERPOLATIONS:
             allowed = ", ".join(INTERPOLATIONS)
-            raise DataError(f"no such interpolation: {self.interpolation!r}; the interpolations are {allowed}")
+            raise DataError(
+                f"no such interpolation: {shorten(repr(self.interpolation))}; the interpolations are {allowed}"
+            )
         for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != 3 or not np.isfinite(values).all() or (name == "std" and min(values) <= 0):
+            least = 1e-6 if name == "std" else -1e6
+            if not isinstance(values, (tuple, list)) or len(values) != 3 or not all(_is_real(v, least) for v in values):
+                shown = ",".join(map(_number_text, values)) if isinstance(values, (tuple, list)) else str(values)
                 above = " above 0" if name == "std" else ""
                 raise DataError(
-                    f"`{name}={','.join(f'{v:g}' for v in values)}` is not allowed; give three numbers{above}, one for "
-                    "each of red, green and blue, of values in 0 to 1"
+                    f"`{name}={shorten(shown)}` is not allowed; give three numbers{above}, one for each of red, green "
+                    "and blue, of values in 0 to 1"
                 )
         self._check_variation()
 
     def _check_variation(self) -> None:
         if self.scale is not None and self.context_px is not None:
             raise DataError("`scale` and `context_px` vary the images in two ways at once; give one of them")
-        if self.scale is not None and not 1 / 16 <= self.scale <= 16:
-            raise DataError(f"`scale={self.scale:g}` is not allowed; give factors from 0.0625 to 16, as in 0.5")
+        if self.scale is not None and not (_is_real(self.scale, 1 / 16) and self.scale <= 16):
+            shown = _number_text(self.scale)
+            raise DataError(f"`scale={shown}` is not allowed; give factors from 0.0625 to 16, as in 0.5")
+        if self.scale is not None and self.side_px > MAX_SIDE_PX:
+            raise DataError(
+                f"`scale={self.scale:g}` makes images of {self.side_px:,} pixels a side; allowed are {MAX_SIDE_PX:,}: "
+                "give a smaller one"
+            )
         most = self.resize_px or self.crop_px
         if self.context_px is not None and not 1 <= self.context_px <= most:
             raise DataError(
@@ -103,23 +123,32 @@ class Preprocess:
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """image: a PIL image -> pixels: (3, side_px, side_px) float32."""
         image = image if image.mode == "RGB" else image.convert("RGB")
-        image = _centre_crop(self._resize(image), self.context_px or self.crop_px)
+        image = self._square(image, self.context_px or self.crop_px)
         if image.width != self.side_px:
             image = image.resize((self.side_px, self.side_px), INTERPOLATIONS[self.interpolation])
         pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous().to(torch.float32)
         mean, std = (torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (self.mean, self.std))
         return pixels.div_(255).sub_(mean).div_(std)
 
-    def _resize(self, image: Image.Image) -> Image.Image:
+    def _square(self, image: Image.Image, crop_px: int) -> Image.Image:
+        """The centre of the resized image, crop_px pixels a side."""
+        size, filter_ = self._resized(image), INTERPOLATIONS[self.interpolation]
+        if size == image.size:
+            return _centre_crop(image, crop_px)
+        if size[0] * size[1] <= MAX_RESIZED_PIXELS:
+            return _centre_crop(image.resize(size, filter_), crop_px)
+        return _resized_centre(image, size, crop_px, filter_)
+
+    def _resized(self, image: Image.Image) -> tuple[int, int]:
+        """(width, height) of the whole image once it is resized."""
         short = min(image.size)
-        if self.resize_px is not None and self.variation:
-            square = (self.resize_px, self.resize_px)
-            return image if image.size == square else image.resize(square, INTERPOLATIONS[self.interpolation])
-        if self.resize_px is None or short == self.resize_px:
-            return image
+        if self.resize_px is None:
+            return image.size
+        if self.variation:
+            return self.resize_px, self.resize_px
         # Truncation, not rounding, of the longer side is torchvision's.
         width, height = (int(self.resize_px * side / short) if side != short else self.resize_px for side in image.size)
-        return image.resize((width, height), INTERPOLATIONS[self.interpolation])
+        return width, height
 
     def identity(self) -> dict[str, Any]:
         """The preprocessing as JSON values, for a result's identity, without the variation, which stands beside it.
@@ -213,14 +242,46 @@ def _triple(values: Sequence[float]) -> str:
     return ",".join(f"{value:.4g}" for value in values)
 
 
-DIGITS_PREPROCESS = Preprocess(resize_px=None, crop_px=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-"""For the embedded digits: the 64 x 64 canvas as it is, in -1 to 1."""
-
-
 def _centre_crop(image: Image.Image, crop_px: int) -> Image.Image:
     """The square at the centre, placed as torchvision's CenterCrop does; a smaller image gets a black border."""
-    width, height = image.size
-    left, top = (
-        round((side - crop_px) / 2.0) if side >= crop_px else -((crop_px - side) // 2) for side in (width, height)
-    )
+    left, top = (_start(side, crop_px) for side in image.size)
     return image.crop((left, top, left + crop_px, top + crop_px))
+
+
+def _resized_centre(image: Image.Image, size: tuple[int, int], crop_px: int, filter_: Image.Resampling) -> Image.Image:
+    """The centre of the image resized to `size`, made alone: of an image of 1 x 65,000, the whole has 4 billion pixels.
+
+    The pixels are those of the whole but for rounding by 1 of 255, as Pillow has the edges as float32; of
+    `nearest`, a place between two pixels may go to the other.
+    """
+    box, inside = [], []
+    for side, own in zip(size, image.size, strict=True):
+        first, last = (place * own / side for place in (_start(side, crop_px), _start(side, crop_px) + crop_px))
+        reach = 3 * max(1.0, own / side)  # beyond any filter's
+        start = max(0, math.floor(first - reach))
+        box.append((start, min(own, math.ceil(last + reach))))
+        inside.append((first - start, last - start))
+    near = image.crop((box[0][0], box[1][0], box[0][1], box[1][1]))
+    return near.resize((crop_px, crop_px), filter_, box=(inside[0][0], inside[1][0], inside[0][1], inside[1][1]))
+
+
+def _start(side: int, crop_px: int) -> int:
+    """Where a crop at the centre begins."""
+    return round((side - crop_px) / 2.0) if side >= crop_px else -((crop_px - side) // 2)
+
+
+def _is_side(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(1 <= value <= MAX_SIDE_PX)
+
+
+def _is_real(value: Any, least: float) -> bool:
+    """Whether a value is a number from `least` to a million."""
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and bool(least <= value <= 1e6)
+
+
+def _number_text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else shorten(value)
+
+
+DIGITS_PREPROCESS = Preprocess(resize_px=None, crop_px=64, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+"""For the embedded digits: the 64 x 64 canvas as it is, in -1 to 1."""
