@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from itd_cli.options import bootstrap_options, emit, measured, output_options, results_argument
+from itd_cli.real_labels import real_labels_option, relabelled
 
 
 def parse_ks(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int, ...]:
@@ -23,12 +24,14 @@ def parse_ks(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int
 @click.option("--votes", "ks", default="3,5,10", show_default=True, callback=parse_ks, metavar="K[,K]",
               help="Lengths of the greedy lists that vote.")  # fmt: skip
 @click.option("--num-classes", type=click.IntRange(min=1), metavar="K", help="Of chance with every class as likely.")
+@real_labels_option
 @bootstrap_options
 @output_options(plot=True)
 def baselines(
     results: tuple[str, ...],
     ks: tuple[int, ...],
     num_classes: int | None,
+    real_labels: str | None,
     count: int,
     seed: int,
     as_json: bool,
@@ -62,7 +65,9 @@ def baselines(
 
     rows = measured(
         results,
-        lambda result: oracle(result, vote_ks=ks, num_classes=num_classes, resamples=count, seed=seed),
+        lambda result: oracle(
+            relabelled(result, real_labels), vote_ks=ks, num_classes=num_classes, resamples=count, seed=seed
+        ),
     )
     emit(
         as_json,

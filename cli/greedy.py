@@ -7,6 +7,7 @@ from collections.abc import Callable
 import click
 
 from itd_cli.options import bootstrap_options, emit, held_out_options, measured, output_options, results_argument
+from itd_cli.real_labels import real_labels_option, relabelled
 
 READABLE = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 100, 200, 300, 500)
 
@@ -45,6 +46,7 @@ def _parse_reach(ctx: click.Context, param: click.Parameter, text: str) -> tuple
 @results_argument
 @output_options(plot=True)
 @held_out_options
+@real_labels_option
 @bootstrap_options
 @click.option(
     "--reach",
@@ -72,6 +74,7 @@ def greedy(
     reach: tuple[float, ...],
     folds: int,
     repeats: int,
+    real_labels: str | None,
     count: int,
     seed: int,
 ) -> None:
@@ -99,7 +102,9 @@ def greedy(
 
     curves = measured(
         results,
-        lambda result: accumulate(result, partial=partial, folds=folds, repeats=repeats, resamples=count, seed=seed),
+        lambda result: accumulate(
+            relabelled(result, real_labels), partial=partial, folds=folds, repeats=repeats, resamples=count, seed=seed
+        ),
     )
     emit(
         as_json,

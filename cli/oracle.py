@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from itd_cli.options import bootstrap_options, emit, measured, output_options, results_argument
+from itd_cli.real_labels import real_labels_option, relabelled
 
 MOST_CLASSES = 10
 """Classes of each kind that the text names."""
@@ -17,6 +18,7 @@ MOST_CLASSES = 10
 @click.option("--by-sites", is_flag=True, help="Every subset of the sites A to D, from the same rows.")
 @click.option("--by-class", is_flag=True, help="Each class; the text has those that gain and lose most.")
 @click.option("--wide", is_flag=True, help="Every column, also of what does without the label.")
+@real_labels_option
 @bootstrap_options
 @output_options(plot=True)
 def oracle(
@@ -24,6 +26,7 @@ def oracle(
     by_sites: bool,
     by_class: bool,
     wide: bool,
+    real_labels: str | None,
     count: int,
     seed: int,
     as_json: bool,
@@ -43,6 +46,9 @@ def oracle(
 
     Last, one sentence for each result, whose held-out figures are those of `itd greedy`.
 
+    With --real-labels every class that is in an image counts as right, and images without one are left out; what
+    guesses of the network would give is then not known, as a result keeps the rank of one label.
+
     With --by-class: static, best and top-k of each class, those first to which the oracle adds most and those in which
     it is furthest behind as many guesses.
 
@@ -58,6 +64,8 @@ def oracle(
     """
     if by_class and (by_sites or plot):
         raise click.UsageError("--by-class goes without --by-sites and --plot; give one of them")
+    if real_labels and (by_class or by_sites):
+        raise click.UsageError("--real-labels goes without --by-class and --by-sites, which need ranks")
     if by_class:
         _by_class(results, as_json, csv_path)
         return
@@ -73,6 +81,7 @@ def oracle(
     said: list[Any] = []
 
     def ask(result: Any) -> Any:
+        result = relabelled(result, real_labels)
         answer = measure(result, resamples=count, seed=seed)
         if not as_json:
             said.append(summary(result, resamples=count, seed=seed))

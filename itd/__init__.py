@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` lo
         preferences,
         union,
         unique,
+        with_real_labels,
     )
     from itd.analysis.report import report
     from itd.data.cache import cache
@@ -74,6 +75,7 @@ _MODULES = {
         "preferences",
         "union",
         "unique",
+        "with_real_labels",
     ),
     "itd.analysis.report": ("report",),
     "itd.engine.macs": ("macs",),
@@ -196,6 +198,7 @@ __all__ = [
     "union",
     "unique",
     "verify",
+    "with_real_labels",
 ]
 
 

@@ -12,6 +12,7 @@ from itd.analysis._preferences import Preferences, preferences
 from itd.analysis._union import Union, union
 from itd.analysis._unique import UniquePredictions, unique
 from itd.analysis.classes import Classes, by_class
+from itd.analysis.real_labels import with_real_labels
 from itd.analysis.sampling import Estimate, Resamples
 from itd.analysis.subsets import Subsets, by_sites
 
@@ -45,4 +46,5 @@ __all__ = [
     "preferences",
     "union",
     "unique",
+    "with_real_labels",
 ]

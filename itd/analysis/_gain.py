@@ -17,7 +17,7 @@ import numpy as np
 from itd.analysis._held_out import FOLDS, REPEATS, HeldOut, HeldOutStep, held_out, scores_of
 from itd.analysis._oracle import rules_right
 from itd.analysis.frames import Answer, Row, flat
-from itd.analysis.predictions import default_rank, distinct
+from itd.analysis.predictions import distinct
 from itd.analysis.sampling import Difference, Estimate, Resamples, as_resamples, paired, proportion
 from itd.analysis.scores import common, correctness, require_default, require_results, require_same_data
 from itd.errors import ResultError
@@ -137,7 +137,7 @@ def gain_of(result: Result, curve: HeldOut | None) -> tuple[Gain, np.ndarray]:
     """The gain of one result on its own, and (N,) int8 where best and matched top-k differ: 1, 0 or -1."""
     right = rules_right(correctness(result), require_default(result, "the gain over guessing"))
     best, static = right["best"], right["static"]
-    matched = default_rank(result) < distinct(result.matrix("pred"))
+    matched = result.matrix("rank")[require_default(result, "the gain over guessing")] < distinct(result.matrix("pred"))
     gained = Gain(
         result=result.path,
         configs=result.configs,

@@ -11,7 +11,7 @@ from itd.analysis._gain import Gain, gain_of
 from itd.analysis._held_out import FOLDS, REPEATS, HeldOutStep, held_out, scores_of
 from itd.analysis._oracle import OracleAccuracy
 from itd.analysis.frames import Answer, Row, flat
-from itd.analysis.sampling import Estimate, Resamples, as_resamples, proportion
+from itd.analysis.sampling import Estimate, Resamples, as_resamples, paired, proportion
 from itd.analysis.scores import correctness, require_result
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ class Summary(Answer):
 
     over_static, over_matched: the oracle's best less the default network and less as many guesses of it. first: the
     first five configurations of a greedy list, held out; None for a single image. All None without a default
-    configuration; then `best` is what there is to say.
+    configuration; then `best` is what there is to say. truth: as of `Result`; of any but `label` nothing is known of
+    guesses.
     """
 
     result: str
@@ -39,10 +40,16 @@ class Summary(Answer):
     over_static: Estimate | None = None
     over_matched: Estimate | None = None
     first: HeldOutStep | None = None
+    truth: str = "label"
 
     def sentence(self, name: str | None = None) -> str:
         """What there is to say. name: of the result, in place of its path."""
         name = name or self.result
+        if self.over_static is not None and self.over_matched is None:
+            return (
+                f"{name}: by {self.truth} labels the oracle is {_points(self.over_static, 'the network as it is')}; "
+                "what as many guesses of that network give is not known by them."
+            )
         if self.over_static is None or self.over_matched is None:
             return (
                 f"{name}: the oracle is right on {100 * self.best.value:.1f}% ({_ends(self.best)}); the space does not "
@@ -90,8 +97,14 @@ def summary(result: Result, *, resamples: Resamples | int | None = None, seed: i
     """
     require_result(result, "summary")
     right = correctness(result)
+    best = np.any(right, axis=0)
     if result.default_index is None:
-        return Summary(result.path, result.n, proportion(np.any(right, axis=0)))
+        return Summary(result.path, result.n, proportion(best))
+    if result.truth != "label":
+        static = right[result.default_index]
+        return Summary(
+            result.path, result.n, proportion(best), proportion(static), paired(best, static), truth=result.truth
+        )
     drawn = as_resamples(resamples, result.n, seed)
     curve = held_out(scores_of(result), FOLDS, REPEATS, drawn, length=FIRST, work=SENTENCE_WORK)
     return of_gain(gain_of(result, curve)[0])

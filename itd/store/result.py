@@ -53,6 +53,7 @@ class Result:
     int64 or None where a single file does not say. default: the default configuration's number, or None.
     samples: (N,) int32. labels: (N,) int16. images_requested: how many were asked for. nulls: how many samples are
     left out because they have null rows. origins: of a union, where each of the (C,) configurations comes from.
+    truth: whose labels they are: label, the data's own, or ReaL (`itd.with_real_labels`).
     """
 
     path: str
@@ -70,6 +71,7 @@ class Result:
     _indices: list[Index] = field(repr=False)
     _kept: dict[str, np.ndarray] | None = field(default=None, repr=False)
     origins: tuple[Origin, ...] = field(default=(), repr=False)
+    truth: str = "label"
 
     @property
     def n(self) -> int:
@@ -165,6 +167,11 @@ class Result:
         """
         if column not in SCORES:
             raise ResultError(f"no such score: {column!r}; allowed are {', '.join(SCORES)}")
+        if column == "rank" and self.truth != "label":
+            raise ResultError(
+                f"{self.path} keeps the rank of one label, so what guesses give is not known by {self.truth} labels; "
+                "leave `real_labels` out for this answer"
+            )
         if self._kept is not None and column in self._kept:
             return self._kept[column]
         out = np.empty((self.configs, self.n), dtype=TYPES[column].to_pandas_dtype())
