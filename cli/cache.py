@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from itd_cli.options import print_json
+from itd_cli.options import echo, print_json
 
 
 @click.command(epilog="Example: itd cache --clear")
@@ -26,6 +26,6 @@ def cache(clear: bool, as_json: bool) -> None:
         print_json(found.as_dict())
         return
     for entry in found.entries:
-        click.echo(f"{entry.bytes / 1e6:10,.1f} MB  {entry.path}")
+        echo(f"{entry.bytes / 1e6:10,.1f} MB  {entry.path}")
     done = "removed from" if found.cleared else "in"
-    click.echo(f"{found.bytes / 1e6:10,.1f} MB  {done} {found.folder}")
+    echo(f"{found.bytes / 1e6:10,.1f} MB  {done} {found.folder}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from itd_cli.options import SOURCE, check_plot, emit, output_options
+from itd_cli.options import SOURCE, check_plot, echo, emit, output_options
 from itd_cli.progress import Progress, progress_option
 
 MODELS = "cifar-resnet18,cifar-resnet18+involution,cifar-resnet18+condconv,cifar-resnet18+weightnet,cifar-resnet18+se"
@@ -77,4 +77,4 @@ def compare_layers(
     )
     if drawn and curves:
         drawn.save(curves)
-        click.echo(f"figure: {curves}", err=as_json)
+        echo(f"figure: {curves}", err=as_json)

@@ -6,7 +6,15 @@ from typing import Any
 
 import click
 
-from itd_cli.options import SOURCE, class_subset_option, labels_option, model_options, preprocess_options, print_json
+from itd_cli.options import (
+    SOURCE,
+    class_subset_option,
+    echo,
+    labels_option,
+    model_options,
+    preprocess_options,
+    print_json,
+)
 from itd_cli.progress import Progress, progress_option
 
 _COUNT = click.IntRange(min=1)
@@ -47,7 +55,7 @@ def evaluate(as_json: bool, progress: Progress, **fields: Any) -> None:
         return
     top5 = "" if evaluation.top5 is None else f", top-5 {100 * evaluation.top5:.2f}%"
     low, high = evaluation.top1_interval
-    click.echo(
+    echo(
         f"{evaluation.model}, {evaluation.weights}: top-1 {100 * evaluation.top1:.2f}% ({100 * low:.2f} to "
         f"{100 * high:.2f}){top5} (n = {evaluation.n:,})"
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from itd_cli.options import SOURCE, emit, labels_option, note, noted, output_options
+from itd_cli.options import SOURCE, echo, emit, labels_option, note, noted, output_options
 from itd_cli.progress import Progress, progress_option
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def images(
         _write(answer, out, progress)
     emit(as_json, csv_path, answer.as_dict(), lambda: images_text(answer, limit), answer.rows)
     if out is not None:
-        click.echo(f"page: {out}", err=as_json)
+        echo(f"page: {out}", err=as_json)
 
 
 def _write(answer: Images, out: str, progress: Progress) -> None:

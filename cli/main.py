@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import importlib
 import os
+import shlex
 import sys
+import tempfile
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
@@ -14,7 +18,8 @@ from typing import Any, NoReturn
 import click
 
 from itd.errors import ItdError, ItdWarning
-from itd_cli.options import Interrupted, as_typed, note
+from itd.text import first_line
+from itd_cli.options import Interrupted, as_typed, echo, note
 
 COMMANDS = {
     "sweep": ("itd_cli.sweep:sweep", "Run every configuration of a network on every image."),
@@ -49,6 +54,10 @@ COMMANDS = {
 RENAMED = {"test": "evaluate", "dynamics": "compare-layers"}
 """Former name -> the command that it is now: still there, and not listed."""
 
+BUG = 70
+"""The exit status of what nobody expected: sysexits' EX_SOFTWARE."""
+_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EROFS)
+"""What writing to standard output ends in, where its end is full, broken or closed."""
 INTERRUPTED = "interrupted; nothing already written is lost: the same command goes on from there"
 
 
@@ -107,11 +116,11 @@ class LazyGroup(click.Group):
             sys.exit(2)
         except click.ClickException as error:
             _end(_usage(error), error.exit_code)
-        except OSError as error:
-            if not isinstance(error, BrokenPipeError):
-                _end(f"cannot write the output: {error.strerror or error}; free some space, or send it elsewhere", 1)
+        except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the last flush complain
             sys.exit(1)
+        except Exception as error:
+            _unexpected(error)
         sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -145,15 +154,42 @@ def _usage(error: click.ClickException) -> str:
 def _end(message: str, code: int) -> NoReturn:
     line = "interrupted" if code == 130 and not message else " ".join(as_typed(message).split())
     prefix = "itd: " if code == 130 else "itd: error: "
-    click.echo(prefix + line, err=True)
+    echo(prefix + line, err=True)
     sys.exit(code)
+
+
+def _unexpected(error: Exception) -> NoReturn:
+    """What no command expects: of the disk and the memory it is the machine's doing, all else is a bug."""
+    if isinstance(error, OSError) and error.errno in _OUTPUT and error.filename is None:
+        _end(f"cannot write the output: {error.strerror}; free some space, or send it elsewhere", 1)
+    if isinstance(error, OSError) and error.filename is not None:
+        mend = "see that it is there, that you may use it, and that the disk is not full"
+        _end(f"cannot use {error.filename}: {error.strerror}; {mend}", 1)
+    if isinstance(error, MemoryError):
+        _end("there is not enough memory; give less at once, or run it on a larger machine", 1)
+    from itd import __version__
+
+    told = "".join(traceback.format_exception(error))
+    text = f"itd {__version__}, Python {sys.version}\n{shlex.join(sys.argv)}\n\n{told}"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="itd-", suffix=".txt", delete=False, encoding="utf-8", errors="backslashreplace"
+        ) as file:
+            file.write(text)
+        where = f"its traceback is in {file.name}"
+    except OSError:
+        echo(told, err=True)
+        where = "its traceback stands above"
+    what = f"{type(error).__name__}: {first_line(error)}"
+    echo(f"itd: internal error: {' '.join(what.split())}; this is a bug of itd: report it, {where}", err=True)
+    sys.exit(BUG)
 
 
 def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
     if asked:
         from itd import __version__
 
-        click.echo(f"itd {__version__}")
+        echo(f"itd {__version__}")
         ctx.exit()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from itd_cli.options import note, print_json
+from itd_cli.options import echo, note, print_json
 
 
 @click.command(epilog="Example: itd models --json")
@@ -34,15 +34,15 @@ def models(learned: bool, as_json: bool) -> None:
 
 
 def _print_registered(rows: list[dict[str, Any]]) -> None:
-    click.echo(f"{'model':<31} {'stride':>6} {'dilation':>8} {'size':>5}  {'V1 top-1':>8}  sites A, B, C, D")
+    echo(f"{'model':<31} {'stride':>6} {'dilation':>8} {'size':>5}  {'V1 top-1':>8}  sites A, B, C, D")
     for row in rows:
         counts = {name: "-" if count is None else count for name, count in row["configs"].items()}
         sites = ", ".join("+".join(paths) for paths in row["sites"].values())
-        click.echo(
+        echo(
             f"{row['model']:<31} {counts['stride']:>6} {counts['dilation']:>8} {counts['size']:>5}  "
             f"{'-' if row['v1_top1'] is None else format(row['v1_top1'], '.2f'):>8}  {sites}"
         )
-    click.echo(
+    echo(
         "Any other torchvision classifier, timm/NAME, FILE.py:NAME or package.module:NAME: --sites auto, or "
         "A=path[+path],B=path (see: itd sites)"
     )
@@ -60,10 +60,10 @@ def _note_packages(rows: list[dict[str, Any]]) -> None:
 
 
 def _print_learned(rows: list[dict[str, Any]]) -> None:
-    click.echo(f"{'model':<32} {'px':>4} {'params':>11} {'MMAC':>8}  printed in the paper")
+    echo(f"{'model':<32} {'px':>4} {'params':>11} {'MMAC':>8}  printed in the paper")
     for row in rows:
         printed = ", ".join(f"{name} {text}" for name, text in row["published"].items())
-        click.echo(
+        echo(
             f"{row['name']:<32} {row['side_px']:>4} {row['params']:>11,} {row['macs'] / 1e6:>8.3f}  {printed}".rstrip()
         )
-    click.echo("itd train --model NAME --op OP [--multiplier M]; top1 in percent, CIFAR-10")
+    echo("itd train --model NAME --op OP [--multiplier M]; top1 in percent, CIFAR-10")

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import click
 
 from itd.errors import EmptyResultError, ItdError, ResultError
+from itd.text import visible
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
@@ -203,9 +204,9 @@ INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 def print_json(value: Any) -> None:
     """JSON on standard output: one object a line, so that it is easy to look at and to cut."""
     if isinstance(value, list):
-        click.echo("[" + ",\n ".join(json.dumps(item) for item in value) + "]")
+        echo("[" + ",\n ".join(json.dumps(item) for item in value) + "]")
     else:
-        click.echo(json.dumps(value))
+        echo(json.dumps(value))
 
 
 OPTIONS = {
@@ -236,9 +237,17 @@ def as_typed(message: str) -> str:
     return re.sub(r"`([a-z]\w*)(?:=([^`]*))?`", option, message)
 
 
+def echo(text: str, err: bool = False) -> None:
+    """A text on standard output or standard error; what a terminal would act on stands as an escape.
+
+    Everything that a command says goes through it, as names of files and what damaged ones hold may be in all of it.
+    """
+    click.echo(visible(text), err=err)
+
+
 def note(text: str) -> None:
     """A remark, on standard error, so that standard output holds only what was asked for."""
-    click.echo(f"itd: note: {as_typed(text)}", err=True)
+    echo(f"itd: note: {as_typed(text)}", err=True)
 
 
 def measured(paths: Sequence[str], measure: Callable[[Any], T]) -> list[T]:
@@ -285,13 +294,13 @@ def emit(
     if as_json:
         print_json(value)
     else:
-        click.echo(text())
+        echo(text())
     if csv_path:
         table = rows()
         write_csv(csv_path, list(dict.fromkeys(name for row in table for name in row)), table)
     if plot and draw:
         draw().save(plot)
-        click.echo(f"figure: {plot}", err=as_json)
+        echo(f"figure: {plot}", err=as_json)
 
 
 def check_plot(ctx: click.Context, param: click.Parameter, path: str | None) -> str | None:

@@ -7,9 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import click
-
-from itd_cli.options import as_typed, print_json
+from itd_cli.options import as_typed, echo, print_json
 from itd_cli.progress import Progress, span
 
 MOST = 200
@@ -33,7 +31,7 @@ def show_plans(requests: list[Any], mode: str, as_json: bool, progress: Progress
         dicts = [one.as_dict() for one in plans]
         print_json(dicts if len(dicts) > 1 else dicts[0])
     else:
-        click.echo("\n\n".join(plan_text(one) for one in plans))
+        echo("\n\n".join(plan_text(one) for one in plans))
 
 
 def plan_text(plan: Any) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from itd_cli.options import model_options, preprocess_options
+from itd_cli.options import echo, model_options, preprocess_options
 from itd_cli.progress import Progress, progress_option
 
 
@@ -40,7 +40,7 @@ def predict(images: tuple[str, ...], as_json: bool, progress: Progress, **given:
     from itd import predict as run
 
     for one in run(PredictRequest(images, **given), on_prepare=progress.prepare):
-        click.echo(json.dumps(one.as_dict()) if as_json else _line(one))
+        echo(json.dumps(one.as_dict()) if as_json else _line(one))
 
 
 def _line(one: Any) -> str:

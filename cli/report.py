@@ -12,6 +12,7 @@ import click
 from itd_cli.options import (
     SOURCE,
     bootstrap_options,
+    echo,
     labels_option,
     note,
     noted,
@@ -109,9 +110,9 @@ def report(
     if as_json:
         print_json({"report": out, "bytes": len(page.encode())} | _contents(answers) | {"images": pages})
     else:
-        click.echo(f"report: {out}")
+        echo(f"report: {out}")
         for path in pages:
-            click.echo(f"images: {path}")
+            echo(f"images: {path}")
 
 
 MOST_IMAGES = 500

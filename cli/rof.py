@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from itd_cli.options import SOURCE, labels_option, model_options, note, preprocess_options, print_json, resumable
+from itd_cli.options import SOURCE, echo, labels_option, model_options, note, preprocess_options, print_json, resumable
 from itd_cli.progress import Progress, progress_option
 
 
@@ -136,9 +136,9 @@ def rof(
     elif found is not None:
         from itd.analysis.tables import compare_table
 
-        click.echo(compare_table(found))
+        echo(compare_table(found))
     else:
-        click.echo(f"weights: {report.out}")
+        echo(f"weights: {report.out}")
 
 
 def _compared(request: Any, report: Any, val: dict[str, Any], progress: Progress) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from itd_cli.options import model_options
+from itd_cli.options import echo, model_options
 
 
 @click.command(epilog="Example: itd sites --model timm/convnext_tiny --attr stride")
@@ -32,7 +32,7 @@ def sites(model: str, attr: str | None, input_px: int | None, as_json: bool) -> 
 
     with contextlib.redirect_stdout(sys.stderr):  # for what a network prints
         found = describe(model, attr, input_px)
-    click.echo(json.dumps(found) if as_json else _text(found))
+    echo(json.dumps(found) if as_json else _text(found))
 
 
 def _text(found: dict[str, Any]) -> str:

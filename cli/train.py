@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from itd_cli.options import SOURCE, labels_option, model_options, note, preprocess_options, print_json, resumable
+from itd_cli.options import SOURCE, echo, labels_option, model_options, note, preprocess_options, print_json, resumable
 from itd_cli.progress import Progress, progress_option
 from itd_cli.rof import epoch_images_option, milestones_option, show_steps
 
@@ -80,4 +80,4 @@ def train(
         print_json(report.__dict__)
         return
     note("the weights are there already" if report.already else f"after {report.epochs} epochs, {report.steps} steps")
-    click.echo(f"weights: {report.out}")
+    echo(f"weights: {report.out}")

@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
+
+_UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal acts on and does not show: control characters but the end of a line and the tab, marks of direction,
+and halves of characters, which stand for bytes of a file's name that are no UTF-8."""
+
+
+def visible(text: str) -> str:
+    r"""A text in which what a terminal would act on stands as an escape: names of files may hold anything.
+
+    >>> print(visible("a" + chr(27) + "[2Jb.jpg"))
+    a\x1b[2Jb.jpg
+    """
+    return _UNSEEN.sub(lambda found: repr(found[0])[1:-1].replace("\\r", "\\x0d"), text)
 
 
 def shorten(value: Any, most: int = 60) -> str:

@@ -190,15 +190,6 @@ def test_an_interruption_says_how_to_go_on(monkeypatch, error, words):
     one_line(run("oracle"), 130, words)
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch):
-    @click.command()
-    def broken():
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(type(cli), "get_command", lambda *_: broken)
-    assert isinstance(run("oracle").exception, ZeroDivisionError)
-
-
 def test_a_closed_pipe_is_quiet(folder):
     read, write = os.pipe()
     os.close(read)
