@@ -8,6 +8,7 @@ import click
 
 from itd_cli.options import SOURCE, echo, emit, labels_option, note, noted, output_options
 from itd_cli.progress import Progress, progress_option
+from itd_cli.real_labels import real_labels_option, relabelled
 
 if TYPE_CHECKING:
     from itd.analysis import Images
@@ -41,6 +42,7 @@ def _check_out(ctx: click.Context, param: click.Parameter, path: str | None) -> 
 @click.option("--classes", "classes_file", metavar="FILE", help="One class name per line, in label order.")
 @click.option("--num-classes", type=click.IntRange(min=1), metavar="K", help="Where the result does not say how many.")
 @click.option("-o", "--out", metavar="FILE", callback=_check_out, help="A page of the images: .html.")
+@real_labels_option
 @progress_option
 @output_options()
 def images(
@@ -48,6 +50,7 @@ def images(
     groups: tuple[str, ...],
     out: str | None,
     limit: int | None,
+    real_labels: str | None,
     progress: Progress,
     as_json: bool,
     csv_path: str | None,
@@ -75,7 +78,7 @@ def images(
 
     if len(set(groups)) + (given["config"] is not None) > 1:
         raise click.UsageError("--rescued, --lost, --never and --config K are different questions; give one of them")
-    opened = open_result(result)
+    opened = relabelled(open_result(result), real_labels)
     answer = ask(opened, groups[0] if groups else None, limit=limit, **given)
     noted(opened)
     if out is not None:

@@ -7,7 +7,7 @@ import textwrap
 from itd.analysis._images import FEW, GROUPS, MANY, ImageGroup, ImageRow, Images, RightConfig
 from itd.analysis.frames import short_names
 from itd.analysis.tables import WIDTH, align, format_sites, percent, span
-from itd.text import shorten
+from itd.text import shorten, visible
 
 MOST_IMAGES = 20
 """Of each group, unless another number is asked for."""
@@ -72,11 +72,17 @@ def class_text(label: int | None, name: str | None, most: int = 200) -> str:
     if name is None or name == str(label):
         return str(label)
     number = f" ({label})"
-    return shorten(name, most - len(number)) + number
+    return shorten(_one_line(name), most - len(number)) + number
+
+
+def _one_line(name: str) -> str:
+    """A name as a table can hold it, which a file's may not be: without ends of lines and what else moves a cursor."""
+    return visible(name).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def _end(name: str, room: int) -> str:
     """A name that is too long without its beginning: what tells images apart stands at the end."""
+    name = _one_line(name)
     return name if len(name) <= room else f"...{name[3 - room :]}"
 
 

@@ -175,6 +175,19 @@ def test_the_text_fits_and_an_older_result_has_no_names(tmp_path):
     assert max(map(len, lines)) <= 100 and any(line.endswith("3.png") and "..." in line for line in lines)
 
 
+def test_a_name_of_several_lines_stays_in_its_row_and_everything_fits_the_page(tmp_path):
+    odd = ImageNames(["a\nb\t\x1b[2J\u202e.png", os.fsdecode(b"caf\xe9.png")], np.zeros(2, np.int16), ("one\ntwo",))
+    writer = ResultWriter.open(tmp_path / "r", identity={}, space=synthetic.make_space(2), macs=[1] * 2,
+                               samples=np.arange(2, dtype=np.int32), images_per_unit=4, provenance={},
+                               names=odd)  # fmt: skip
+    synthetic.write_units(writer, synthetic.from_quality([[0.5] * 2, [1.5] * 2]))
+    found = images(open_result(tmp_path / "r"), "rescued")
+    first, second = (line for line in images_text(found).splitlines() if re.match(r" +[01]  ", line))
+    assert first.endswith(r"a\nb\t\x1b[2J\u202e.png") and r"one\ntwo (0)" in first and second.endswith(r"caf\udce9.png")
+    assert r"caf\udce9.png, sample 1" in images_page(found)
+    assert found.to_pandas()["name"].tolist() == ["a\nb\t\x1b[2J\u202e.png", r"caf\udce9.png"]
+
+
 def test_a_union_says_which_source_gets_an_image_right(tmp_path):
     sources = [made(tmp_path / name, default=default) for name, default in (("a", 4), ("b", 2))]
     union(sources, tmp_path / "u")

@@ -85,6 +85,24 @@ def test_what_needs_the_default_says_so(data, tmp_path):
     assert run("images", path, "--never").exit_code == 0 == run("images", path).exit_code
 
 
+def test_another_truth_moves_images_from_one_group_to_another(tmp_path):
+    names = ImageNames([f"ILSVRC2012_val_{i:08d}.JPEG" for i in (1, 2, 3)], np.array([5, 5, 5], np.int16))
+    scores = synthetic.from_quality(np.full((2, 3), 0.5)) | {"labels": np.array([5, 5, 5], np.int16)}
+    scores["pred"] = np.array([[7, 8, 8], [8, 8, 8]], np.int16)
+    writer = ResultWriter.open(tmp_path / "r", identity={}, space=synthetic.make_space(2), macs=[1] * 2,
+                               samples=np.arange(3, dtype=np.int32), images_per_unit=4, provenance={},
+                               names=names)  # fmt: skip
+    synthetic.write_units(writer, scores)
+    (tmp_path / "real.json").write_text(json.dumps([[7], [8], []] + [[0]] * 49_997))
+    found = json.loads(run("images", tmp_path / "r", "--real-labels", tmp_path / "real.json", "--json").stdout)
+    assert found["n"] == 2 and {group["group"]: group["total"] for group in found["groups"]} == {
+        "rescued": 0, "lost": 1, "never": 0
+    }  # fmt: skip
+    (lost,) = found["groups"][1]["images"]
+    assert (lost["sample"], lost["label"], lost["right"], lost["name"]) == (0, 7, 1, "ILSVRC2012_val_00000001.JPEG")
+    assert json.loads(run("images", tmp_path / "r", "--json").stdout)["groups"][2]["total"] == 3
+
+
 def test_a_page_of_a_folder_and_of_a_list_of_labels(data, result, tmp_path):
     answer = run("images", result, "--rescued", "--data", data, "-o", tmp_path / "g.html", "--progress", "none")
     assert answer.exit_code == 0 and answer.stdout.endswith(f"page: {tmp_path / 'g.html'}\n"), answer.stderr
