@@ -86,6 +86,7 @@ def apply_weights(model: nn.Module, weights: Weights) -> None:
     missing = [name for name in own if name not in state]
     unexpected = [name for name in state if name not in own and not _is_counter(name)]
     reshaped = [name for name in own if name in state and own[name].shape != state[name].shape]
+    kinds = [name for name in own if name in state and _kind(own[name]) != _kind(state[name])]
     faults = []
     if missing:
         faults.append(f"{len(missing)} of {len(own)} tensors are missing (first: {missing[0]})")
@@ -94,6 +95,9 @@ def apply_weights(model: nn.Module, weights: Weights) -> None:
     if reshaped:
         given, wanted = (tuple(tensors[reshaped[0]].shape) for tensors in (state, own))
         faults.append(f"{len(reshaped)} have another shape (first: {reshaped[0]}, {given} for {wanted})")
+    if kinds:
+        there, here = state[kinds[0]].dtype, own[kinds[0]].dtype
+        faults.append(f"{len(kinds)} are of another kind (first: {kinds[0]}, {there} for {here})")
     if faults:
         raise ModelError(
             f"weights {weights.label} are not for {weights.model_name}: {'; '.join(faults)}; pass the weights of this "
@@ -103,6 +107,13 @@ def apply_weights(model: nn.Module, weights: Weights) -> None:
     merged = OrderedDict((name, state.get(name, tensor)) for name, tensor in fresh.items())
     merged._metadata = fresh._metadata  # type: ignore[attr-defined]  # the layers' versions, which some models ask for
     model.load_state_dict(merged, strict=True)
+
+
+def _kind(tensor: Tensor) -> str:
+    """Of which kind a tensor's values are; those of one kind are cast to each other without loss of sense."""
+    if tensor.dtype == torch.bool:
+        return "bool"
+    return "complex" if tensor.is_complex() else "float" if tensor.is_floating_point() else "whole"
 
 
 def content_sha256(state: Mapping[str, Tensor]) -> str:
