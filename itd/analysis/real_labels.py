@@ -30,7 +30,7 @@ MOST_BYTES = 20_000_000
 _NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})(?!\d)")
 
 
-def with_real_labels(result: Result, path: str | Path) -> Result:
+def with_real_labels(result: Result, real_labels: str | Path) -> Result:
     """A result whose predictions are right where they are among an image's ReaL labels.
 
     A prediction that is right stands as the image's label, so that two right classes are one guess. The label is the
@@ -39,7 +39,7 @@ def with_real_labels(result: Result, path: str | Path) -> Result:
 
     Args:
         result: of `open_result`, of ImageNet's validation images under the names that they were published with.
-        path: the published `real.json`.
+        real_labels: the published `real.json`.
 
     Returns:
         The result, without the images that have no ReaL label.
@@ -52,7 +52,7 @@ def with_real_labels(result: Result, path: str | Path) -> Result:
         >>> oracle(with_real_labels(open_result("results/resnet50-stride.parquet"), "real.json"))  # doctest: +SKIP
     """
     require_result(result, "with_real_labels")
-    sets = _read(Path(path))
+    sets = _read(Path(real_labels))
     of = [sets[number - 1] for number in _numbers(result)]
     kept = np.array([bool(labels) for labels in of], bool)
     if not kept.any():
