@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from itd.errors import ItdError
+
 _SURE = 20.0
 """The log-odds of a configuration that was always right, or never."""
 
@@ -26,8 +28,18 @@ class Learned:
     arrays: Mapping[str, np.ndarray]
 
     def scores(self, inputs: np.ndarray) -> np.ndarray:
-        """(n, k) log-odds that each configuration is right. inputs: (n, F)."""
+        """(n, k) log-odds that each configuration is right. inputs: (n, F); ItdError for another F than it learnt."""
+        if not self._takes(inputs.shape[1]):
+            raise ItdError(
+                f"the selector's learner was fitted on other inputs than the {inputs.shape[1]} of this network; make "
+                "it again with `itd select --save`"
+            )
         return _SCORES[self.kind](self.arrays, np.asarray(inputs, np.float32))
+
+    def _takes(self, count: int) -> bool:
+        if self.kind == "boosting":
+            return bool(self.arrays["feature"].max(initial=0) < count)
+        return bool(self.arrays["weight"].shape[1] == count)
 
     def choose(self, inputs: np.ndarray) -> np.ndarray:
         """(n,) the place of the likeliest configuration; ties, up to rounding, go to the earliest. inputs: (n, F)."""
@@ -36,6 +48,27 @@ class Learned:
     def macs(self) -> int:
         """Of one image; a comparison in a tree counts as one."""
         return _MACS[self.kind](self.arrays)
+
+
+def fault_of(learned: Learned, configs: int) -> str | None:
+    """What is wrong with the arrays of a learner from a file, for `configs` configurations; None where nothing is."""
+    wanted, arrays = _ARRAYS[learned.kind], learned.arrays
+    absent = [name for name in wanted if name not in arrays]
+    if absent:
+        return f"its learner has no array {absent[0]}"
+    sizes: dict[str, int] = {"k": configs}
+    for name, axes in wanted.items():
+        array = arrays[name]
+        whole = name in _WHOLE
+        if array.ndim != len(axes) or array.dtype.kind != ("i" if whole else "f") or not array.size:
+            return f"its array {name} is {array.ndim}-dimensional of {array.dtype}"
+        if any(sizes.setdefault(axis, size) != size for axis, size in zip(axes, array.shape, strict=True)):
+            return f"its array {name} has the shape {array.shape}, which does not fit {configs} configurations"
+        if not whole and not np.isfinite(array).all():
+            return f"its array {name} has values that are not finite"
+        if whole and (array.min() < 0 or (name != "feature" and array.max() >= sizes["n"])):
+            return f"its array {name} has places that are not there"
+    return None
 
 
 def fit(kind: str, inputs: np.ndarray, right: np.ndarray, seed: int = 0) -> Learned:
@@ -187,6 +220,13 @@ def _tree_scores(arrays: Mapping[str, np.ndarray], inputs: np.ndarray) -> np.nda
     return out
 
 
+_ARRAYS: dict[str, dict[str, str]] = {
+    "logistic": {"weight": "kF", "bias": "k"},
+    "boosting": {**dict.fromkeys(("feature", "threshold", "left", "right", "value"), "ktn"), "bias": "k"},
+    "head": {"weight": "hF", "bias": "h", "weight2": "kh", "bias2": "k"},
+}
+"""kind -> array -> its axes: k configurations, F inputs, h hidden units, t trees, n nodes."""
+_WHOLE = ("feature", "left", "right")
 _SCORES: dict[str, Any] = {"logistic": _linear_scores, "boosting": _tree_scores, "head": _head_scores}
 _MACS: dict[str, Any] = {
     "logistic": lambda a: a["weight"].size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from itd.errors import ItdError
+from itd import checked
+from itd.checked import BadJson, listing, mapping, maybe, number, one_of, parse_json, text, whole
+from itd.data.preprocess import Preprocess
+from itd.errors import DataError, ItdError
 from itd.files import replacing
-from itd.selectors.learners import LEARNERS, Learned
+from itd.selectors.learners import LEARNERS, Learned, fault_of
+from itd.space import ATTRIBUTES, SITES, Conventions
+from itd.space.listed import SITE_SETTINGS
+from itd.text import one_line
+from itd.weights.files import PREPROCESS_FIELDS
 
 SOURCES = ("features", "thumbnail")
 METHODS = ("cascade", "averaging", *(f"{source}-{kind}" for source in SOURCES for kind in LEARNERS))
@@ -21,6 +29,29 @@ METHODS = ("cascade", "averaging", *(f"{source}-{kind}" for source in SOURCES fo
 
 _KEY = "itd.selector"
 _FORMAT = 1
+_FIELDS = checked.fields(
+    {
+        "method": one_of(METHODS),
+        "kind": maybe(one_of(tuple(LEARNERS))),
+        "model": text,
+        "weights_sha256": text,
+        "sites": mapping(one_of(SITES), listing(text, 1)),
+        "swept": listing(one_of(SITES), 0, 4, distinct=True),
+        "attributes": listing(one_of(ATTRIBUTES), 1, 3, distinct=True),
+        "choices": checked.fields(
+            {}, dict.fromkeys(Conventions().identity(), checked.either(text, checked.truth)), others=False
+        ),
+        "configs": listing(SITE_SETTINGS, 1, 32_767),
+        "preprocess": PREPROCESS_FIELDS,
+    },
+    {
+        "format": whole(_FORMAT, _FORMAT),
+        "threshold": maybe(number(-math.inf, math.inf)),
+        "made_from": mapping(text, checked.anything),
+        "class_subset": maybe(listing(whole(0, 32_766), 1, distinct=True)),
+    },
+    others=False,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,23 +102,51 @@ class Selector:
 
 def load_selector(path: str | Path) -> Selector:
     """Reads a selector; ItdError for anything else."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
+    again = "`itd select --save` writes one"
     try:
+        if Path(path).exists() and not Path(path).is_file():
+            raise ValueError("it is no file")
         with safe_open(str(path), "numpy") as file:
             header = (file.metadata() or {}).get(_KEY)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
-    except (OSError, SafetensorError) as error:
-        raise ItdError(f"cannot read the selector {path}: {error}; `itd select --save` writes one") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # the library, and numpy for kinds of numbers that it lacks, raise unrelated types
+        raise ItdError(f"cannot read the selector {path}: {one_line(error)}; {again}") from error
     if header is None:
-        raise ItdError(f"{path} is not a selector; `itd select --save` writes one")
-    fields = json.loads(header)
-    version, kind = fields.pop("format"), fields.pop("kind")
-    if version != _FORMAT:
-        raise ItdError(f"{path} has format {version}, this itd reads {_FORMAT}; make it again with `itd select --save`")
+        raise ItdError(f"{path} is not a selector; {again}")
+    try:
+        fields = parse_json(header, checked.fields({"format": checked.anything}))
+        if fields["format"] != _FORMAT:
+            raise ItdError(
+                f"{path} has format {one_line(repr(fields['format']), 20)}, this itd reads {_FORMAT}; make it again "
+                "with `itd select --save`"
+            )
+        _FIELDS(fields, "")
+        return _selector(fields, arrays)
+    except (BadJson, DataError) as error:
+        raise ItdError(
+            f"the selector {path} is damaged: {one_line(error)}; make it again with `itd select --save`"
+        ) from error
+
+
+def _selector(fields: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Selector:
+    """The selector of a header that has been checked; BadJson where its fields and the arrays do not fit each other."""
+    method, kind = fields["method"], fields.pop("kind")
+    fields.pop("format")
+    learned = None if kind is None else Learned(kind, arrays)
+    if kind != (method.partition("-")[2] or None):
+        raise BadJson(f"the method {method} has the learner {kind}")
+    if method == "cascade" and fields.get("threshold") is None:
+        raise BadJson("the cascade has no threshold")
+    if learned is not None and (why := fault_of(learned, len(fields["configs"]))) is not None:
+        raise BadJson(why)
+    Preprocess.from_identity(fields["preprocess"])
     for name in ("swept", "attributes", "configs"):
         fields[name] = tuple(fields[name])
-    return Selector(**fields, learned=None if kind is None else Learned(kind, arrays))
+    return Selector(**fields, learned=learned)
 
 
 def check_selector_path(path: str | Path) -> Path:

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from itd.checked import BadJson, Check, fields, listing, one_of, read_json
 from itd.errors import SpaceError
 from itd.files import write_atomic
 from itd.space.build import MAX_CONFIGS
 from itd.space.setting import ATTRIBUTES, SITES, Config, Setting, SiteSpec, Space, format_value, parse_value
+from itd.text import shorten
 
 FORMAT = "itd-space-1"
 
@@ -42,48 +44,60 @@ def write_space(path: str | Path, listed: SpaceList) -> None:
         raise SpaceError(f"cannot write the space {path}: {error.strerror or error}; give another path") from error
 
 
+def _site_settings() -> Check:
+    """Site -> attribute -> value, each a value that the attribute can have."""
+
+    def value(attribute: str) -> Check:
+        def check(given: Any, name: str) -> None:
+            try:
+                parse_value(attribute, shorten(given if isinstance(given, str) else repr(given), 40))
+            except SpaceError as error:
+                raise BadJson(f"{name}: {error}") from error
+
+        return check
+
+    values = fields({}, {attribute: value(attribute) for attribute in ATTRIBUTES}, others=False)
+    return fields({}, dict.fromkeys(SITES, values), others=False)
+
+
+SITE_SETTINGS = _site_settings()
+"""What a configuration is in JSON."""
+_FIELDS = fields({
+    "attributes": listing(one_of(ATTRIBUTES), 1, distinct=True),
+    "configs": listing(SITE_SETTINGS, 1, MAX_CONFIGS),
+})  # fmt: skip
+
+
 def read_space(path: str | Path) -> SpaceList:
     """Reads a space file; SpaceError for anything else, saying what is wrong with it."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = read_json(path, fields({"format": one_of([FORMAT])}))
     except OSError as error:
         raise SpaceError(
             f"cannot read `space_file={path}`: {error.strerror or error}; give a file that `itd combine` wrote"
         ) from error
-    except ValueError as error:
-        raise SpaceError(f"`space_file={path}` is not JSON ({error}); give a file that `itd combine` wrote") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    except BadJson as error:
         raise SpaceError(
-            f'`space_file={path}` is not a space: it has no "format": "{FORMAT}"; `itd combine` writes one'
-        )
+            f"`space_file={path}` is not a space: {error}; give a file that `itd combine` wrote"
+        ) from error
     try:
-        return _parse(content)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise SpaceError(f"`space_file={path}` is damaged ({error!r}); write it again with `itd combine`") from error
-    except SpaceError as error:
-        raise SpaceError(f"`space_file={path}`: {error}") from error
-
-
-def _parse(content: dict[str, Any]) -> SpaceList:
+        _FIELDS(content, "")
+    except BadJson as error:
+        raise SpaceError(f"`space_file={path}` is damaged: {error}; write it again with `itd combine`") from error
     attributes = tuple(a for a in ATTRIBUTES if a in content["attributes"])
-    unknown = [a for a in content["attributes"] if a not in ATTRIBUTES]
-    if unknown or not attributes:
-        raise SpaceError(
-            f"no such attribute: {', '.join(map(str, unknown)) or '(none)'}; allowed are stride, dilation, size"
-        )
-    configs = []
     for number, entry in enumerate(content["configs"]):
-        config = {}
-        for site, values in entry.items():
-            wrong = [name for name in (*values, site) if name not in (*attributes, *SITES)]
-            if wrong or site not in SITES:
-                raise SpaceError(
-                    f"configuration {number} names {', '.join(wrong) or site}, which is no site or attribute of it"
-                )
-            config[site] = Setting(**{a: parse_value(a, str(v)) for a, v in values.items()})  # type: ignore[arg-type]
-        configs.append(config)
+        strange = {name for values in entry.values() for name in values if name not in attributes}
+        if strange:
+            raise SpaceError(
+                f"`space_file={path}`: configuration {number} names {min(strange)}, which is none of its attributes; "
+                "write it again with `itd combine`"
+            )
+    configs = tuple(
+        {site: Setting(**{a: parse_value(a, str(v)) for a, v in values.items()}) for site, values in entry.items()}  # type: ignore[arg-type]
+        for entry in content["configs"]
+    )
     origin = {name: value for name, value in content.items() if name not in ("format", "attributes", "configs")}
-    return SpaceList(attributes, tuple(configs), origin)
+    return SpaceList(attributes, configs, origin)
 
 
 def listed_space(listed: SpaceList, sites: Sequence[SiteSpec]) -> Space:

@@ -61,10 +61,10 @@ def test_a_file_gives_back_what_was_written(tmp_path):
         ("[]", "not a space"),
         ('{"configs": []}', "not a space"),
         ({"attributes": ["stride"]}, "damaged"),
-        ({"attributes": ["speed"], "configs": []}, "no such attribute: speed"),
+        ({"attributes": ["speed"], "configs": []}, 'attributes.0. is "speed"'),
         ({"attributes": ["stride"], "configs": [{"A": {"stride": 0}}]}, "no such stride option"),
         ({"attributes": ["stride"], "configs": [{"A": {"size": 3}}]}, "configuration 0 names size"),
-        ({"attributes": ["stride"], "configs": [{}, {"E": {"stride": 1}}]}, "configuration 1 names E"),
+        ({"attributes": ["stride"], "configs": [{}, {"E": {"stride": 1}}]}, "configs.1. has the field 'E'"),
         ({"attributes": ["stride"], "configs": [[1]]}, "damaged"),
     ],
 )
