@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,23 +17,7 @@ from support.sources import encoded, write_folder
 
 pytestmark = pytest.mark.browser
 
-QUIET = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync",
-         "--disable-component-update"]  # fmt: skip
 MANY = 5000
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium from the PATH, or playwright's own."""
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    found = next((path for path in map(shutil.which, names) if path), None)
-    with api.sync_playwright() as play:
-        if found is None and not Path(play.chromium.executable_path).exists():
-            pytest.skip("no Chromium here")
-        opened = play.chromium.launch(executable_path=found, args=QUIET)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
