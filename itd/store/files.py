@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from itd import checked
+from itd.checked import BadJson, Check
 from itd.errors import ResultError
 from itd.files import HOST, TEMPORARY, write_atomic
 
@@ -95,12 +97,12 @@ def locked(side: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file; ResultError where it is damaged."""
+def read_json(path: Path, check: Check) -> Any:
+    """A JSON file of a result; ResultError where it is damaged, or `check` refuses what it holds."""
     try:
-        return json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ResultError(f"{path} is damaged: it is not JSON ({error}); restore it from a copy") from error
+        return checked.read_json(path, check)
+    except BadJson as error:
+        raise ResultError(f"{path} is damaged: {error}; restore it from a copy") from error
 
 
 def to_json(value: Any) -> bytes:

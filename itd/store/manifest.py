@@ -11,20 +11,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from itd.checked import BadJson, anything
 from itd.errors import ResultError
 from itd.space import Space
+from itd.store.fields import check_manifest
 from itd.store.files import SIDE, read_json, sha256, to_json, write_whole
 from itd.store.part import list_parts
 from itd.store.samples import HASH, Namer, write_samples
-from itd.store.schema import setting_type
-from itd.text import shorten
+from itd.store.schema import setting_columns, setting_type
+from itd.text import one_line, shorten
 
 FORMAT = 1
 ABSENT = "(absent)"
 PATH_ORDER = "path"
 """The `order` of the images where a manifest does not have the field."""
-REQUIRED = ("identity", "samples", "images_per_unit", "attributes", "sites", "configs", "configs_sha256", "provenance")
-"""What every manifest has. Later versions add fields; an older manifest is read without them."""
 
 IDENTITY_DEFAULTS: Mapping[str, Any] = {
     "engine": 1,
@@ -53,17 +53,19 @@ def load_manifest(folder: Path) -> dict[str, Any] | None:
     """A folder's manifest, None where it has none; ResultError where it is not one that this version reads."""
     path = manifest_path(folder)
     try:
-        manifest = read_json(path)
+        manifest = read_json(path, anything)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise ResultError(f"{path} cannot be read: {error.strerror}; make it readable") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         there = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
-        raise ResultError(f"{path} has format {there!r}; this version reads format {FORMAT}: use the itd that wrote it")
-    absent = [name for name in REQUIRED if name not in manifest]
-    if absent:
-        raise ResultError(f"{path} is damaged: it has no {', '.join(absent)}; restore it from a copy")
+        there = shorten(repr(there), 20)
+        raise ResultError(f"{path} has format {there}; this version reads format {FORMAT}: use the itd that wrote it")
+    try:
+        check_manifest(manifest, "")
+    except BadJson as error:
+        raise ResultError(f"{path} is damaged: {error}; restore it from a copy") from error
     return manifest
 
 
@@ -169,7 +171,30 @@ def load_configs(folder: Path, manifest: dict[str, Any]) -> pa.Table:
         raise ResultError(f"{path} cannot be read: {error.strerror}; restore it from a copy") from error
     if sha256(data) != manifest["configs_sha256"]:
         raise ResultError(f"{path} is damaged: it does not match {SIDE}/manifest.json; restore it from a copy")
-    return pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+    try:
+        configs = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise ResultError(f"{path} is damaged: {one_line(error)}; restore it from a copy") from error
+    _check_configs(path, configs, manifest)
+    return configs
+
+
+def _check_configs(path: Path, configs: pa.Table, manifest: Mapping[str, Any]) -> None:
+    """ResultError for a table that does not have the rows and columns that the manifest speaks of."""
+    wanted = ["config", "macs", "is_default", *setting_columns(manifest["attributes"])]
+    wanted += ["source", "source_config", "source_default"] if is_union(manifest) else []
+    absent = [name for name in wanted if configs.column_names.count(name) != 1]
+    why = f"it has no column {', '.join(absent)}" if absent else None
+    if why is None and configs.num_rows != manifest["configs"]:
+        why = f"it has {configs.num_rows} rows, and there are {manifest['configs']} configurations"
+    if why is None:
+        kinds = {name: configs.schema.field(name).type for name in wanted if not name.startswith("source")}
+        odd = [name for name, kind in kinds.items() if not (pa.types.is_integer(kind) or pa.types.is_floating(kind))]
+        nulls = [name for name in ("config", "macs") if configs.column(name).null_count]
+        if nulls or set(odd) - {"is_default"} or not pa.types.is_integer(kinds["config"]):
+            why = "its columns are of other types"
+    if why is not None:
+        raise ResultError(f"{path} is damaged: {why}; restore it from a copy")
 
 
 def _configs_table(space: Space, macs: Sequence[int]) -> pa.Table:

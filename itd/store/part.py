@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from itd.errors import ResultError
+from itd.store.fields import check_record
 from itd.store.files import SIDE, read_json, sha256
 from itd.text import one_line
 
@@ -63,7 +64,7 @@ def with_record(part: Part) -> Part:
     """The part with its record, where there is one."""
     path = record_path(part.path)
     try:
-        record = read_json(path)
+        record = read_json(path, check_record)
     except (FileNotFoundError, NotADirectoryError):
         return part
     except ResultError as error:
