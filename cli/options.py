@@ -277,8 +277,11 @@ def noted(result: Any) -> None:
         note(f"{result.path} is not finished: {result.images_done} of {result.images_requested} images are there")
     if result.nulls:
         note(f"{result.path}: images left out because they have null rows: {result.nulls}")
-    if result.manifest is None and os.path.isdir(result.path):
-        note(f"{result.path} has no _itd/manifest.json: nobody can tell whether it is whole")
+    if result.manifest is None:
+        what = "has no _itd/manifest.json" if os.path.isdir(result.path) else "is a file by itself"
+        note(f"{result.path} {what}: nothing says whether it is whole and as it was written")
+        if result.default_index is None:
+            note(f"{result.path} does not say which configuration is the network's default, or it is not among its own")
 
 
 def emit(

@@ -137,20 +137,25 @@ def _sorted(part: Part, config: np.ndarray, sample: np.ndarray) -> tuple[np.ndar
 
 def _without_nulls(index: Index) -> np.ndarray:
     """(n,) bool: the samples none of whose scores is null or, in a file written elsewhere, not a number."""
-    _, meta = read_schema(index.part)
     mask = np.ones(len(index.samples), dtype=bool)
+    ours = index.part.record is not None
+    meta = read_schema(index.part)[1] if ours else None  # its footer is the one that its record names
     for name in SCORES:
-        ours = index.part.record is not None
-        if (ours and _null_count(meta, name) == 0) or (not ours and name != "quality" and _null_count(meta, name) == 0):
+        if meta is not None and _null_count(meta, name) == 0:
             continue
         column = read_columns(index.part, [name], threads=not ours).column(0)
+        if name != "quality" and not ours and column.null_count == 0:
+            continue
         null = column.is_null(nan_is_null=True).to_numpy()
         mask &= ~index.grid(null).any(0)
     return mask
 
 
 def _null_count(meta: pq.FileMetaData, name: str) -> int | None:
-    """How many nulls the footer counts in a column; None where it does not say."""
+    """How many nulls the footer of a part with a record counts in a column; None where it does not say.
+
+    Of no other file: over a damaged footer pyarrow can end the process, unless the column has been read.
+    """
     place = meta.schema.names.index(name)
     total = 0
     for group in range(meta.num_row_groups):

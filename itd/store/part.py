@@ -85,7 +85,7 @@ def make_record(data: bytes) -> dict[str, Any]:
     meta = pq.read_metadata(pa.BufferReader(data))
     view = memoryview(data)
     columns, covered = {}, len(_MAGIC) + length
-    for name, spans in _spans(meta).items():
+    for name, spans in _spans(meta, meta.schema.names).items():
         crc = 0
         for start, size in spans:
             crc = zlib.crc32(view[start : start + size], crc)
@@ -149,8 +149,8 @@ def _check_footer(part: Part, record: dict[str, Any]) -> None:
         raise _damaged(part, "its footer does not match its record")
 
 
-def _check_columns(part: Part, meta: pq.FileMetaData, names: Iterable[str]) -> None:
-    spans = _spans(meta)
+def _check_columns(part: Part, meta: pq.FileMetaData, names: Sequence[str]) -> None:
+    spans = _spans(meta, names)
     with open(part.path, "rb") as file:
         for name in names:
             crc = 0
@@ -161,17 +161,22 @@ def _check_columns(part: Part, meta: pq.FileMetaData, names: Iterable[str]) -> N
                 raise _damaged(part, f"the bytes of column {name} do not match its record")
 
 
-def _spans(meta: pq.FileMetaData) -> dict[str, list[tuple[int, int]]]:
-    """Column -> (start, size) of each of its chunks."""
-    spans: dict[str, list[tuple[int, int]]] = {}
+def _spans(meta: pq.FileMetaData, names: Iterable[str]) -> dict[str, list[tuple[int, int]]]:
+    """Column -> (start, size) of each of its chunks, of some columns.
+
+    Only of what was just written, or of a footer that is the one that its record names: over what others made of one,
+    pyarrow can end the process.
+    """
+    spans: dict[str, list[tuple[int, int]]] = {name: [] for name in names}
+    places = {name: place for place, name in enumerate(meta.schema.names) if name in spans}
     for group in range(meta.num_row_groups):
         row_group = meta.row_group(group)
-        for index in range(row_group.num_columns):
-            chunk = row_group.column(index)
+        for name, place in places.items():
+            chunk = row_group.column(place)
             start = chunk.data_page_offset
             if chunk.dictionary_page_offset is not None:
                 start = min(start, chunk.dictionary_page_offset)
-            spans.setdefault(chunk.path_in_schema, []).append((start, chunk.total_compressed_size))
+            spans[name].append((start, chunk.total_compressed_size))
     return spans
 
 

@@ -310,7 +310,7 @@ def _open_files(path: str, parts: list[Part]) -> Result:
         if len(indices) == 1:
             first_attributes, columns = attributes, setting_columns(attributes)
             settings = _settings_from_rows(indices[0], columns)
-            default = default_of(schema)
+            default = default_of(schema, str(part.path))
         elif attributes != first_attributes:
             raise ResultError(
                 f"{path}: {part.name} varies {', '.join(attributes)}, the others {', '.join(first_attributes)}"

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from itd.checked import BadJson, fields, maybe, parse_json, whole
 from itd.errors import ResultError
 from itd.space import ATTRIBUTES, SITES
 from itd.text import listed
@@ -29,6 +30,9 @@ TYPES: Mapping[str, pa.DataType] = {
 }
 SETTING_TYPES: Mapping[str, pa.DataType] = {"stride": pa.float32(), "dilation": pa.int8(), "size": pa.int8()}
 FLOATS = tuple(name for name in SCORES if pa.types.is_floating(TYPES[name]))
+
+_ATTRS = b"PANDAS_ATTRS"
+_ATTRS_FIELDS = fields({}, {"itd": fields({"default": maybe(whole(0, 32_767))})})
 
 
 def setting_columns(attributes: Sequence[str]) -> list[str]:
@@ -54,16 +58,24 @@ def part_schema(attributes: Sequence[str], default: int | None) -> pa.Schema:
     fields = [pa.field(name, TYPES[name], nullable=False) for name in INDEX]
     fields += [pa.field(name, setting_type(name)) for name in setting_columns(attributes)]
     fields += [pa.field(name, TYPES[name]) for name in SCORES]
-    return pa.schema(fields, metadata={"PANDAS_ATTRS": json.dumps({"itd": {"default": default}})})
+    return pa.schema(fields, metadata={_ATTRS: json.dumps({"itd": {"default": default}})})
 
 
-def default_of(schema: pa.Schema) -> int | None:
-    """The default configuration that a file's metadata names, if it does."""
-    try:
-        default = json.loads((schema.metadata or {})[b"PANDAS_ATTRS"])["itd"]["default"]
-    except (KeyError, TypeError, ValueError):
+def default_of(schema: pa.Schema, where: str) -> int | None:
+    """The default configuration that a file's metadata names; None where they have nothing of it.
+
+    Raises ResultError, naming `where`, for metadata that are damaged: then nobody would know that they named one.
+    """
+    text = (schema.metadata or {}).get(_ATTRS)
+    if text is None:
         return None
-    return default if isinstance(default, int) else None
+    try:
+        attrs = parse_json(text, _ATTRS_FIELDS, name="PANDAS_ATTRS")
+    except BadJson as error:
+        raise ResultError(
+            f"{where} is damaged: its metadata do not say its default configuration ({error}); make the file again"
+        ) from error
+    return attrs.get("itd", {}).get("default")
 
 
 def part_table(
