@@ -135,6 +135,28 @@ def publish(
     return True
 
 
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """One holder of a lock file at a time, also between processes. Inside the block: whether there is a lock at all,
+    as not every file system or system has them."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        held = True
+        try:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except ImportError:
+            held = False
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+                raise
+            held = False
+        yield held
+    finally:
+        os.close(handle)
+
+
 def fsync_folder(folder: Path) -> None:
     """Makes the names in a folder last, where the file system can."""
     handle = os.open(folder, os.O_RDONLY)

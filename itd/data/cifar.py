@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tarfile
+import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +17,7 @@ from itd.data.cache import cache_folder
 from itd.data.images import ImageSet
 from itd.data.preprocess import Preprocess
 from itd.errors import DataError
+from itd.files import fsync_folder, locked, write_synced
 from itd.text import one_line
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -21,6 +27,8 @@ CIFAR100_PREPROCESS = Preprocess(32, 32, (0.5071, 0.4865, 0.4409), (0.2673, 0.25
 """As of CIFAR-10, by those of CIFAR-100's 50,000."""
 
 _PIXELS = 3 * 32 * 32
+_WHOLE = ".whole"
+"""In a folder of the cache: it was unpacked to its end."""
 
 
 @dataclass(frozen=True)
@@ -175,18 +183,49 @@ def _read_pickles(kind: Cifar, folder: Path, train: bool) -> tuple[np.ndarray, n
 
 
 def fetched(kind: Cifar) -> Path:
-    """The folder in the cache, fetched and unpacked where it is not there."""
-    from torchvision.datasets.utils import download_and_extract_archive
+    """The folder in the cache, fetched and unpacked where it is not there whole.
 
+    It is unpacked under a temporary name and renamed once it is whole, so that a run that was stopped leaves nothing
+    that looks so; one run at a time fetches, and those that wait for it take what it fetched.
+    """
     root = cache_folder()
     folder = root / kind.fetched
-    if folder.is_dir():
+    if (folder / _WHOLE).is_file() or folder.is_symlink():
         return folder
     try:
-        download_and_extract_archive(kind.url, str(root), md5=kind.md5)
-    except (OSError, RuntimeError) as error:
+        root.mkdir(parents=True, exist_ok=True)
+        with locked(root / f"{kind.fetched}.lock") as held:
+            if not (folder / _WHOLE).is_file():
+                for left in root.glob(f"{kind.fetched}.tmp-*") if held else ():  # by runs that were stopped
+                    shutil.rmtree(left, ignore_errors=True)
+                _fetch(kind, root, folder)
+    except (OSError, RuntimeError, EOFError, tarfile.TarError, zlib.error) as error:
+        if (
+            folder.is_dir()
+        ):  # unpacked by hand or by an earlier version: what is missing there is named where it is read
+            return folder
         raise DataError(
             f"{kind.name} cannot be fetched into {root} ({one_line(error)}); unpack it where there is network and pass "
             f"the folder that holds {kind.pickles} or {kind.binaries}"
         ) from error
     return folder
+
+
+def _fetch(kind: Cifar, root: Path, folder: Path) -> None:
+    from torchvision.datasets import utils
+
+    name = os.path.basename(kind.url)
+    with tempfile.TemporaryDirectory(prefix=f"{kind.fetched}.tmp-", dir=root) as temporary:
+        if not utils.check_integrity(str(root / name), kind.md5):
+            utils.download_url(kind.url, temporary, name, kind.md5)
+            os.replace(Path(temporary, name), root / name)
+        utils.extract_archive(str(root / name), temporary)
+        unpacked = Path(temporary, kind.fetched)
+        write_synced(unpacked / _WHOLE, "")
+        for path in unpacked.iterdir():
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        if folder.exists():  # begun by an earlier version, which was stopped
+            os.replace(folder, Path(temporary, "before"))
+        os.replace(unpacked, folder)
+        fsync_folder(root)

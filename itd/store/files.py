@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from itd import checked
+from itd import checked, files
 from itd.checked import BadJson, Check
 from itd.errors import ResultError
 from itd.files import HOST, TEMPORARY, write_atomic
@@ -81,20 +81,8 @@ def _alive(pid: int) -> bool:
 @contextlib.contextmanager
 def locked(side: Path) -> Iterator[None]:
     """One writer at a time, also between processes; without effect where the file system or system has no locks."""
-    handle = os.open(side / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except ImportError:
-            pass
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
-                raise
+    with files.locked(side / "lock"):
         yield
-    finally:
-        os.close(handle)
 
 
 def read_json(path: Path, check: Check) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import pickle
@@ -141,6 +142,8 @@ def _from_torchvision(
     bar = not there and on_prepare is not None and on_prepare(f"fetching {member.url}", None) is None
     said = sys.stderr if bar else io.StringIO()  # torch says on standard output what it fetches
     try:
+        if there:
+            _require_hash(_cached_file(member))  # torch does so only of what it fetches now
         with contextlib.redirect_stdout(said), download_timeout():
             state = member.get_state_dict(progress=bar, check_hash=True, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -151,6 +154,18 @@ def _from_torchvision(
 def _cached_file(member: Any) -> Path:
     """Where torch keeps what it fetched."""
     return Path(torch.hub.get_dir(), "checkpoints", Path(member.url).name)
+
+
+def _require_hash(path: Path) -> None:
+    """RuntimeError for a file that does not begin the SHA-256 that its name ends in, where it ends in one."""
+    named = torch.hub.HASH_REGEX.search(path.name)
+    if named is not None and len(named[1]) >= 8:
+        with open(path, "rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(2**20):
+                digest.update(block)
+        if not digest.hexdigest().startswith(named[1]):
+            raise RuntimeError("its content is not what the hash in its name says")
 
 
 def _enum_member(model_name: str, text: str) -> Any:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import pickle
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -176,9 +177,8 @@ def test_the_name_alone_fetches_the_archive_once(hundred_binaries, tmp_path, mon
 
     def download(url, root, filename=None, md5=None):
         fetched.append((url, md5))
-        (tmp_path / "cache" / filename).write_bytes(archive.getvalue())
+        (Path(root) / filename).write_bytes(archive.getvalue())
 
-    (tmp_path / "cache").mkdir()
     monkeypatch.setenv("ITD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(torchvision.datasets.utils, "download_url", download)
     for _ in range(2):
