@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from itd import checked
 from itd.analysis.originals import open_originals
+from itd.checked import BadJson, either, listing, mapping, maybe, number, one_of, text, truth
 from itd.data.images import ImageSet
 from itd.data.open import data_source, is_digits
 from itd.data.preprocess import Preprocess
@@ -18,21 +20,38 @@ from itd.data.subset import kept_mask
 from itd.device import resolve_device
 from itd.engine.program import plain_costs
 from itd.engine.tracing import Trace
-from itd.errors import ResultError, TraceError
+from itd.errors import DataError, ResultError, SpaceError, TraceError
 from itd.patcher import Conventions, DynamicModel
 from itd.patcher.model import check_space, site_specs
 from itd.patcher.names import is_factory
 from itd.runner.network import network_sha256, traced_for
 from itd.runner.request import SweepRequest
 from itd.runner.sites import sites_text
-from itd.space import Setting, Space, SpaceList, listed_space
+from itd.space import SITES, Setting, Space, SpaceList, listed_space
 from itd.store import Result
+from itd.text import one_line
+from itd.weights.files import PREPROCESS_FIELDS
 from itd.weights.load import Weights
 from itd.weights.prepare import OnPrepare, draw_bar
 from itd.weights.resolve import resolve
 
 SiteSettings = Mapping[str, Mapping[str, float]]
 """`{"A": {"stride": 2}, ...}`: one configuration."""
+_RUNNABLE = checked.fields(
+    {
+        "model": text,
+        "weights_sha256": text,
+        "sites": mapping(one_of(SITES), listing(text, 1)),
+        "choices": checked.fields({}, dict.fromkeys(Conventions().identity(), either(text, truth)), others=False),
+        "preprocess": PREPROCESS_FIELDS,
+    },
+    {
+        "variation": maybe(
+            checked.fields({}, {"scale": number(1 / 16, 16), "context_px": number(1, 6144)}, others=False)
+        )
+    },
+)
+"""What an identity says of a network that can be run again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +113,7 @@ def open_source(
             f"{result.path} was swept with statistics re-estimated for each configuration, which a selector cannot "
             "take along; give a result of `itd sweep`"
         )
+    _check_identity(result.path, identity)
     data = data_source(data)
     request = SweepRequest(
         model=identity["model"],
@@ -122,7 +142,7 @@ def open_source(
     images = open_originals(
         result, data, weights_classes=loaded.num_classes, classes_file=classes_file, labels_file=labels_file
     )
-    preprocess = replace(Preprocess.from_identity(identity["preprocess"]), **(identity["variation"] or {}))
+    preprocess = replace(Preprocess.from_identity(identity["preprocess"]), **(identity.get("variation") or {}))
     model = request.patched(loaded)
     if is_factory(request.model) and _code_of(model, result, preprocess) != identity.get("network_sha256"):
         raise ResultError(
@@ -130,6 +150,19 @@ def open_source(
             "changed; give the code as it was, or sweep again"
         )
     return SweepSource(result, model, loaded, images, preprocess, resolve_device(device))
+
+
+def _check_identity(path: str, identity: Mapping[str, Any]) -> None:
+    """ResultError where an identity does not say what a network needs to be run again."""
+    try:
+        _RUNNABLE(identity, "identity")
+        Preprocess.from_identity(identity["preprocess"])
+        Conventions(**identity["choices"])
+    except (BadJson, DataError, SpaceError) as error:
+        raise ResultError(
+            f"{path} does not say how to run its network again ({one_line(error)}); restore its manifest from a copy, "
+            "or sweep again"
+        ) from error
 
 
 def kept_tensor(subset: Sequence[int] | None, num_classes: int) -> Tensor | None:

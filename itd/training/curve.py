@@ -71,7 +71,7 @@ class Curve:
         try:
             with open(self.path, newline="", encoding="utf-8") as file:
                 return [_point(row) for row in csv.DictReader(file)]
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise DataError(f"{self.path} is not a learning curve, or only a part of one; move it away") from error
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from itd import __version__
+from itd.checked import BadJson, anything, mapping, read_json, text
 from itd.errors import DataError, ItdError
 from itd.files import replacing, write_atomic
 from itd.text import one_line
@@ -77,8 +78,8 @@ def finished(files: RunFiles, identity: dict[str, Any], schedule: Schedule) -> b
     if not files.out.exists() or files.checkpoint.exists():
         return False
     try:
-        record = json.loads(files.sidecar.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = read_json(files.sidecar, mapping(text, anything), most_bytes=2**20)
+    except (OSError, BadJson):
         record = {}
     wanted = json.loads(json.dumps({"identity": identity, "schedule": asdict(schedule)}))
     if {name: record.get(name) for name in wanted} == wanted:

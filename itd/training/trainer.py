@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from itd.checked import BadJson, anything, mapping, parse_json, text, whole
 from itd.errors import DataError, ModelError
 from itd.files import replacing, write_atomic
 from itd.store.manifest import differences
@@ -27,6 +28,7 @@ from itd.text import one_line
 from itd.training.data import TrainingSet, random_seed
 from itd.training.run_files import RunFiles, disk_errors
 from itd.training.schedule import Schedule
+from itd.weights.files import require_tensors
 
 LOG_COLUMNS = ("epoch", "step", "configs", "lr", "loss")
 
@@ -198,21 +200,32 @@ def _resume(
         return 0
     try:
         found = torch.load(files.checkpoint, map_location=device, weights_only=True)
-        there = json.loads(found["identity"])
+        there = parse_json(found["identity"], mapping(text, anything))
     except Exception as error:  # torch raises a dozen unrelated types on a damaged file
-        raise DataError(
-            f"{files.checkpoint} is not a checkpoint of a run ({one_line(error)}); delete it to begin anew"
-        ) from error
+        raise _no_checkpoint(files, one_line(error)) from error
     lines = [f"{name} is {a}, given {b}" for name, a, b in differences(there, run)]
     if lines:
         raise DataError(
             f"{files.checkpoint} is of another run: {'; '.join(lines)}; give another `out`, delete it, or give the "
             "options that it was made with"
         )
-    model.load_state_dict(found["model"])
-    optimizer.load_state_dict(found["optimizer"])
-    scaler.load_state_dict(found["scaler"])
+    try:
+        whole(1, run["schedule"]["epochs"])(found.get("epochs"), "epochs")
+        require_tensors(files.checkpoint, found["model"])
+        model.load_state_dict(found["model"])
+        optimizer.load_state_dict(found["optimizer"])
+        scaler.load_state_dict(found["scaler"])
+        for parameter, state in optimizer.state.items():
+            shapes = {value.shape for value in state.values() if isinstance(value, Tensor)}
+            if shapes - {parameter.shape}:
+                raise BadJson("the optimizer's state has other shapes than the network")
+    except Exception as error:  # of values of other types, shapes and names, as above
+        raise _no_checkpoint(files, one_line(error)) from error
     return int(found["epochs"])
+
+
+def _no_checkpoint(files: RunFiles, why: str) -> DataError:
+    return DataError(f"{files.checkpoint} is not a checkpoint of a run ({why}); delete it to begin anew")
 
 
 def _save(
@@ -242,14 +255,17 @@ class _Log:
         self.path = path
         rows = []
         if steps_done and path.exists():
-            with open(path, newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))[:steps_done]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, LOG_COLUMNS)
+            try:
+                with open(path, newline="", encoding="utf-8") as file:
+                    rows = list(csv.DictReader(file))[:steps_done]
+            except (csv.Error, ValueError) as error:
+                raise DataError(f"{path} is not the log of a run ({one_line(error)}); move it away") from error
+        lines = io.StringIO()
+        writer = csv.DictWriter(lines, LOG_COLUMNS, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
         with disk_errors(path):
-            write_atomic(path, text.getvalue())
+            write_atomic(path, lines.getvalue())
 
     def add(self, epoch: int, step: int, configs: str, lr: float, loss: float) -> None:
         with disk_errors(self.path), open(self.path, "a", newline="", encoding="utf-8") as file:
