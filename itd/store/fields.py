@@ -10,6 +10,7 @@ from typing import Any
 from itd.checked import (
     BadJson,
     anything,
+    either,
     fields,
     hexadecimal,
     listing,
@@ -31,14 +32,14 @@ _IDENTITY_FIELDS = {
     "model": maybe(text),
     "weights_sha256": maybe(text),
     "network_sha256": maybe(text),
-    "sites": maybe(mapping(text, listing(text))),
+    "sites": maybe(mapping(text, either(text, listing(text)))),
     "space": maybe(
         fields(
             {},
             {
                 "attributes": listing(text),
                 "options": maybe(mapping(text, mapping(text, listing(maybe(number(0, 1e6)))))),
-                "stride_range": maybe(listing(number(0, 1e6), 2, 2)),
+                "stride_range": maybe(listing(number(0, 1e12), 2, 2)),
                 "configurations": whole(0, _MOST_CONFIGS),
                 "listed": text,
             },

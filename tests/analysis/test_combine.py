@@ -79,6 +79,10 @@ def test_m_just_below_and_at_a_power():
         assert [per_attribute(attributes, power + d) for d in (-1, 0, 1)] == [m - 1, m, m]
 
 
+OTHER = {"model": "another", "weights_sha256": "ff", "data": "ff", "sites": {"A": ["another"]}}
+"""Another value of a field whose kind is checked."""
+
+
 @pytest.mark.parametrize(("groups", "budget", "m"), [
     ((("size",), ("dilation",)), 625, 25),  # more than there are
     ((("size",), ("dilation",)), 11, 3),
@@ -153,7 +157,10 @@ def test_results_without_a_default_are_crossed(tmp_path):
 
 @pytest.mark.parametrize("field", ["model", "weights_sha256", "sites", "choices", "data", "preprocess", "variation"])
 def test_another_network_or_other_images_are_refused(tmp_path, field):
-    results = [made(tmp_path / "a", "size"), made(tmp_path / "b", "dilation", **{field: {"other": 1}})]
+    results = [
+        made(tmp_path / "a", "size"),
+        made(tmp_path / "b", "dilation", **{field: OTHER.get(field, {"other": 1})}),
+    ]
     with pytest.raises(ResultError, match=rf"cannot combine .*differ in {field} \(.*same network on the same images"):
         combine(results)
 

@@ -38,9 +38,13 @@ def single(folder: Path, *, order: int = 1, plus: int = 0) -> Result:
     return open_result(path)
 
 
+OTHER = {"model": "another", "weights_sha256": "ff", "data": "ff", "sites": {"A": ["another"]}}
+"""Another value of a field whose kind is checked."""
+
+
 @pytest.mark.parametrize("field", ["model", "weights_sha256", "sites", "choices", "preprocess", "variation"])
 def test_every_part_of_a_networks_identity_counts_only_where_the_network_must_be_one(tmp_path, field):
-    results = [made(tmp_path / "a"), made(tmp_path / "b", **{field: {"other": 1}})]
+    results = [made(tmp_path / "a"), made(tmp_path / "b", **{field: OTHER.get(field, {"other": 1})})]
     require_same_data(results, "compare")
     with pytest.raises(ResultError, match=rf"cannot combine .*a and .*b: they differ in {field} \(.*same network"):
         require_same_data(results, "combine", model=True)

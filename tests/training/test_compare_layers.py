@@ -45,7 +45,7 @@ def test_the_command_tells_counts_times_and_the_accuracy_of_what_is_trained(tmp_
     save_file(build_model("cifar-resnet18", 10).state_dict(), path)
     names = "cifar-resnet18,cifar-resnet18+condconv"
     given = ["compare-layers", "--models", names, "--data", "digits", "--folder", str(tmp_path), "--side", "32"]
-    given += ["--batch-size", "2", "--repeats", "2", "--limit", "4", "--epoch-images", "100"]
+    given += ["--batch-size", "2", "--repeats", "3", "--limit", "4", "--epoch-images", "100"]
     answer = CliRunner().invoke(
         cli, [*given, "--json", "--plot", str(tmp_path / "d.png"), "--csv", str(tmp_path / "d.csv")]
     )
@@ -63,7 +63,7 @@ def test_the_command_tells_counts_times_and_the_accuracy_of_what_is_trained(tmp_
     assert (plain["top1"], plain["n"]) == (expected.top1, 4) and (dynamic["top1"], dynamic["n"]) == (None, 0)
     assert (tmp_path / "d.png").stat().st_size > 5000 and len((tmp_path / "d.csv").read_text().splitlines()) == 3
     text = CliRunner().invoke(cli, given).stdout
-    assert "29,982,314" in text and "median (quartiles) of 2 rounds" in text
+    assert "29,982,314" in text and "median (quartiles) of 3 rounds" in text
 
 
 def test_the_figure_shows_each_row():
