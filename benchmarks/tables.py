@@ -18,11 +18,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import itd
 from itd.analysis.cascade import cascade
 from itd.analysis.paper import STATIC, TABLE_1, TABLE_3
+from itd.analysis.predictions import distinct as distinct_of
 from itd.analysis.rules import rule_of
-from itd.analysis.sampling import Difference, Estimate
+from itd.analysis.sampling import Difference, Estimate, paired, proportion
 from itd.analysis.tables import p_value
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -260,15 +263,45 @@ def auto_sites() -> str:
     return table(lines("auto"))
 
 
-def lines(name: str) -> list[dict[str, Any]]:
-    """What a benchmark of networks wrote."""
-    return [json.loads(line) for line in (ROOT / "results" / "networks" / f"{name}.jsonl").read_text().splitlines()]
+def controls() -> str:
+    """Fine-tuning against as many steps that need no options, over seeds."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from controls import table
+
+    return table(lines("rof-stride", "controls")) + "\n"
+
+
+def all_strides() -> str:
+    """What the range of total output strides leaves out of ResNet-50's 400 stride configurations."""
+    inside, above, below = (opened(f"resnet50-stride{part}-val1300") for part in ("", "-above288", "-below4"))
+    kinds = {
+        "4 to 288": ((inside,), inside.samples),
+        "4 to 1,024": ((inside, above), inside.samples),
+        "4 to 288, same images as all": ((inside,), below.samples),
+        "all": ((inside, above, below), below.samples),
+    }
+    rows = []
+    for name, (parts, samples) in kinds.items():
+        at = [np.searchsorted(part.samples, samples) for part in parts]
+        pred = np.concatenate([part.matrix("pred")[:, here] for part, here in zip(parts, at, strict=True)])
+        labels = inside.labels[at[0]]
+        rank = inside.matrix("rank")[inside.default_index][at[0]]
+        best, guessed = (pred == labels).any(0), rank < distinct_of(pred)
+        figures = (share(proportion(right)) for right in (rank == 0, best, guessed))
+        rows.append([name, f"{len(pred)}", f"{len(samples)}", *figures, points(paired(best, guessed))])
+    heads = ["total output stride", "configurations", "n", "static", "best", "matched top-k", "best - matched"]
+    return markdown(heads, rows)
+
+
+def lines(name: str, folder: str = "networks") -> list[dict[str, Any]]:
+    """What a benchmark wrote."""
+    return [json.loads(line) for line in (ROOT / "results" / folder / f"{name}.jsonl").read_text().splitlines()]
 
 
 TABLES: dict[str, Callable[[], str]] = {
     function.__name__: function
     for function in (oracle, held_out, baselines, combined, efficiency, preferences, defaults, fine_tuning, distinct,
-                     selectors, gain, second, mirror, zoo, auto_sites)
+                     selectors, gain, second, mirror, zoo, auto_sites, controls, all_strides)
 }  # fmt: skip
 """name -> what makes it."""
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n\n)(.*?)(\n?<!-- end -->)", re.DOTALL)

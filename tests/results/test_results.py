@@ -33,9 +33,12 @@ FINE_TUNED = [
 ]
 NETWORKS = ["cifar-resnet18", *(f"cifar-resnet18+{op}" for op in ("involution", "condconv", "weightnet", "se"))]
 LEARNED = [f"{name}-stride-cifar10" for name in NETWORKS]
+OUTSIDE = ["resnet50-stride-above288-val1300", "resnet50-stride-below4-val1300"]
+"""What the range of total output strides leaves out of ResNet-50's 400."""
 MIRRORED = "resnet50-dilation-val1300-mirrored"
 NAMES = [
     MIRRORED,
+    *OUTSIDE,
     *FINE_TUNED,
     *LEARNED,
     *PLAIN,
@@ -43,7 +46,8 @@ NAMES = [
     *VARIED,
     EFFICIENCY,
 ]
-CONFIGS = {"resnet50-stride-val1300": 361, "mobilenet_v2-stride-val1300": 370, EFFICIENCY: 4096}
+CONFIGS = {"resnet50-stride-val1300": 361, "mobilenet_v2-stride-val1300": 370, EFFICIENCY: 4096,
+           **dict(zip(OUTSIDE, (32, 7), strict=True))}  # fmt: skip
 
 
 def opened(repository, name):
@@ -67,7 +71,7 @@ def test_the_results_are_at_most_40_mb_and_all_are_told_of(repository):
     assert {f.name for f in folders} == {f"{name}.parquet" for name in NAMES}
     assert sum(f.stat().st_size for folder in folders for f in folder.rglob("*") if f.is_file()) < 40e6
     text = (repository / "results" / "README.md").read_text()
-    assert all(f"{name}" in text for name in [*PLAIN, EFFICIENCY, *ROF, *LEARNED, MIRRORED])
+    assert all(f"{name}" in text for name in [*PLAIN, EFFICIENCY, *ROF, *LEARNED, MIRRORED, *OUTSIDE])
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +142,18 @@ def test_what_the_documents_say_in_words_is_what_the_results_say(repository):
         before, after = f"resnet18-{attribute}-digits-one-scale", f"resnet18-{attribute}-digits-one-scale-rof"
         change = compare(opened(repository, before), opened(repository, after)).change
         assert f"{100 * change['median'].value:.0f}" in tuning and f"{-100 * change['static'].value:.0f}" in tuning
+    written = (repository / "results" / "controls" / "rof-stride.jsonl").read_text()
+    rows = [json.loads(line) for line in written.splitlines()]
+    mean = {
+        (name, figure): 100 * np.mean([row[figure] for row in rows if row["treatment"] == name])
+        for name in ("rof", "default", "scale")
+        for figure in ("best", "static", "first_5", "as_many_guesses")
+    }
+    assert len(rows) == 15 and f"adds {mean['rof', 'best'] - mean['default', 'best']:.1f} points to the best" in tuning
+    for treatment in ("rof", "default"):
+        said = f"{mean[treatment, 'first_5']:.1f} against {mean[treatment, 'as_many_guesses']:.1f}"
+        assert said in tuning, said
+    assert f"right on {mean['scale', 'static']:.0f}%" in tuning
     gains = gain([opened(repository, name) for name in LEARNED])
     first = [100 * one.held_out.steps[4].over_static.value for one in gains]
     assert f"gain {min(first):.0f} to {max(first):.0f} points" in layers
