@@ -32,7 +32,7 @@ GAIN_HEADS = dict(
 
 WIDTH = 100
 """Columns of a terminal that a table and a sentence fit."""
-_NAME = 31
+_NAME = 24
 _FIRST = ("static", "best", "matched_topk", "median", "worst")
 _WIDE = ("single_best", "most_confident", "vote_all", "chance")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from itd.analysis import oracle
+from itd.analysis import Baselines, Estimate, oracle
+from itd.analysis._oracle import OracleAccuracy
 from itd.analysis.tables import oracle_table
 from itd.errors import ResultError
 from itd.store import open_result
@@ -85,6 +86,15 @@ def test_the_table_is_in_percent_with_one_decimal(tmp_path):
     assert between.split()[3] == f"{100 * best.low:.1f}-{100 * best.high:.1f}"
     wide = oracle_table([answer], wide=True).splitlines()[0].split()
     assert wide == [*header.split(), "single", "confident", "vote", "chance"]
+
+
+def test_the_widest_figures_fit_100_columns():
+    sure = Estimate(0.95, 0.893, 1.0, 50_000)
+    rules = dict.fromkeys(("static", "worst", "median", "best"), sure)
+    beside = Baselines(sure, sure, 0.1, sure, sure, sure, {}, ())
+    for name in ("n" * 24, "n" * 25):
+        row = OracleAccuracy(f"{name}.parquet", 50_000, 4096, 1.0, 1.0, 1.0, 1.0, intervals=rules, baselines=beside)
+        assert max(map(len, oracle_table([row]).splitlines())) <= 100
 
 
 def test_a_table_of_stored_results_fits_100_columns(repository):
