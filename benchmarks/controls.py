@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,28 @@ def measured(attribute: str, weights: str, images: int, out: Path) -> dict[str, 
     }  # fmt: skip
 
 
+def finished(
+    out: Path, field: str, names: Sequence[str], seeds: int, run: Callable[[str, int, Path], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines, those that are missing run first, each written as soon as it is there.
+
+    field: the row's key with one of `names`; `seed` is the other. run: (name, seed, an empty folder) -> a row.
+    """
+    rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    done = {(row[field], row["seed"]) for row in rows}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for seed in range(seeds):
+        for name in names:
+            if (name, seed) in done:
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                rows.append(run(name, seed, Path(folder)))
+            with out.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+            click.echo(json.dumps(rows[-1]))
+    return rows
+
+
 def interval(values: Sequence[float]) -> str:
     """`mean ± half` of Student's 95% interval over seeds; of one seed the value, which is no interval.
 
@@ -127,22 +149,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 @click.option("--images", default=120)
 @click.option("--out", default="results/controls/rof-stride.jsonl")
 def main(attr: str, seeds: int, epochs: int, images: int, out: str) -> None:
-    path = Path(out)
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {(row["treatment"], row["seed"]) for row in rows}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for seed in range(seeds):
-        for treatment in TREATMENTS:
-            if (treatment, seed) in done:
-                continue
-            with tempfile.TemporaryDirectory() as folder:
-                weights = trained(attr, treatment, seed, epochs, Path(folder) / "w.safetensors")
-                figures = measured(attr, weights, images, Path(folder) / "r.parquet")
-            rows.append({"attribute": attr, "treatment": treatment, "seed": seed, "epochs": epochs, **figures})
-            with path.open("a") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
-            click.echo(json.dumps(rows[-1]))
-    click.echo(table(rows))
+    def run(treatment: str, seed: int, folder: Path) -> dict[str, Any]:
+        weights = trained(attr, treatment, seed, epochs, folder / "w.safetensors")
+        figures = measured(attr, weights, images, folder / "r.parquet")
+        return {"attribute": attr, "treatment": treatment, "seed": seed, "epochs": epochs, **figures}
+
+    click.echo(table(finished(Path(out), "treatment", TREATMENTS, seeds, run)))
 
 
 if __name__ == "__main__":

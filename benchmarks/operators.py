@@ -10,15 +10,13 @@ not run again. Then a table: means over seeds with 95% intervals of Student's t.
 
 from __future__ import annotations
 
-import json
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-from controls import interval
+from controls import finished, interval
 
 import itd
 
@@ -61,20 +59,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 @click.option("--out", default="results/controls/operators.jsonl")
 def main(seeds: int, epochs: int, precision: str, out: str) -> None:
     """Train and test what is missing, then print the table."""
-    path = Path(out)
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    done = {(row["operator"], row["seed"]) for row in rows}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for seed in range(seeds):
-        for operator in OPERATORS:
-            if (operator, seed) in done:
-                continue
-            with tempfile.TemporaryDirectory() as folder:
-                rows.append(trained(operator, seed, epochs, precision, Path(folder) / "w.safetensors"))
-            with path.open("a") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
-            click.echo(json.dumps(rows[-1]))
-    click.echo(table(rows))
+
+    def run(operator: str, seed: int, folder: Path) -> dict[str, Any]:
+        return trained(operator, seed, epochs, precision, folder / "w.safetensors")
+
+    click.echo(table(finished(Path(out), "operator", OPERATORS, seeds, run)))
 
 
 if __name__ == "__main__":
