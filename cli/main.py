@@ -19,7 +19,8 @@ import click
 
 from itd.errors import ItdError, ItdWarning
 from itd.text import first_line
-from itd_cli.options import Interrupted, as_typed, echo, note
+from itd_cli.options import as_typed, echo, note
+from itd_cli.signals import Signals
 
 COMMANDS = {
     "sweep": ("itd_cli.sweep:sweep", "Run every configuration of a network on every image."),
@@ -58,7 +59,6 @@ BUG = 70
 """The exit status of what nobody expected: sysexits' EX_SOFTWARE."""
 _OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.EROFS)
 """What writing to standard output ends in, where its end is full, broken or closed."""
-INTERRUPTED = "interrupted; nothing already written is lost: the same command goes on from there"
 
 
 class LazyGroup(click.Group):
@@ -75,7 +75,10 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         with warnings_as_notes():
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except KeyboardInterrupt as error:  # click itself would begin with an empty line
+                raise click.Abort() from error
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[Any, Any, list[str]]:
         name = args[0]
@@ -102,26 +105,28 @@ class LazyGroup(click.Group):
     ) -> Any:
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        with Signals(sys.argv[1:] if args is None else args) as signals:
+            try:
+                code = self._run(signals, args, prog_name or "itd", complete_var, extra)
+            except BaseException as error:
+                if isinstance(error, SystemExit) or not signals.stopped(error):
+                    raise
+                signals.say()
+                code = signals.code
+        sys.exit(code)
+
+    def _run(
+        self, signals: Signals, args: Sequence[str] | None, name: str, complete_var: str | None, extra: dict[str, Any]
+    ) -> int:
+        """The exit status of a command that was not stopped; what else ends it is said, and raises SystemExit."""
         try:
-            code = super().main(args, prog_name or "itd", complete_var, standalone_mode=False, **extra)
+            code = super().main(args, name, complete_var, standalone_mode=False, obj=signals, **extra)
             sys.stdout.flush()
-        except Interrupted as error:
-            _end(str(error), 130)
-        except (click.Abort, KeyboardInterrupt):
-            _end(INTERRUPTED, 130)
-        except ItdError as error:
-            _end(str(error), 1)
-        except click.exceptions.NoArgsIsHelpError as error:
-            error.show()
-            sys.exit(2)
-        except click.ClickException as error:
-            _end(_usage(error), error.exit_code)
-        except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the last flush complain
-            sys.exit(1)
-        except Exception as error:
-            _unexpected(error)
-        sys.exit(code if isinstance(code, int) else 0)
+        except BaseException as error:
+            if isinstance(error, SystemExit) or signals.stopped(error):
+                raise
+            _fail(error)
+        return code if isinstance(code, int) else 0
 
 
 @contextlib.contextmanager
@@ -151,10 +156,25 @@ def _usage(error: click.ClickException) -> str:
     return f"{text}; `{context.command_path} --help` shows what is allowed"
 
 
+def _fail(error: BaseException) -> NoReturn:
+    """Ends a command by an error."""
+    if isinstance(error, ItdError):
+        _end(str(error), 1)
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        sys.exit(2)
+    if isinstance(error, click.ClickException):
+        _end(_usage(error), error.exit_code)
+    if isinstance(error, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor may the last flush complain
+        sys.exit(1)
+    if isinstance(error, Exception):
+        _unexpected(error)
+    raise error
+
+
 def _end(message: str, code: int) -> NoReturn:
-    line = "interrupted" if code == 130 and not message else " ".join(as_typed(message).split())
-    prefix = "itd: " if code == 130 else "itd: error: "
-    echo(prefix + line, err=True)
+    echo(f"itd: error: {' '.join(as_typed(message).split())}", err=True)
     sys.exit(code)
 
 

@@ -1,4 +1,4 @@
-"""What commands share: output options, and the interruption that says how to go on."""
+"""What commands share: options, output, and what they say of work that goes on later."""
 
 from __future__ import annotations
 
@@ -14,26 +14,22 @@ from typing import Any, TypeVar
 
 import click
 
-from itd.errors import EmptyResultError, ItdError, ResultError
+from itd.errors import EmptyResultError, ResultError
 from itd.text import visible
+from itd_cli.signals import keeping
 
 F = TypeVar("F", bound=Callable[..., Any])
 T = TypeVar("T")
 
 
-class Interrupted(ItdError):
-    """Ctrl-C, with a message of how to go on: printed as one line, exit status 130."""
-
-
 @contextlib.contextmanager
 def resumable(bar: Any, kept: str) -> Iterator[None]:
-    """Work that the same command goes on with: Ctrl-C says what is kept, and the bar is closed at any end."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; {kept} is kept: give the same command again to go on") from None
-    finally:
-        bar.close()
+    """Work that the same command goes on with: a signal says what is kept, and the bar is closed at any end."""
+    with keeping(f"{kept} is kept"):
+        try:
+            yield
+        finally:
+            bar.close()
 
 
 def output_options(*, plot: bool = False) -> Callable[[F], F]:
