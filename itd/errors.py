@@ -27,6 +27,14 @@ class DataError(ItdError):
     """A data set or an image that cannot be read."""
 
 
+class ImageReadError(DataError):
+    """An image whose bytes cannot be read: the disk or the network refuses, and may not the next time."""
+
+
+class TooManyMissingError(DataError):
+    """More images that cannot be decoded than a sweep may record as missing."""
+
+
 class ResultError(ItdError):
     """A result folder or Parquet file that cannot be written, read or continued."""
 

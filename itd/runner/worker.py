@@ -35,7 +35,7 @@ class UnitScores:
     unit: Unit
     labels: np.ndarray
     missing: np.ndarray
-    columns: dict[str, np.ndarray]
+    columns: dict[str, Any]
 
 
 class Worker:

@@ -1,23 +1,21 @@
 """The Parquet results: writing them so that nothing is lost, reading them so that nothing wrong passes. No torch."""
 
+from itd.store._repair import repair
 from itd.store._union import UnionSource, write_union
-from itd.store._verify import Damage, VerifyReport, verify
+from itd.store._verify import VerifyReport, verify
+from itd.store.aside import FailedUnit
+from itd.store.existing import check_folder, check_target, done_images, is_other, order_there, remove_other
+from itd.store.missing import MissingImage
 from itd.store.result import Result, open_result
 from itd.store.samples import ImageNames, printable
-from itd.store.writer import (
-    ResultWriter,
-    Unit,
-    check_folder,
-    check_target,
-    done_images,
-    is_other,
-    order_there,
-    remove_other,
-)
+from itd.store.whole import Damage
+from itd.store.writer import ResultWriter, Unit
 
 __all__ = [
     "Damage",
+    "FailedUnit",
     "ImageNames",
+    "MissingImage",
     "Result",
     "ResultWriter",
     "UnionSource",
@@ -31,6 +29,7 @@ __all__ = [
     "order_there",
     "printable",
     "remove_other",
+    "repair",
     "verify",
     "write_union",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,13 +19,15 @@ from itd import __version__
 from itd.errors import ResultError
 from itd.space import ATTRIBUTES, SITES
 from itd.store import manifest as manifests
+from itd.store.existing import check_folder
 from itd.store.files import SIDE, disk_errors, locked, remove_stale
+from itd.store.identity import identity_differences, with_defaults
 from itd.store.index import Index
 from itd.store.part import list_parts, read_columns
 from itd.store.result import ORIGIN, Result
 from itd.store.samples import Namer, read_samples
 from itd.store.schema import SCORES, TYPES, setting_columns, setting_type
-from itd.store.writer import ResultWriter, Unit, check_folder, continued
+from itd.store.writer import ResultWriter, Unit, continued, sound_parts
 
 MOST_CONFIGS = 32_767
 """What the column `config` can number."""
@@ -92,7 +95,7 @@ def write_union(
         progress(already)
     for unit in writer.todo():
         read = [reader.read(unit) for reader in readers]
-        scores = {name: np.concatenate([scores[name] for scores, _ in read]) for name in SCORES}
+        scores: dict[str, Any] = {name: np.concatenate([one[name] for one, _ in read]) for name in SCORES}
         labels = readers[0].labels[unit.first : unit.last + 1]
         writer.write(unit, labels=labels, missing=np.concatenate([missing for _, missing in read]), **scores)
         if progress is not None:
@@ -202,6 +205,10 @@ def _open(
     with disk_errors(path):
         (folder / SIDE).mkdir(parents=True, exist_ok=True)
         remove_stale(folder / SIDE)
+        manifest = manifests.load_manifest(folder)
+        if manifest is not None and list_parts(folder):
+            _check_same(folder, manifest, fields["identity"], configs, samples)
+            sound_parts(folder, manifest, manifests.load_configs(folder, manifest))
         with locked(folder / SIDE):
             manifest = manifests.load_manifest(folder)
             if manifest is None or not list_parts(folder):
@@ -210,7 +217,7 @@ def _open(
                 _check_same(folder, manifest, fields["identity"], configs, samples)
                 manifest = continued(folder, manifest, samples, provenance, namer)
             configs = manifests.load_configs(folder, manifest)
-    return ResultWriter(str(path), manifest, configs, samples)
+    return ResultWriter(str(path), manifest, configs, samples, run=provenance["run"])
 
 
 def _namer(results: Sequence[Result]) -> Namer | None:
@@ -237,7 +244,7 @@ def _check_same(
         raise ResultError(f"{folder} holds a result of `itd sweep`; give another `out`")
     lines = [
         f"{name} is {there}, given {here}"
-        for name, there, here in manifests.identity_differences(_filled(manifest["identity"]), _filled(identity))
+        for name, there, here in identity_differences(_filled(manifest["identity"]), _filled(identity))
     ]
     there = manifests.load_configs(folder, manifest)
     if not lines and not there.drop_columns([ORIGIN[0]]).equals(configs.drop_columns([ORIGIN[0]])):
@@ -249,7 +256,7 @@ def _check_same(
 
 def _filled(identity: Mapping[str, Any]) -> dict[str, Any]:
     """An identity whose sources', too, have the fields that they lack at their defaults."""
-    filled = manifests.with_defaults(identity)
+    filled = with_defaults(identity)
     if "union" in filled:
         filled["union"] = {name: _filled(source) for name, source in filled["union"].items()}
     return filled
@@ -294,6 +301,7 @@ def _agreed(values: Sequence[Any]) -> Any:
 
 def _provenance(results: Sequence[Result]) -> dict[str, Any]:
     return {
+        "run": secrets.token_hex(8),
         "itd": __version__,
         "python": platform.python_version(),
         "union": ", ".join(os.fspath(result.path) for result in results),

@@ -1,34 +1,32 @@
-"""Reading all of a result with all checks, to say which parts are damaged and which images are missing."""
+"""Reading all of a result with all checks, to say which of its files are damaged and which images are missing."""
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from itd.errors import ResultError
 from itd.store import manifest as manifests
-from itd.store.files import SIDE
-from itd.store.index import read_index
-from itd.store.part import Part, list_parts, read_columns, read_schema, with_record
-from itd.store.result import for_each
-from itd.store.samples import FILE, read_samples
-from itd.store.schema import check_columns
+from itd.store import missing as missing_file
+from itd.store import samples as samples_file
+from itd.store.files import RESTORE, SIDE
+from itd.store.part import list_parts, single_part
+from itd.store.whole import Checked, Damage, check_parts, gaps
 
-
-@dataclass(frozen=True)
-class Damage:
-    """A part, or the file of the images' names, that cannot be used, and why."""
-
-    part: str
-    reason: str
+MANIFEST = f"{SIDE}/manifest.json"
+CONFIGS = f"{SIDE}/configs.parquet"
 
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What `verify` found. missing: (first, last) positions that no part holds."""
+    """What `verify` found.
+
+    parts, rows: of those that are whole. images: asked for. damaged: files that cannot be used. missing: (first, last)
+    positions that no part holds, which is no damage. unprotected: files without a hash that would show damage.
+    """
 
     path: str
     parts: int
@@ -36,15 +34,21 @@ class VerifyReport:
     images: int
     damaged: tuple[Damage, ...]
     missing: tuple[tuple[int, int], ...]
+    unprotected: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether every part is whole, and the names of the images, and none is missing."""
-        return not self.damaged and not self.missing
+        """Whether all that is there is whole."""
+        return not self.damaged
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that is there is whole, and every image is."""
+        return self.ok and not self.missing
 
 
 def verify(path: str | Path) -> VerifyReport:
-    """Reads every column of every part with every check.
+    """Reads every column of every part with every check, and every file beside them.
 
     Raises ResultError only where there is no result to verify; what is damaged is reported.
 
@@ -54,57 +58,86 @@ def verify(path: str | Path) -> VerifyReport:
     if not isinstance(path, (str, Path)):
         raise ResultError(f"verify takes the path of a result, given {type(path).__name__}")
     root = Path(path)
-    manifest = manifests.load_manifest(root) if root.is_dir() else None
-    if manifest is None and not root.is_file():
-        raise ResultError(f"{path} is not a result folder; give one written by `itd sweep`")
-    parts = list_parts(root) if manifest is not None else [Part(root)]
-    numbers = samples = None
-    if manifest is not None:
-        numbers = manifests.load_configs(root, manifest).column("config").to_numpy()
-        samples = manifests.from_runs(manifest["samples"])
+    if root.is_file():
+        return _verify_files(root, [root])
+    if not root.is_dir() or not ((root / SIDE).is_dir() or list_parts(root)):
+        raise ResultError(f"{path} is not a result; give a folder or file written by `itd sweep`")
+    if not (root / SIDE).is_dir():
+        return _verify_files(root, [part.path for part in list_parts(root)])
+    return _verify_folder(root)
 
-    checked = for_each(lambda part: _verify_part(part, numbers, samples), parts)
-    damaged = [entry for entry in checked if isinstance(entry, Damage)]
-    damaged += _overlaps(parts)
-    if manifest is not None and samples is not None:
-        try:
-            read_samples(root, manifest, samples)
-        except ResultError as error:
-            damaged.append(Damage(f"{SIDE}/{FILE}", str(error)))
+
+def _verify_files(root: Path, files: list[Path]) -> VerifyReport:
+    """Parquet files without a manifest: what their pages' own checksums say."""
+    parts = [single_part(file) for file in files]
+    checked = [one for part in parts for one in check_parts([part], None, None, recorded=False)]
+    whole = [one for one in checked if isinstance(one, Checked)]
     return VerifyReport(
-        path=str(path),
-        parts=len(parts),
-        rows=sum(entry for entry in checked if isinstance(entry, int)),
-        images=0 if samples is None else len(samples),
-        damaged=tuple(damaged),
-        missing=() if samples is None else _missing(parts, len(samples)),
+        path=str(root),
+        parts=len(whole),
+        rows=sum(one.rows for one in whole),
+        images=sum(len(one.index.samples) for one in whole),
+        damaged=tuple(one for one in checked if isinstance(one, Damage)),
+        missing=(),
+        unprotected=tuple(one.part.name for one in whole if one.part.record is None),
     )
 
 
-def _verify_part(part: Part, numbers: np.ndarray | None, samples: np.ndarray | None) -> int | Damage:
-    """The part's rows, or what is wrong with it."""
+def _verify_folder(root: Path) -> VerifyReport:
+    parts = list_parts(root)  # before the manifest, which grows first
+    damaged: list[Damage] = []
+    manifest = _manifest(root, damaged)
+    numbers = samples = None
+    if manifest is not None:
+        samples = manifests.from_runs(manifest["samples"])
+        numbers = _numbers(root, manifest, damaged)
+    checked = check_parts(parts, numbers, samples)
+    whole = [one for one in checked if isinstance(one, Checked)]
+    damaged += [one for one in checked if isinstance(one, Damage)]
+    damaged += _beside(root, manifest, samples)
+    return VerifyReport(
+        path=str(root),
+        parts=len(whole),
+        rows=sum(one.rows for one in whole),
+        images=sum(len(one.index.samples) for one in whole) if samples is None else len(samples),
+        damaged=tuple(damaged),
+        missing=()
+        if samples is None
+        else gaps([part for part in parts if 0 <= part.first <= part.last < len(samples)], len(samples)),
+        unprotected=(MANIFEST,) if manifest is not None and not manifests.is_protected(manifest) else (),
+    )
+
+
+def _manifest(root: Path, damaged: list[Damage]) -> dict[str, Any] | None:
+    """The manifest; None where it is damaged, which is then said, or where there is nothing yet that it would be of."""
     try:
-        if samples is not None and not 0 <= part.first <= part.last < len(samples):
-            return Damage(part.name, "it is not a part of this result; move it elsewhere")
-        part = with_record(part)
-        schema, _ = read_schema(part)
-        check_columns(schema, str(part.path))
-        read_index(part, numbers, None if samples is None else samples[part.first : part.last + 1])
-        return read_columns(part, schema.names).num_rows
+        manifest = manifests.load_manifest(root)
+        if manifest is None and (list_parts(root) or (root / CONFIGS).exists()):
+            damaged.append(Damage(MANIFEST, f"it is not there; {RESTORE}"))
+        return manifest
     except ResultError as error:
-        return Damage(part.name, str(error))
+        damaged.append(Damage(MANIFEST, str(error)))
+        return None
 
 
-def _overlaps(parts: list[Part]) -> list[Damage]:
-    placed = [part for part in parts if part.first >= 0]
-    pairs = itertools.pairwise(placed)
-    return [Damage(b.name, f"it overlaps {a.name}; delete one of them") for a, b in pairs if b.first <= a.last]
+def _numbers(root: Path, manifest: dict[str, Any], damaged: list[Damage]) -> np.ndarray | None:
+    try:
+        return manifests.load_configs(root, manifest).column("config").to_numpy()
+    except ResultError as error:
+        damaged.append(Damage(CONFIGS, str(error)))
+        return None
 
 
-def _missing(parts: list[Part], images: int) -> tuple[tuple[int, int], ...]:
-    missing, at = [], 0
-    for part in parts:
-        if part.first > at:
-            missing.append((at, min(part.first, images) - 1))
-        at = max(at, part.last + 1)
-    return (*missing, (at, images - 1)) if at < images else tuple(missing)
+def _beside(root: Path, manifest: dict[str, Any] | None, samples: np.ndarray | None) -> list[Damage]:
+    """What is damaged of the files that say what images are called, and which are missing."""
+    damaged = []
+    if manifest is not None and samples is not None:
+        try:
+            samples_file.read_samples(root, manifest, samples)
+        except ResultError as error:
+            damaged.append(Damage(f"{SIDE}/{samples_file.FILE}", str(error)))
+    try:
+        missing_file.read_missing(root)
+    except ResultError as error:
+        damaged.append(Damage(f"{SIDE}/{missing_file.FILE}", str(error)))
+    return damaged

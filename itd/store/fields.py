@@ -48,6 +48,7 @@ _IDENTITY_FIELDS = {
     "engine": maybe(whole(1, 1000)),
     "choices": maybe(_OBJECT),
     "data": maybe(text),
+    "contents_sha256": maybe(hexadecimal),
     "every": maybe(whole(1, _LAST)),
     "class_subset": maybe(listing(whole(0, _MOST_CONFIGS))),
     "preprocess": maybe(_OBJECT),
@@ -56,7 +57,7 @@ _IDENTITY_FIELDS = {
     "recalibration": maybe(_OBJECT),
 }
 _IDENTITY = fields({}, {**_IDENTITY_FIELDS, "union": mapping(text, fields({}, _IDENTITY_FIELDS))})
-_RUN = fields({}, {"classes": maybe(whole(1, _MOST_CONFIGS))})
+_RUN = fields({}, {"classes": maybe(whole(1, _MOST_CONFIGS)), "run": maybe(text)})
 
 _MANIFEST = fields(
     {
@@ -77,6 +78,7 @@ _MANIFEST = fields(
         "macs_unknown": listing(text),
         "order": text,
         "samples_sha256": hexadecimal,
+        "sha256": hexadecimal,
     },
 )
 
@@ -103,5 +105,6 @@ check_record = fields(
         "bytes": whole(0, 2**53),
         "footer_sha256": hexadecimal,
         "columns_crc32": mapping(text, whole(0, 2**32 - 1)),
-    }
+    },
+    {"content_sha256": hexadecimal, "run": maybe(text), "sha256": hexadecimal},
 )

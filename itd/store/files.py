@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,17 +85,55 @@ def locked(side: Path) -> Iterator[None]:
         yield
 
 
+RESTORE = "restore it from a copy, or try `itd verify --repair`"
+
+
 def read_json(path: Path, check: Check) -> Any:
     """A JSON file of a result; ResultError where it is damaged, or `check` refuses what it holds."""
     try:
-        return checked.read_json(path, check)
+        return checked.read_json(path, _with_hash(check))
     except BadJson as error:
-        raise ResultError(f"{path} is damaged: {error}; restore it from a copy") from error
+        raise ResultError(f"{path} is damaged: {error}; {RESTORE}") from error
+
+
+def _with_hash(check: Check) -> Check:
+    """The check, then that of the hash that the value carries, where it carries one."""
+
+    def both(value: Any, name: str) -> None:
+        check(value, name)
+        if isinstance(value, dict) and is_sealed(value) is False:
+            raise BadJson("its fields do not match the hash that it carries")
+
+    return both
 
 
 def to_json(value: Any) -> bytes:
     """A value as JSON that reads well."""
     return (json.dumps(value, indent=1, default=_encode) + "\n").encode()
+
+
+OWN_HASH = "sha256"
+"""The field of a JSON object with the SHA-256 of its other fields."""
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with the hash of its own fields.
+
+    >>> is_sealed(sealed({"a": 1})), is_sealed({**sealed({"a": 1}), "a": 2}), is_sealed({"a": 1})
+    (True, False, None)
+    """
+    return {**value, OWN_HASH: _hash_of_fields(value)}
+
+
+def is_sealed(value: Mapping[str, Any]) -> bool | None:
+    """Whether a JSON object has the fields that its own hash is of; None where it has no hash."""
+    return value[OWN_HASH] == _hash_of_fields(value) if OWN_HASH in value else None
+
+
+def _hash_of_fields(value: Mapping[str, Any]) -> str:
+    """Over the fields and not over the bytes of a file, so that another layout of the same JSON is no damage."""
+    fields = {name: field for name, field in value.items() if name != OWN_HASH}
+    return sha256(json.dumps(fields, sort_keys=True, separators=(",", ":"), default=_encode).encode())
 
 
 def sha256(data: bytes) -> str:

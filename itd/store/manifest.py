@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,37 +10,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from itd.checked import BadJson, anything
+from itd.checked import BadJson
 from itd.errors import ResultError
-from itd.space import Space
+from itd.space import ATTRIBUTES, Space
 from itd.store.fields import check_manifest
-from itd.store.files import SIDE, read_json, sha256, to_json, write_whole
+from itd.store.files import OWN_HASH, SIDE, read_json, sealed, sha256, to_json, write_whole
+from itd.store.identity import as_json, identity_differences
 from itd.store.part import list_parts
 from itd.store.samples import HASH, Namer, write_samples
 from itd.store.schema import setting_columns, setting_type
 from itd.text import one_line, shorten
 
-FORMAT = 1
-ABSENT = "(absent)"
+FORMAT = 2
+"""Of a manifest that carries its own hash. One of format 1, from before there was one, is read, and written as 2 when
+its result goes on; a version that knew only format 1 would leave the old hash in a manifest that it extends."""
+UNSEALED = 1
+FIELDS = b"itd"
+"""Where the metadata of `_itd/configs.parquet` hold the fields that a manifest begins with."""
 PATH_ORDER = "path"
 """The `order` of the images where a manifest does not have the field."""
-
-IDENTITY_DEFAULTS: Mapping[str, Any] = {
-    "engine": 1,
-    "network_sha256": None,
-    "every": 1,
-    "class_subset": None,
-    "variation": None,
-    "recalibration": None,
-    "choices": {"size_scale": "area", "align_corners": False, "shortcut": "zero", "pool_half": "nearest"},
-}
-"""What a field of the identity is where a manifest does not have it: sweeps before the field existed did just that.
-
-engine: 2 where size 1 of aligned corners is the kernel's centre tap, as it is now; before, it was the top left one.
-every: each image of the data was selected. class_subset: predictions are among all classes. variation: the images are
-as they are. recalibration: the normalisation statistics are the weights' own. choices: the readings of the paper that
-come first in `itd.space.Conventions`. A field that is added to the identity later gets its default here, so that
-`FORMAT` stays 1 and older results go on."""
 
 
 def manifest_path(folder: Path) -> Path:
@@ -53,20 +40,37 @@ def load_manifest(folder: Path) -> dict[str, Any] | None:
     """A folder's manifest, None where it has none; ResultError where it is not one that this version reads."""
     path = manifest_path(folder)
     try:
-        manifest = read_json(path, anything)
+        return read_json(path, _check_of_its_format)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OtherFormatError as error:
+        raise OtherFormatError(f"{path} {error}: use the itd that wrote it") from error
     except OSError as error:
         raise ResultError(f"{path} cannot be read: {error.strerror}; make it readable") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        there = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
-        there = shorten(repr(there), 20)
-        raise ResultError(f"{path} has format {there}; this version reads format {FORMAT}: use the itd that wrote it")
-    try:
-        check_manifest(manifest, "")
-    except BadJson as error:
-        raise ResultError(f"{path} is damaged: {error}; restore it from a copy") from error
-    return manifest
+
+
+class OtherFormatError(ResultError):
+    """A manifest that another version wrote: it says which format it has and which can be read."""
+
+
+def check(manifest: Mapping[str, Any]) -> None:
+    """BadJson for fields with which no reader could go on."""
+    check_manifest(as_json(manifest), "")
+
+
+def _check_of_its_format(manifest: Any, name: str) -> None:
+    there = manifest.get("format") if isinstance(manifest, dict) else None
+    if there not in (UNSEALED, FORMAT) or isinstance(there, (bool, float)):
+        shown = shorten(repr(there if isinstance(manifest, dict) else type(manifest).__name__), 20)
+        raise OtherFormatError(f"has format {shown}; this version reads formats {UNSEALED} and {FORMAT}")
+    if there == FORMAT and OWN_HASH not in manifest:
+        raise BadJson(f"it has no {OWN_HASH}")
+    check_manifest(manifest, name)
+
+
+def is_protected(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest carries its own hash: every one that this version writes does."""
+    return OWN_HASH in manifest
 
 
 def create(
@@ -127,14 +131,15 @@ def begin(
     parts = list_parts(folder)
     if parts:
         raise ResultError(
-            f"{folder} holds {parts[0].name} but no {SIDE}/manifest.json, so it cannot be continued; give another `out`"
+            f"{folder} holds {parts[0].name} but no {SIDE}/manifest.json, so it cannot be continued; mend it with "
+            f"`itd verify --repair {folder}`, or give another `out`"
         )
-    data = _encode_configs(configs)
+    fields = {**fields, "identity": as_json(fields["identity"])}
+    data = _encode_configs(configs, {**fields, "provenance": [as_json(provenance)]})
     write_whole(folder / SIDE / "configs.parquet", data)
     named = {} if namer is None else {HASH: write_samples(folder, namer(samples))}
     manifest = {
-        "format": FORMAT,
-        "identity": as_json(fields["identity"]),
+        "identity": fields["identity"],
         "images": len(samples),
         "samples": to_runs(samples),
         **named,
@@ -143,8 +148,7 @@ def begin(
         "configs_sha256": sha256(data),
         "provenance": [as_json(provenance)],
     }
-    save(folder, manifest)
-    return manifest
+    return save(folder, manifest)
 
 
 def order_of(manifest: Mapping[str, Any] | None) -> str | None:
@@ -157,9 +161,11 @@ def is_union(manifest: Mapping[str, Any] | None) -> bool:
     return manifest is not None and "union" in manifest["identity"]
 
 
-def save(folder: Path, manifest: dict[str, Any]) -> None:
-    """Writes the manifest."""
+def save(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Writes the manifest with its hash, and returns it."""
+    manifest = sealed({**manifest, "format": FORMAT})
     write_whole(manifest_path(folder), to_json(manifest))
+    return manifest
 
 
 def load_configs(folder: Path, manifest: dict[str, Any]) -> pa.Table:
@@ -181,7 +187,8 @@ def load_configs(folder: Path, manifest: dict[str, Any]) -> pa.Table:
 
 def _check_configs(path: Path, configs: pa.Table, manifest: Mapping[str, Any]) -> None:
     """ResultError for a table that does not have the rows and columns that the manifest speaks of."""
-    wanted = ["config", "macs", "is_default", *setting_columns(manifest["attributes"])]
+    own = setting_columns(manifest["attributes"])
+    wanted = ["config", "macs", "is_default", *own]
     wanted += ["source", "source_config", "source_default"] if is_union(manifest) else []
     absent = [name for name in wanted if configs.column_names.count(name) != 1]
     why = f"it has no column {', '.join(absent)}" if absent else None
@@ -193,8 +200,24 @@ def _check_configs(path: Path, configs: pa.Table, manifest: Mapping[str, Any]) -
         nulls = [name for name in ("config", "macs") if configs.column(name).null_count]
         if nulls or set(odd) - {"is_default"} or not pa.types.is_integer(kinds["config"]):
             why = "its columns are of other types"
+    why = why or _contradiction(configs, manifest, own)
     if why is not None:
         raise ResultError(f"{path} is damaged: {why}; restore it from a copy")
+
+
+def _contradiction(configs: pa.Table, manifest: Mapping[str, Any], own: Sequence[str]) -> str | None:
+    """What a manifest and its configurations do not say alike: default, attributes, sites; None where they agree."""
+    marked = np.flatnonzero(configs.column("is_default").to_numpy(zero_copy_only=False)).tolist()
+    numbers = configs.column("config").to_pylist()
+    if [numbers[row] for row in marked] != [n for n in [manifest["default"]] if n is not None]:
+        return f"its default is not configuration {manifest['default']}"
+    others = [name for name in configs.column_names if name in setting_columns(ATTRIBUTES) and name not in own]
+    if others:
+        return f"it has the column {others[0]} of an attribute that is not varied"
+    varied = {name[-1] for name in own if configs.column(name).null_count < configs.num_rows}
+    if varied != set(manifest["sites"]):
+        return f"its sites are {', '.join(sorted(varied))}, and {', '.join(manifest['sites'])} are said to be"
+    return None
 
 
 def _configs_table(space: Space, macs: Sequence[int]) -> pa.Table:
@@ -206,7 +229,9 @@ def _configs_table(space: Space, macs: Sequence[int]) -> pa.Table:
     return pa.table(table)
 
 
-def _encode_configs(table: pa.Table) -> bytes:
+def _encode_configs(table: pa.Table, fields: Mapping[str, Any]) -> bytes:
+    """The configurations as Parquet. fields: of the manifest, kept in the metadata for when that is lost."""
+    table = table.replace_schema_metadata({FIELDS: to_json(sealed(fields))})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue().to_pybytes()
@@ -271,64 +296,6 @@ def _other_configs(configs: pa.Table, space: Space) -> list[str]:
     if default != [i == space.default for i in range(len(space))]:
         lines.append("the default configuration differs")
     return lines
-
-
-def with_defaults(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity with the fields that it lacks at their defaults, those of its own first and in their order.
-
-    >>> with_defaults({"model": "resnet18", "choices": {"shortcut": "nearest"}})["choices"]["shortcut"]
-    'nearest'
-    """
-    return _filled(identity, IDENTITY_DEFAULTS)
-
-
-def _filled(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    filled = dict(values)
-    for name, default in defaults.items():
-        if name not in filled:
-            filled[name] = dict(default) if isinstance(default, dict) else default
-        elif isinstance(default, dict) and isinstance(filled[name], dict):
-            filled[name] = _filled(filled[name], default)
-    return filled
-
-
-def identity_differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """`differences` of two identities of results, a field that one of them lacks compared as its default.
-
-    A preprocessing of which one of them says nothing is not compared where the data are the same: they then cover it.
-    """
-    filled = [with_defaults(as_json(identity)) for identity in (there, here)]
-    if None in (one.get("preprocess") for one in filled) and filled[0].get("data") == filled[1].get("data"):
-        for one in filled:
-            one.pop("preprocess", None)
-    return differences(*filled)
-
-
-def differences(there: Any, here: Any) -> list[tuple[str, str, str]]:
-    """The fields in which two identities differ: (dotted name, value there, value here), values shortened.
-
-    >>> differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "c": 3}})
-    [('a.c', '2', '3')]
-    """
-    return list(_compare("", as_json(there), as_json(here)))
-
-
-def _compare(name: str, there: Any, here: Any) -> Iterator[tuple[str, str, str]]:
-    if isinstance(there, dict) and isinstance(here, dict):
-        for key in dict.fromkeys([*there, *here]):
-            inner = f"{name}.{key}" if name else str(key)
-            yield from _compare(inner, there.get(key, ABSENT), here.get(key, ABSENT))
-    elif there != here:
-        yield name, _shown(there), _shown(here)
-
-
-def _shown(value: Any) -> str:
-    return shorten(value if value is ABSENT else json.dumps(value))
-
-
-def as_json(value: Any) -> Any:
-    """A value as it comes back from JSON: tuples are lists, keys are strings."""
-    return json.loads(to_json(value))
 
 
 def to_runs(samples: np.ndarray) -> list[list[int]]:

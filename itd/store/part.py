@@ -1,12 +1,17 @@
-"""One Parquet file of a result: its name, its record in the side folder, and reading it with every check."""
+"""One Parquet file of a result: its name, its record in the side folder, and reading it with every check.
+
+A record is written before its part and named by the part's content, so that of two runs that write the same images
+each has its own, and the part that came first is read by the record that it matches.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from itd.errors import ResultError
+from itd.files import publish, write_atomic
 from itd.store.fields import check_record
-from itd.store.files import SIDE, read_json, sha256
+from itd.store.files import SIDE, read_json, sealed, sha256, side_of, to_json
 from itd.text import one_line
 
 _NAME = re.compile(r"^part-(\d{8,})-(\d{8,})\.parquet$")
+_RECORD = re.compile(r"^(part-\d{8,}-\d{8,})(?:\.[0-9a-f]{16})?\.json$")
+"""Before the content was in its name, a part had one record, named as the part."""
 _MAGIC = b"PAR1"
 
 
@@ -31,18 +39,23 @@ def part_name(first: int, last: int) -> str:
     return f"part-{first:08d}-{last:08d}.parquet"
 
 
-def record_path(part: Path) -> Path:
-    """Where a part's record lies."""
-    return part.parent / SIDE / f"{part.stem}.json"
+def record_path(part: Path, content_sha256: str) -> Path:
+    """Where the record of a part with this content lies."""
+    return part.parent / SIDE / f"{part.stem}.{content_sha256[:16]}.json"
 
 
 @dataclass(frozen=True)
 class Part:
-    """A Parquet file with rows of a result. first, last: its positions, or -1 where the name does not say."""
+    """A Parquet file with rows of a result.
+
+    first, last: its positions, or -1 where the name does not say. records: the files that may be its record.
+    record: the one that is, once it is read.
+    """
 
     path: Path
     first: int = -1
     last: int = -1
+    records: tuple[Path, ...] = field(default=(), repr=False, compare=False)
     record: dict[str, Any] | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -52,35 +65,97 @@ class Part:
 
 def list_parts(folder: Path) -> list[Part]:
     """The parts of a folder by position; a Parquet file of another name has none. Records are not read yet."""
-    parts = []
-    for path in folder.iterdir():
-        if path.suffix == ".parquet" and not path.name.startswith((".", "_")):
-            match = _NAME.match(path.name)
-            parts.append(Part(path, int(match[1]), int(match[2])) if match else Part(path))
-    return sorted(parts, key=lambda part: (part.first, part.last, part.name))
+    names = [
+        path.name for path in folder.iterdir() if path.suffix == ".parquet" and not path.name.startswith((".", "_"))
+    ]
+    records = _list_records(folder / SIDE)  # after the parts, which come later than their records
+    return sorted((_part(folder / name, records) for name in names), key=lambda p: (p.first, p.last, p.name))
+
+
+def single_part(path: Path) -> Part:
+    """A file that is read by itself, with the records that it has where it lies in a result."""
+    return _part(path, _list_records(path.parent / SIDE))
+
+
+def _part(path: Path, records: Mapping[str, list[Path]]) -> Part:
+    match = _NAME.match(path.name)
+    first, last = (int(match[1]), int(match[2])) if match else (-1, -1)
+    return Part(path, first, last, tuple(records.get(path.stem, ())))
+
+
+def _list_records(side: Path) -> dict[str, list[Path]]:
+    """The records of each part, by the part's stem."""
+    found: dict[str, list[Path]] = {}
+    try:
+        names = sorted(os.listdir(side))
+    except (FileNotFoundError, NotADirectoryError):
+        return found
+    for name in names:
+        match = _RECORD.match(name)
+        if match:
+            found.setdefault(match[1], []).append(side / name)
+    return found
 
 
 def with_record(part: Part) -> Part:
-    """The part with its record, where there is one."""
-    path = record_path(part.path)
+    """The part with its record, where there is one; ResultError where there is none that can be read."""
+    records, unreadable = [], None
+    for path in part.records:
+        try:
+            records.append(read_json(path, check_record))
+        except FileNotFoundError:
+            continue
+        except ResultError:
+            unreadable = path
+    if unreadable is not None and not records:
+        raise _damaged(part, f"its record {SIDE}/{unreadable.name} cannot be read")
+    if len(records) > 1:
+        footer = _footer_sha256(part.path)
+        records.sort(key=lambda record: record["footer_sha256"] != footer)
+    return replace(part, record=records[0]) if records else part
+
+
+def require_record(part: Part) -> Part:
+    """The part with its record; ResultError where it has none, as in a result with a manifest nothing is without."""
+    part = with_record(part)
+    if part.record is None:
+        raise _damaged(part, "it has no record")
+    return part
+
+
+def why_unsound(part: Part) -> str | None:
+    """Why a part cannot be what its record says, by one look at it and no reading; None where it can be."""
     try:
-        record = read_json(path, check_record)
-    except (FileNotFoundError, NotADirectoryError):
-        return part
+        record = require_record(part).record or {}
+        size = part.path.stat().st_size
     except ResultError as error:
-        raise _damaged(part, f"its record {SIDE}/{path.name} cannot be read") from error
-    return Part(part.path, part.first, part.last, record)
+        return str(error)
+    except FileNotFoundError:
+        return "it is gone"
+    return None if size == record["bytes"] else f"it has {size} of {record['bytes']} bytes"
 
 
-def require_sizes(parts: Sequence[Part]) -> None:
-    """ResultError for a part that is not as long as its record says: one look at each, no reading."""
-    for part in map(with_record, parts):
-        if part.record is not None and part.path.stat().st_size != part.record["bytes"]:
-            raise _damaged(part, f"it has {part.path.stat().st_size} of {part.record['bytes']} bytes")
+def put_part(temp: Path, target: Path, record: dict[str, Any], *, replacing: Part | None = None) -> bool:
+    """Gives a written part its final name, after its record.
+
+    replacing: the part that is there and makes way, with its records; None puts it only if absent. Returns False where
+    somebody was first; then nothing of this one is left.
+    """
+    path = record_path(target, record["content_sha256"])
+    wrote = write_atomic(path, to_json(sealed(record)), folder=side_of(target), exclusive=True)
+    if not publish(temp, target, exclusive=replacing is None):
+        if wrote:
+            path.unlink(missing_ok=True)
+        return False
+    for old in replacing.records if replacing is not None else ():
+        if old != path:
+            old.unlink(missing_ok=True)
+    return True
 
 
-def make_record(data: bytes) -> dict[str, Any]:
-    """What is kept about a part: rows, bytes, the footer's SHA-256 and the CRC-32 of each column's bytes."""
+def make_record(data: bytes, run: str | None = None) -> dict[str, Any]:
+    """What is kept about a part: rows, bytes, its SHA-256 and the footer's, the CRC-32 of each column's bytes, and
+    which run wrote it, as the manifest's provenance calls it."""
     length = int.from_bytes(data[-8:-4], "little") + 8
     meta = pq.read_metadata(pa.BufferReader(data))
     view = memoryview(data)
@@ -96,8 +171,10 @@ def make_record(data: bytes) -> dict[str, Any]:
     return {
         "rows": meta.num_rows,
         "bytes": len(data),
+        "content_sha256": sha256(data),
         "footer_sha256": sha256(data[-length:]),
         "columns_crc32": columns,
+        "run": run,
     }
 
 
@@ -115,6 +192,8 @@ def read_columns(part: Part, names: Sequence[str], threads: bool = False) -> pa.
         table = file.read(columns=list(names), use_threads=threads)
     if table.num_rows != file.metadata.num_rows:
         raise _damaged(part, f"{table.num_rows} rows where its footer says {file.metadata.num_rows}")
+    if part.record is not None and table.num_rows != part.record["rows"]:
+        raise _damaged(part, f"{table.num_rows} rows where its record says {part.record['rows']}")
     return table.select(list(names))
 
 
@@ -137,16 +216,25 @@ def _check_footer(part: Part, record: dict[str, Any]) -> None:
     with open(part.path, "rb") as file:
         head = file.read(len(_MAGIC))
         size = file.seek(0, 2)
-        if size != record.get("bytes"):
-            raise _damaged(part, f"{size} bytes where its record says {record.get('bytes')}")
+    if size != record["bytes"]:
+        raise _damaged(part, f"{size} bytes where its record says {record['bytes']}")
+    if head != _MAGIC or _footer_sha256(part.path) != record["footer_sha256"]:
+        raise _damaged(part, "its footer does not match its record")
+
+
+def _footer_sha256(path: Path) -> str | None:
+    """The SHA-256 of a file's footer; None where its last bytes are not those of one."""
+    with open(path, "rb") as file:
+        size = file.seek(0, 2)
         file.seek(max(0, size - 65_536))
         tail = file.read()
         length = int.from_bytes(tail[-8:-4], "little") + 8
-        if length > len(tail) and length <= size:
+        if len(tail) < 8 or length > size:
+            return None
+        if length > len(tail):
             file.seek(size - length)
             tail = file.read()
-    if head != _MAGIC or length > size or sha256(tail[-length:]) != record.get("footer_sha256"):
-        raise _damaged(part, "its footer does not match its record")
+    return sha256(tail[-length:])
 
 
 def _check_columns(part: Part, meta: pq.FileMetaData, names: Sequence[str]) -> None:
@@ -187,6 +275,6 @@ def _damaged(part: Part, why: str) -> ResultError:
             "file written by `itd sweep`"
         )
     return ResultError(
-        f"{part.path} is damaged: {why}; delete this part and give the same `itd sweep` or `itd union` command "
-        "again, which makes it anew"
+        f"{part.path} is damaged: {why}; give the same `itd sweep` or `itd union` command again, which puts it aside "
+        "and makes it anew"
     )

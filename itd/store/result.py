@@ -17,8 +17,9 @@ import pyarrow as pa
 from itd.errors import ResultError
 from itd.space import SITES
 from itd.store import manifest as manifests
+from itd.store.identity import with_defaults
 from itd.store.index import Index, read_index
-from itd.store.part import Part, list_parts, read_columns, read_schema, with_record
+from itd.store.part import Part, list_parts, read_columns, read_schema, require_record, single_part, with_record
 from itd.store.samples import read_samples
 from itd.store.schema import SCORES, TYPES, check_columns, default_of, plain, setting_columns, setting_type
 
@@ -89,6 +90,11 @@ class Result:
         return self.n + self.nulls
 
     @property
+    def unprotected(self) -> bool:
+        """Whether the manifest has no hash of its own, as older ones have not, so that nothing would show a change."""
+        return self.manifest is not None and not manifests.is_protected(self.manifest)
+
+    @property
     def partial(self) -> bool:
         """Whether the sweep still has images to do."""
         return self.images_done < self.images_requested
@@ -102,7 +108,7 @@ class Result:
     @property
     def identity(self) -> dict[str, Any]:
         """What the result is of, a field that its manifest lacks at its default; empty without a manifest."""
-        return {} if self.manifest is None else manifests.with_defaults(self.manifest["identity"])
+        return {} if self.manifest is None else with_defaults(self.manifest["identity"])
 
     @property
     def macs_unknown(self) -> tuple[str, ...]:
@@ -243,7 +249,7 @@ def open_result(path: str | Path) -> Result:
             f"no such result: {name}; give a folder or file written by `itd sweep`, such as results/*.parquet"
         )
     try:
-        parts = list_parts(root) if root.is_dir() else [Part(root)]  # before the manifest, which grows first
+        parts = list_parts(root) if root.is_dir() else [single_part(root)]  # before the manifest, which grows first
         manifest = manifests.load_manifest(root) if root.is_dir() else None
     except OSError as error:
         raise ResultError(f"{name} cannot be read: {error.strerror}; make it readable") from error
@@ -263,7 +269,7 @@ def _open_folder(path: str, root: Path, manifest: dict[str, Any], parts: list[Pa
     numbers = configs.column("config").to_numpy()
 
     def read(part: Part) -> Index:
-        part = with_record(part)
+        part = require_record(part)
         check_columns(read_schema(part)[0], str(part.path))
         return read_index(part, numbers, samples[part.first : part.last + 1])
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
-import os
-from collections.abc import Sequence
+import datetime
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from itd.errors import ResultError
-from itd.files import publish, temporary, write_synced
+from itd.errors import ItdWarning, ResultError, TooManyMissingError
+from itd.files import temporary, write_synced
 from itd.space import Space
 from itd.store import manifest as manifests
-from itd.store.files import SIDE, disk_errors, locked, remove_stale, side_of, to_json, write_whole
-from itd.store.part import Part, list_parts, make_record, part_name, read_columns, record_path, require_sizes
+from itd.store.aside import FailedUnit, failed_units, forget_failed, save_failed
+from itd.store.existing import begins_anew, check_target, coverage
+from itd.store.files import SIDE, disk_errors, locked, remove_stale, side_of
+from itd.store.identity import as_json
+from itd.store.missing import MissingImage, as_parts_say, missing_path, read_missing, save_missing
+from itd.store.part import Part, list_parts, make_record, part_name, put_part, read_columns
 from itd.store.samples import ImageNames, Namer, brought_up
 from itd.store.schema import FLOATS, SCORES, encode, part_schema, part_table, setting_columns
+from itd.store.whole import Checked, whole_parts
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,23 @@ class Unit:
 
 
 class ResultWriter:
-    """A result that is being written. Any number of them may work on one folder at the same time."""
+    """A result that is being written. Any number of them may work on one folder at the same time.
 
-    def __init__(self, path: str, manifest: dict[str, Any], configs: pa.Table, samples: np.ndarray) -> None:
+    parts: those that are there and whole. run: what this run is called in the manifest's provenance. retry_missing: the
+    units with null rows are to do again, and each stays until its new part takes its place.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        manifest: dict[str, Any],
+        configs: pa.Table,
+        samples: np.ndarray,
+        *,
+        parts: Sequence[Checked] = (),
+        run: str | None = None,
+        retry_missing: bool = False,
+    ) -> None:
         self.path = path
         self.folder = Path(path)
         self.samples = samples
@@ -49,6 +68,11 @@ class ResultWriter:
         self._configs = configs.num_rows
         self._settings = {n: configs.column(n).to_pylist() for n in setting_columns(manifest["attributes"])}
         self._schema = part_schema(manifest["attributes"], manifest["default"])
+        self._run = run
+        nulls = [one for one in parts if one.null_images and one.part.last < len(samples)]
+        self._again = {(one.part.first, one.part.last): one.part for one in nulls if retry_missing}
+        if nulls or missing_path(self.folder).exists():
+            as_parts_say(self.folder, [image for one in nulls for image in one.null_images], samples)
 
     @classmethod
     def open(
@@ -64,6 +88,7 @@ class ResultWriter:
         macs_unknown: Sequence[str] = (),
         order: str = manifests.PATH_ORDER,
         names: ImageNames | None = None,
+        retry_missing: bool = False,
     ) -> ResultWriter:
         """Creates a result, or continues the one that is there.
 
@@ -78,6 +103,9 @@ class ResultWriter:
             macs_unknown: names of the operators that `macs` does not count; used only where the result is created.
             order: of the samples; used only where the result is created.
             names: what the images are called; a result that does not have all of them yet gets them.
+            retry_missing: the units with null rows are to do again.
+
+        A part that is damaged is moved to `_itd/bad`, with an ItdWarning that names it, and is to do again.
 
         Raises:
             ResultError: the folder holds another run, whose fields that differ are named, or cannot be written.
@@ -93,24 +121,60 @@ class ResultWriter:
             raise ValueError(f"images_per_unit is {images_per_unit}")
         folder, namer = Path(path), None if names is None else names.rows
         check_target(folder)
+        parts: list[Checked] = []
         with disk_errors(path):
             (folder / SIDE).mkdir(parents=True, exist_ok=True)
             remove_stale(folder / SIDE)
+            manifest = manifests.load_manifest(folder)
+            if manifest is not None and not begins_anew(folder, manifest, identity):
+                configs = manifests.load_configs(folder, manifest)
+                manifests.check_same(str(folder), manifest, configs, identity, space, samples)
+                parts = sound_parts(folder, manifest, configs)
             with locked(folder / SIDE):
                 manifest = manifests.load_manifest(folder)
-                if manifest is not None and not _begins_anew(folder, manifest, identity):
+                if manifest is not None and not begins_anew(folder, manifest, identity):
                     manifest = _continued(folder, manifest, identity, space, samples, provenance, namer)
                 else:
                     manifest = manifests.create(
                         folder, identity, space, macs, samples, images_per_unit, provenance, macs_unknown, order, namer
                     )
                 configs = manifests.load_configs(folder, manifest)
-        return cls(str(path), manifest, configs, samples)
+            run = provenance.get("run")
+            return cls(str(path), manifest, configs, samples, parts=parts, run=run, retry_missing=retry_missing)
 
     @property
     def done_images(self) -> int:
-        """How many of the selected images are there already."""
-        return int(self._covered(len(self.samples)).sum())
+        """How many of the selected images are there already, without those that are to do again."""
+        again = sum(last - first + 1 for first, last in self._again)
+        return int(self._covered(len(self.samples)).sum()) - again
+
+    @property
+    def null_images(self) -> list[MissingImage]:
+        """The images that are there and whose rows are null."""
+        covered = self._covered(len(self.samples))
+        return [one for one in read_missing(self.folder) if one.image < len(covered) and covered[one.image]]
+
+    @property
+    def failed(self) -> list[FailedUnit]:
+        """The units that failed, in this run or an earlier one, and are still not there."""
+        covered = self._covered(len(self.samples))
+        there = [one for one in failed_units(self.folder) if one.last < len(covered)]
+        return [
+            one for one in there if not covered[one.first : one.last + 1].all() or (one.first, one.last) in self._again
+        ]
+
+    def set_aside(self, failed: FailedUnit) -> None:
+        """Notes in `_itd/failed` that a unit could not be computed; writing it takes the note away."""
+        time = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+        run = {} if self._run is None else {"run": self._run}
+        with disk_errors(self.path):
+            save_failed(self.folder, failed, {"time": time, **run})
+
+    def go_on_with(self, identity: Mapping[str, Any]) -> None:
+        """Gives the result the fields of an identity whose images are the same, but for files that were replaced."""
+        with disk_errors(self.path), locked(self.folder / SIDE):
+            manifest = manifests.load_manifest(self.folder) or self.manifest
+            self.manifest = manifests.save(self.folder, {**manifest, "identity": as_json(identity)})
 
     def todo(self, shard: tuple[int, int] | None = None) -> list[Unit]:
         """The units that are not there yet, by position.
@@ -127,9 +191,15 @@ class ResultWriter:
                 continue
             inside = covered[first : first + self.images_per_unit]
             for start, stop in _gaps(inside):
-                a, b = first + start, first + stop
-                units.append(Unit(a, b - 1, self.samples[a:b]))
-        return units
+                units.append(self._unit(first + start, first + stop - 1))
+        again = (self._unit(*place) for place in sorted(self._again))
+        return units + [unit for unit in again if shard is None or self._is_of(unit, shard)]
+
+    def _unit(self, first: int, last: int) -> Unit:
+        return Unit(first, last, self.samples[first : last + 1])
+
+    def _is_of(self, unit: Unit, shard: tuple[int, int]) -> bool:
+        return unit.first // self.images_per_unit % shard[1] == shard[0] % shard[1]
 
     def write(
         self,
@@ -142,6 +212,8 @@ class ResultWriter:
         rank: np.ndarray,
         confidence: np.ndarray,
         missing: np.ndarray,
+        missing_images: Sequence[MissingImage] = (),
+        most_missing: int | None = None,
     ) -> None:
         """Writes one unit; where it is there already, nothing happens.
 
@@ -154,9 +226,12 @@ class ResultWriter:
             rank: (C, n).
             confidence: (C, n).
             missing: (n,) bool, images whose scores are null; or (C, n), where some configurations' are.
+            missing_images: those of (n,), and why they are missing.
+            most_missing: of the whole result, with those that are there.
 
         Raises:
             ResultError: the disk refuses, and nothing of the unit is left; or a score is not finite.
+            TooManyMissingError: it would be more than `most_missing`; nothing of the unit is left.
 
         Example:
             >>> for unit in writer.todo():  # doctest: +SKIP
@@ -167,16 +242,37 @@ class ResultWriter:
         self._check(unit, labels, scores, missing)
         table = part_table(self._schema, self._settings, unit.samples, np.asarray(labels), scores, missing)
         data = encode(table)
-        record = make_record(data)
+        record = make_record(data, self._run)
         target = self.folder / part_name(unit.first, unit.last)
         with disk_errors(target), temporary(target, folder=side_of(target)) as temp:
             write_synced(temp, data)  # before the lock, which then covers only the renames
             self._reopen(temp, unit, record)
             with locked(self.folder / SIDE):
                 manifests.require_own(self.folder, self.manifest)
-                if self._may_write(unit):
-                    write_whole(record_path(target), to_json(record))
-                    publish(temp, target)
+                old = self._again.get((unit.first, unit.last))
+                if old is not None or self._may_write(unit):
+                    others = self._note_missing(unit, missing_images, most_missing)
+                    put_part(temp, target, record, replacing=old)
+                    if old is not None:
+                        save_missing(self.folder, [*others, *missing_images])
+                    self._again.pop((unit.first, unit.last), None)
+                forget_failed(self.folder, unit.first, unit.last)
+
+    def _note_missing(self, unit: Unit, missing: Sequence[MissingImage], most: int | None) -> list[MissingImage]:
+        """Writes down which images of a unit are missing, before its part; returns those of other units."""
+        noted = read_missing(self.folder)
+        others = [one for one in noted if not unit.first <= one.image <= unit.last]
+        if not missing:
+            return others
+        covered = self._covered(len(self.samples))
+        there = sum(1 for one in others if one.image < len(covered) and covered[one.image])
+        if most is not None and there + len(missing) > most:
+            raise TooManyMissingError(
+                f"{missing[0].reason}; {there + len(missing)} of {len(self.samples)} images would be missing, and "
+                f"`allow_missing` lets {most} be"
+            )
+        save_missing(self.folder, [*noted, *missing])
+        return others
 
     def _check(self, unit: Unit, labels: np.ndarray, scores: dict[str, np.ndarray], missing: np.ndarray) -> None:
         n = len(unit)
@@ -197,7 +293,7 @@ class ResultWriter:
     def _reopen(self, temp: Path, unit: Unit, record: dict[str, Any]) -> None:
         """Reads the temporary file back with every check."""
         try:
-            table = read_columns(Part(temp, unit.first, unit.last, record), self._schema.names)
+            table = read_columns(Part(temp, unit.first, unit.last, record=record), self._schema.names)
             whole = table.schema.equals(self._schema) and table.num_rows == self._configs * len(unit)
         except ResultError:
             whole = False
@@ -217,85 +313,16 @@ class ResultWriter:
         return not there.any()
 
     def _covered(self, images: int) -> np.ndarray:
-        return _coverage(list_parts(self.folder), images)
+        return coverage(list_parts(self.folder), images)
 
 
-def done_images(
-    path: str | Path, *, identity: dict[str, Any], space: Space, samples: np.ndarray, unknown: Sequence[str] = ()
-) -> int:
-    """How many of some images a result has that `ResultWriter.open` would go on with; nothing is written.
-
-    unknown: fields of the identity that nobody knows yet and that are not compared. Others, and what is raised, as of
-    `ResultWriter.open`.
-    """
-    folder, samples = Path(path), np.asarray(samples, dtype=np.int32)
-    manifest = manifests.load_manifest(folder)
-    if manifest is None:
-        return 0
-    identity = _taken_over(identity, manifest, unknown)
-    if _begins_anew(folder, manifest, identity):
-        return 0
-    manifests.check_same(str(folder), manifest, manifests.load_configs(folder, manifest), identity, space, samples)
-    parts = list_parts(folder)
-    require_sizes(parts)
-    return int(_coverage(parts, len(samples)).sum())
-
-
-def remove_other(path: str | Path, identity: dict[str, Any], space: Space) -> bool:
-    """Throws away what `path` holds where that is another run than the one of this identity and space.
-
-    Of the same run nothing is removed, so that a run which was interrupted goes on. Raises ResultError for a folder
-    with other things in it than a result. Returns whether anything was removed.
-    """
-    folder = Path(path)
-    if not folder.is_dir():
-        return False
-    check_folder(folder)
-    with disk_errors(path):
-        (folder / SIDE).mkdir(parents=True, exist_ok=True)
-        with locked(folder / SIDE):
-            other = is_other(path, identity, space)
-            if other:
-                parts = list_parts(folder)
-                manifests.manifest_path(folder).unlink(missing_ok=True)  # first: it says that the parts are a result
-                for part in parts:
-                    record_path(part.path).unlink(missing_ok=True)
-                    part.path.unlink(missing_ok=True)
-            return other
-
-
-def is_other(path: str | Path, identity: dict[str, Any], space: Space, unknown: Sequence[str] = ()) -> bool:
-    """Whether `path` holds another run than the one of this identity and space, or parts that nobody knows.
-
-    unknown: as of `done_images`.
-    """
-    folder = Path(path)
-    manifest = manifests.load_manifest(folder)
-    if manifest is None:
-        return folder.is_dir() and bool(list_parts(folder))
-    configs = manifests.load_configs(folder, manifest)
-    return bool(manifests.other_run(manifest, configs, _taken_over(identity, manifest, unknown), space))
-
-
-def order_there(path: str | Path, identity: dict[str, Any], unknown: Sequence[str] = ()) -> str | None:
-    """The order of the images of a result that a run with this identity goes on with; None where it begins one.
-
-    unknown: as of `done_images`.
-    """
-    manifest = manifests.load_manifest(Path(path))
-    if manifest is None or _begins_anew(Path(path), manifest, _taken_over(identity, manifest, unknown)):
-        return None
-    return manifests.order_of(manifest)
-
-
-def _taken_over(identity: dict[str, Any], manifest: dict[str, Any], unknown: Sequence[str]) -> dict[str, Any]:
-    """An identity whose unknown fields are those of a result."""
-    return {**identity, **{name: manifest["identity"][name] for name in unknown}}
-
-
-def _begins_anew(folder: Path, manifest: dict[str, Any], identity: dict[str, Any]) -> bool:
-    """Whether a result is of another run and has no part yet: then nothing is lost when this run replaces it."""
-    return not list_parts(folder) and bool(manifests.identity_differences(manifest["identity"], identity))
+def sound_parts(folder: Path, manifest: dict[str, Any], configs: pa.Table) -> list[Checked]:
+    """The parts of a result that are whole; the others are moved to `_itd/bad`, with an ItdWarning for each."""
+    numbers, samples = configs.column("config").to_numpy(), manifests.from_runs(manifest["samples"])
+    parts, notes = whole_parts(folder, numbers, samples)
+    for text in notes:
+        warnings.warn(text, ItdWarning, stacklevel=3)
+    return parts
 
 
 def _continued(
@@ -323,47 +350,10 @@ def continued(
     names of its images, where the run knows more of them."""
     before = manifest
     parts = list_parts(folder)
-    require_sizes(parts)
-    if not _coverage(parts, len(samples)).all() or manifests.records_more(manifest, provenance):
+    if not coverage(parts, len(samples)).all() or manifests.records_more(manifest, provenance):
         manifest = manifests.extend(manifest, samples, provenance)
     manifest = brought_up(folder, manifest, manifests.from_runs(manifest["samples"]), namer)
-    if manifest is not before:
-        manifests.save(folder, manifest)
-    return manifest
-
-
-def _coverage(parts: Sequence[Part], images: int) -> np.ndarray:
-    """Which of the first images are in a part: (images,) bool."""
-    covered = np.zeros(images, dtype=bool)
-    for part in parts:
-        if part.first >= 0:
-            covered[part.first : part.last + 1] = True
-    return covered
-
-
-def check_target(path: str | Path) -> None:
-    """ResultError where a sweep's result cannot be there: a union, or what `check_folder` refuses."""
-    check_folder(path)
-    if manifests.is_union(manifests.load_manifest(Path(path))):
-        raise ResultError(f"{path} is a union of results, which no sweep can extend; give another `out`")
-
-
-def check_folder(path: str | Path) -> None:
-    """ResultError where a result cannot be there: a folder with other things in it, or one that cannot be written."""
-    folder = Path(path)
-    with disk_errors(path):
-        there = sorted(entry.name for entry in folder.iterdir()) if folder.exists() else []
-        foreign = [name for name in there if name != SIDE and not name.startswith(("part-", "."))]
-        if foreign:
-            raise ResultError(
-                f"{path} is a folder with other things in it ({foreign[0]}); give as `out` a new folder or a "
-                "result's own"
-            )
-        parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-        if not parent.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        if not os.access(parent, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return manifest if manifest is before else manifests.save(folder, manifest)
 
 
 def _gaps(covered: np.ndarray) -> list[tuple[int, int]]:

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from itd.checked import BadJson, anything, mapping, parse_json, text, whole
 from itd.errors import DataError, ModelError
 from itd.files import replacing, write_atomic
-from itd.store.manifest import differences
+from itd.store.identity import differences
 from itd.text import one_line
 from itd.training.data import TrainingSet, random_seed
 from itd.training.run_files import RunFiles, disk_errors

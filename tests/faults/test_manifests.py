@@ -70,7 +70,7 @@ def test_manifests_are_read_or_refused(folder: Path) -> None:
 )
 def test_fields_without_sense_are_named(changes: dict, words: str, folder: Path) -> None:
     path = folder / "_itd" / "manifest.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    synthetic.changed(path, **changes)
     with pytest.raises(ResultError, match=words) as error:
         open_result(folder)
     assert "\n" not in str(error.value) and str(path) in str(error.value)
@@ -113,7 +113,7 @@ def forged(folder: Path, table: pa.Table) -> None:
     pq.write_table(table, folder / "_itd" / "configs.parquet")
     path = folder / "_itd" / "manifest.json"
     digest = sha256((folder / "_itd" / "configs.parquet").read_bytes())
-    path.write_text(json.dumps({**json.loads(path.read_text()), "configs_sha256": digest}))
+    synthetic.changed(path, configs_sha256=digest)
 
 
 def test_configurations_that_are_none_are_refused(folder: Path) -> None:

@@ -18,7 +18,7 @@ from itd.runner.job import SweepJob
 from itd.runner.request import SweepRequest
 from itd.space import write_space
 from itd.store import open_result
-from itd.store.manifest import as_json
+from itd.store.identity import as_json
 from itd.weights.load import apply_weights, load_weights
 from support import engine
 

@@ -22,7 +22,7 @@ def test_every_kind_of_byte_is_covered_and_a_flip_of_any_is_found(tmp_path):
         flipped = bytearray(data)
         flipped[at] ^= 1 << int(rng.integers(8))
         part.write_bytes(flipped)
-        assert [d.part for d in verify(folder).damaged] == [part.name], f"a flip in byte {at} of {len(data)} passed"
+        assert [d.file for d in verify(folder).damaged] == [part.name], f"a flip in byte {at} of {len(data)} passed"
     part.write_bytes(data)
     assert verify(folder).ok
 

@@ -13,7 +13,7 @@ from itd.analysis.scores import require_same_data
 from itd.errors import ResultError
 from itd.space import Conventions
 from itd.store import ResultWriter, open_result, verify
-from itd.store.manifest import IDENTITY_DEFAULTS, identity_differences
+from itd.store.identity import IDENTITY_DEFAULTS, identity_differences
 from support import synthetic
 
 STORED = "results/resnet18-dilation-digits.parquet"
@@ -56,7 +56,7 @@ def test_an_older_result_is_extended_with_the_identity_of_today(repository, olde
     assert [(unit.first, unit.last) for unit in writer.todo()] == [(180, 181)]
     synthetic.write_units(writer, scores)
     after = open_result(folder)
-    assert verify(folder).ok and after.n == 182 and after.manifest["format"] == 1
+    assert verify(folder).ok and after.n == 182 and after.manifest["format"] == 2
     assert np.array_equal(after.matrix("quality")[:, :180], before.matrix("quality"))
     assert np.array_equal(after.matrix("quality")[:, 180:], scores["quality"][:, 180:])
     assert np.array_equal(after.macs, before.macs) and after.macs_unknown == ()

@@ -231,7 +231,11 @@ def test_parts_that_overlap_or_do_not_belong_are_refused(folder):
         (folder / name).unlink()
     (folder / "part-00000004-00000007.parquet").unlink()
     shutil.copy(part, folder / "part-00000004-00000007.parquet")
-    (folder / "_itd/part-00000004-00000007.json").unlink()
+    (record,) = (folder / "_itd").glob("part-00000004-*.json")
+    record.unlink()
+    refused(folder, "it has no record")
+    (first,) = (folder / "_itd").glob("part-00000000-*.json")
+    shutil.copy(first, folder / "_itd/part-00000004-00000007.json")
     refused(folder, "other samples than its name says")
     shutil.rmtree(folder / "_itd")
     refused(folder, "rows of sample 0 are there twice")
@@ -244,14 +248,15 @@ def test_a_truncated_part_is_named_and_verify_lists_it(folder):
         part.write_bytes(data[:size])
         refused(folder, "part-00000004-00000007.parquet is damaged")
         report = verify(folder)
-        assert [d.part for d in report.damaged] == [part.name] and not report.ok and report.rows == 36
+        assert [d.file for d in report.damaged] == [part.name] and not report.ok and report.rows == 36
     part.write_bytes(data)
     assert verify(folder).ok
 
 
 def test_a_damaged_side_folder_is_one_line(folder):
     side = folder / "_itd"
-    for name in ("manifest.json", "configs.parquet", "part-00000004-00000007.json"):
+    (record,) = side.glob("part-00000004-*.json")
+    for name in ("manifest.json", "configs.parquet", record.name):
         data = (side / name).read_bytes()
         (side / name).write_bytes(data[: len(data) // 2])
         refused(folder, "damaged")

@@ -114,7 +114,7 @@ def test_what_is_damaged_is_found_and_the_same_command_mends_it(tmp_path, damage
     assert result.matrix("quality").shape == (6, 8), "nothing else needs the names"
     with pytest.raises(ResultError, match=r"samples\.parquet is damaged: .*same `itd sweep`"):
         result.names()
-    assert [d.part for d in verify(tmp_path / "r").damaged] == ["_itd/samples.parquet"]
+    assert [d.file for d in verify(tmp_path / "r").damaged] == ["_itd/samples.parquet"]
     make(tmp_path / "r", 8)
     assert verify(tmp_path / "r").ok and open_result(tmp_path / "r").names() == tuple(expected(8)["name"])
 
@@ -192,4 +192,4 @@ def test_the_manifest_names_its_hash(tmp_path):
     manifest = json.loads((tmp_path / "r/_itd/manifest.json").read_text())
     data = (tmp_path / "r/_itd/samples.parquet").read_bytes()
     assert manifest[samples.HASH] == manifest["samples_sha256"] == hashlib.sha256(data).hexdigest()
-    assert manifest["format"] == 1
+    assert manifest["format"] == 2

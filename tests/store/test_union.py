@@ -284,6 +284,6 @@ def test_a_damaged_part_is_found(united):
     data = bytearray(part.read_bytes())
     data[len(data) // 2] ^= 1
     part.write_bytes(data)
-    assert [damage.part for damage in verify(united).damaged] == [part.name]
+    assert [damage.file for damage in verify(united).damaged] == [part.name]
     part.unlink()
     assert verify(united).missing == ((6, 8),)

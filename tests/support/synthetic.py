@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from itd.space import SITES, Setting, SiteSpec, Space, build_space
 from itd.store import ResultWriter
+from itd.store.files import sealed, to_json
 
 
 def make_space(configs: int, *, default: int | None = 0, attribute: str = "dilation") -> Space:
@@ -113,3 +115,8 @@ def from_quality(quality: np.ndarray) -> dict[str, np.ndarray]:
     small = np.zeros(quality.shape, np.int16)
     labels = np.zeros(quality.shape[1], np.int16)
     return {"labels": labels, "pred": small, "quality": quality, "nll": zero, "rank": small, "confidence": zero}
+
+
+def changed(path: Path, **changes: object) -> None:
+    """Gives a JSON file of a result other fields and a hash that is of them, as no damage would."""
+    path.write_bytes(to_json(sealed({**json.loads(path.read_text()), **changes})))

@@ -1,0 +1,97 @@
+"""What a result holds beside its parts: units that failed, and parts that were damaged. Both are in the side folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from itd.checked import fields, text, whole
+from itd.errors import ResultError
+from itd.files import fsync_folder
+from itd.store.files import SIDE, read_json, sealed, to_json, write_whole
+from itd.store.part import Part, part_name
+
+FAILED = "failed"
+"""The folder of units that could not be computed: a JSON file each, until the unit is written."""
+BAD = "bad"
+"""The folder of parts that were damaged, with their records: nothing reads them, and nothing removes them."""
+
+_LAST = 2**31 - 1
+_check_failed = fields(
+    {"first": whole(0, _LAST), "last": whole(0, _LAST), "kind": text, "reason": text, "attempts": whole(1, _LAST)},
+    {"time": text, "run": text, "sha256": text},
+)
+
+
+@dataclass(frozen=True)
+class FailedUnit:
+    """A unit that could not be computed.
+
+    first, last: its positions in the list of selected images. kind: undecodable, refused, not-finite, io or memory.
+    reason: one line. attempts: how many there were in the last run that tried it.
+    """
+
+    first: int
+    last: int
+    kind: str
+    reason: str
+    attempts: int = 1
+
+
+def failed_units(folder: Path) -> list[FailedUnit]:
+    """The units that failed, by position; what is damaged among them is left out, as its unit is only not there."""
+    found = []
+    for path in sorted((folder / SIDE / FAILED).glob("part-*.json")):
+        with contextlib.suppress(ResultError, OSError):
+            value = read_json(path, _check_failed)
+            found.append(FailedUnit(*(value[name] for name in ("first", "last", "kind", "reason", "attempts"))))
+    return found
+
+
+def save_failed(folder: Path, failed: FailedUnit, more: Mapping[str, str]) -> Path:
+    """Notes that a unit failed; returns where. more: of the run that tried it."""
+    path = _failed_path(folder, failed.first, failed.last)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, to_json(sealed({**asdict(failed), **more})))
+    return path
+
+
+def forget_failed(folder: Path, first: int, last: int) -> None:
+    """Removes the note that a unit failed, where there is one."""
+    _failed_path(folder, first, last).unlink(missing_ok=True)
+
+
+def _failed_path(folder: Path, first: int, last: int) -> Path:
+    return folder / SIDE / FAILED / f"{Path(part_name(first, last)).stem}.json"
+
+
+def put_aside(part: Part) -> Path:
+    """Moves a damaged part and its records into `_itd/bad`; returns where the part is."""
+    target = put_file_aside(part.path, part.path.parent / SIDE)
+    for record in part.records:
+        with contextlib.suppress(FileNotFoundError):
+            put_file_aside(record, part.path.parent / SIDE)
+    return target
+
+
+def put_file_aside(path: Path, side: Path) -> Path:
+    """Moves a file into `_itd/bad`, under a name that is free there; returns where."""
+    bad = side / BAD
+    bad.mkdir(parents=True, exist_ok=True)
+    target = _free(bad / path.name)
+    os.rename(path, target)
+    fsync_folder(bad)
+    fsync_folder(path.parent)
+    return target
+
+
+def _free(path: Path) -> Path:
+    number = 0
+    target = path
+    while target.exists():
+        number += 1
+        target = path.with_name(f"{path.name}.{number}")
+    return target

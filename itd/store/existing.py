@@ -1,0 +1,135 @@
+"""What is at the path of a result before a run writes there: this run, another one, or no result at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from itd.errors import ResultError
+from itd.space import Space
+from itd.store import manifest as manifests
+from itd.store.aside import FAILED
+from itd.store.files import SIDE, disk_errors, locked
+from itd.store.identity import identity_differences
+from itd.store.missing import missing_path
+from itd.store.part import Part, list_parts, why_unsound
+
+
+def done_images(
+    path: str | Path, *, identity: dict[str, Any], space: Space, samples: np.ndarray, unknown: Sequence[str] = ()
+) -> int:
+    """How many of some images a result has that `ResultWriter.open` would go on with; nothing is written.
+
+    unknown: fields of the identity that nobody knows yet and that are not compared. Others, and what is raised, as of
+    `ResultWriter.open`.
+    """
+    folder, samples = Path(path), np.asarray(samples, dtype=np.int32)
+    manifest = manifests.load_manifest(folder)
+    if manifest is None:
+        return 0
+    identity = _taken_over(identity, manifest, unknown)
+    if begins_anew(folder, manifest, identity):
+        return 0
+    manifests.check_same(str(folder), manifest, manifests.load_configs(folder, manifest), identity, space, samples)
+    parts = [part for part in list_parts(folder) if why_unsound(part) is None]
+    return int(coverage(parts, len(samples)).sum())
+
+
+def remove_other(path: str | Path, identity: dict[str, Any], space: Space) -> bool:
+    """Throws away what `path` holds where that is another run than the one of this identity and space.
+
+    Of the same run nothing is removed, so that a run which was interrupted goes on. Raises ResultError for a folder
+    with other things in it than a result. Returns whether anything was removed.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return False
+    check_folder(folder)
+    with disk_errors(path):
+        (folder / SIDE).mkdir(parents=True, exist_ok=True)
+        with locked(folder / SIDE):
+            other = is_other(path, identity, space)
+            if other:
+                parts = list_parts(folder)
+                manifests.manifest_path(folder).unlink(missing_ok=True)  # first: it says that the parts are a result
+                for part in parts:
+                    for record in part.records:
+                        record.unlink(missing_ok=True)
+                    part.path.unlink(missing_ok=True)
+                missing_path(folder).unlink(missing_ok=True)
+                shutil.rmtree(folder / SIDE / FAILED, ignore_errors=True)
+            return other
+
+
+def is_other(path: str | Path, identity: dict[str, Any], space: Space, unknown: Sequence[str] = ()) -> bool:
+    """Whether `path` holds another run than the one of this identity and space, or parts that nobody knows.
+
+    unknown: as of `done_images`.
+    """
+    folder = Path(path)
+    manifest = manifests.load_manifest(folder)
+    if manifest is None:
+        return folder.is_dir() and bool(list_parts(folder))
+    configs = manifests.load_configs(folder, manifest)
+    return bool(manifests.other_run(manifest, configs, _taken_over(identity, manifest, unknown), space))
+
+
+def order_there(path: str | Path, identity: dict[str, Any], unknown: Sequence[str] = ()) -> str | None:
+    """The order of the images of a result that a run with this identity goes on with; None where it begins one.
+
+    unknown: as of `done_images`.
+    """
+    manifest = manifests.load_manifest(Path(path))
+    if manifest is None or begins_anew(Path(path), manifest, _taken_over(identity, manifest, unknown)):
+        return None
+    return manifests.order_of(manifest)
+
+
+def _taken_over(identity: dict[str, Any], manifest: dict[str, Any], unknown: Sequence[str]) -> dict[str, Any]:
+    """An identity whose unknown fields are those of a result."""
+    return {**identity, **{name: manifest["identity"][name] for name in unknown}}
+
+
+def begins_anew(folder: Path, manifest: dict[str, Any], identity: dict[str, Any]) -> bool:
+    """Whether a result is of another run and has no part yet: then nothing is lost when this run replaces it."""
+    return not list_parts(folder) and bool(identity_differences(manifest["identity"], identity))
+
+
+def coverage(parts: Sequence[Part], images: int) -> np.ndarray:
+    """Which of the first images are in a part: (images,) bool."""
+    covered = np.zeros(images, dtype=bool)
+    for part in parts:
+        if part.first >= 0:
+            covered[part.first : part.last + 1] = True
+    return covered
+
+
+def check_target(path: str | Path) -> None:
+    """ResultError where a sweep's result cannot be there: a union, or what `check_folder` refuses."""
+    check_folder(path)
+    if manifests.is_union(manifests.load_manifest(Path(path))):
+        raise ResultError(f"{path} is a union of results, which no sweep can extend; give another `out`")
+
+
+def check_folder(path: str | Path) -> None:
+    """ResultError where a result cannot be there: a folder with other things in it, or one that cannot be written."""
+    folder = Path(path)
+    with disk_errors(path):
+        there = sorted(entry.name for entry in folder.iterdir()) if folder.exists() else []
+        foreign = [name for name in there if name != SIDE and not name.startswith(("part-", "."))]
+        if foreign:
+            raise ResultError(
+                f"{path} is a folder with other things in it ({foreign[0]}); give as `out` a new folder or a "
+                "result's own"
+            )
+        parent = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+        if not parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

@@ -1,0 +1,88 @@
+"""Which images of a result have null rows and why: `_itd/missing.json`. The rows themselves say that they are null."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from itd.checked import fields, listing, maybe, text, whole
+from itd.errors import ResultError
+from itd.store.files import SIDE, read_json, sealed, to_json, write_whole
+
+FILE = "missing.json"
+NOT_KNOWN = "not known: it was recorded before reasons were"
+_LAST = 2**31 - 1
+_check = fields(
+    {
+        "missing": listing(
+            fields(
+                {"image": whole(0, _LAST), "sample": whole(0, _LAST), "name": text, "reason": text},
+                {"bytes": maybe(whole(0, 2**53)), "contents_sha256": maybe(text)},
+            )
+        )
+    },
+    {"sha256": text},
+)
+
+
+@dataclass(frozen=True)
+class MissingImage:
+    """An image whose rows are null.
+
+    image: its position in the list of selected images. sample: its number in the data. name: what it is called there.
+    reason: one line. bytes, contents_sha256: of its file then, where that is known.
+    """
+
+    image: int
+    sample: int
+    name: str
+    reason: str
+    bytes: int | None = None
+    contents_sha256: str | None = None
+
+
+def missing_path(folder: Path) -> Path:
+    """Where a result says which images are missing."""
+    return folder / SIDE / FILE
+
+
+def read_missing(folder: Path) -> list[MissingImage]:
+    """The images that are said to be missing, by position; ResultError for a damaged file."""
+    try:
+        value = read_json(missing_path(folder), _check)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted((_entry(one) for one in value["missing"]), key=lambda one: one.image)
+
+
+def _entry(value: Mapping[str, object]) -> MissingImage:
+    return MissingImage(**{name: value.get(name) for name in MissingImage.__dataclass_fields__})  # type: ignore[arg-type]
+
+
+def save_missing(folder: Path, missing: Iterable[MissingImage]) -> None:
+    """Writes which images are missing, each once; the later of two entries of one image stands."""
+    each = {one.image: one for one in missing}
+    entries = [asdict(each[image]) for image in sorted(each)]
+    write_whole(missing_path(folder), to_json(sealed({"missing": entries})))
+
+
+def as_parts_say(folder: Path, null_images: Sequence[int], samples: np.ndarray) -> list[MissingImage]:
+    """The images whose rows are null, each with its reason where that is known; the file is brought up to it.
+
+    null_images: their positions, as the parts have them. samples: (N,) of the selected images.
+    """
+    try:
+        noted, whole_file = read_missing(folder), True
+    except ResultError:
+        noted, whole_file = [], False
+    reasons = {one.image: one for one in noted}
+    found = [
+        reasons.get(image) or MissingImage(image, int(samples[image]), f"sample {samples[image]}", NOT_KNOWN)
+        for image in sorted(null_images)
+    ]
+    if not whole_file or not set(found) <= set(noted):
+        save_missing(folder, [*noted, *found])
+    return found

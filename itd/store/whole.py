@@ -1,0 +1,123 @@
+"""Whether a part is what it should be, and putting those aside that are not. What `verify` finds, a sweep finds too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from itd.errors import ResultError
+from itd.store.aside import put_aside
+from itd.store.files import SIDE, locked
+from itd.store.index import Index, read_index
+from itd.store.part import Part, list_parts, read_columns, read_schema, require_record, with_record
+from itd.store.result import for_each
+from itd.store.schema import check_columns
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file of a result that cannot be used, and why. file: its path within the result."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A part that is whole: its rows, and where it has null ones."""
+
+    part: Part
+    rows: int
+    index: Index
+
+    @property
+    def null_images(self) -> list[int]:
+        """The positions of its images with null rows."""
+        mask = self.index.mask
+        return [] if mask is None else (self.part.first + np.flatnonzero(~mask)).tolist()
+
+
+def check_part(
+    part: Part, numbers: np.ndarray | None, samples: np.ndarray | None, *, recorded: bool = True
+) -> Checked | Damage:
+    """Reads every column of a part with every check.
+
+    numbers: (C,) of the configurations. samples: (N,) the result's; None where that is not known. recorded: it
+    must have a record.
+    """
+    try:
+        if samples is not None and not 0 <= part.first <= part.last < len(samples):
+            return Damage(part.name, "it is not a part of this result; move it elsewhere")
+        part = require_record(part) if recorded else with_record(part)
+        schema, _ = read_schema(part)
+        check_columns(schema, str(part.path))
+        index = read_index(part, numbers, None if samples is None else samples[part.first : part.last + 1])
+        return Checked(part, read_columns(part, schema.names).num_rows, index)
+    except ResultError as error:
+        return Damage(part.name, str(error))
+
+
+def check_parts(
+    parts: Sequence[Part], numbers: np.ndarray | None, samples: np.ndarray | None, *, recorded: bool = True
+) -> list[Checked | Damage]:
+    """`check_part` of each, and of two that overlap the later one is damage."""
+    found = for_each(lambda part: check_part(part, numbers, samples, recorded=recorded), parts)
+    before: Part | None = None
+    for place, (part, one) in enumerate(zip(parts, found, strict=True)):
+        if isinstance(one, Damage) or part.first < 0:
+            continue
+        if before is not None and part.first <= before.last:
+            found[place] = Damage(part.name, f"it overlaps {before.name}; delete one of them")
+        else:
+            before = part
+    return found
+
+
+def whole_parts(folder: Path, numbers: np.ndarray, samples: np.ndarray) -> tuple[list[Checked], list[str]]:
+    """The parts of a result that are whole, the others moved to `_itd/bad`; and a note for each that was moved.
+
+    The parts are read without the lock; under it only what was damaged is looked at once more.
+    """
+    found = check_parts(list_parts(folder), numbers, samples)
+    damaged = {one.file for one in found if isinstance(one, Damage)}
+    notes = []
+    if damaged:
+        with locked(folder / SIDE):
+            for part in list_parts(folder):
+                if part.name not in damaged:
+                    continue
+                (one,) = check_parts([part], numbers, samples)
+                if isinstance(one, Checked) and not _overlaps(one.part, found):
+                    found.append(one)  # another run has made it anew in the meantime
+                    continue
+                notes.append(_moved(part, one))
+    return sorted((one for one in found if isinstance(one, Checked)), key=lambda one: one.part.first), notes
+
+
+def _overlaps(part: Part, found: Sequence[Checked | Damage]) -> bool:
+    others = [one.part for one in found if isinstance(one, Checked) and one.part.name != part.name]
+    return any(other.first <= part.last and part.first <= other.last for other in others)
+
+
+def _moved(part: Part, one: Checked | Damage) -> str:
+    """Moves a part that cannot be used to `_itd/bad`; returns a note of it."""
+    moved = put_aside(part)
+    why = one.reason.split("; ")[0] if isinstance(one, Damage) else "it overlaps another part"
+    why = why.removeprefix(f"{part.path} is damaged: ").removeprefix(f"{part.path} ").removeprefix(f"{part.path}: ")
+    return (
+        f"{part.path} is damaged: {why}; it was moved to {SIDE}/{moved.parent.name}/{moved.name}, and its images are "
+        "to be computed again"
+    )
+
+
+def gaps(parts: Sequence[Part], images: int) -> tuple[tuple[int, int], ...]:
+    """(first, last) positions that no part holds. parts: by position."""
+    missing, at = [], 0
+    for part in parts:
+        if part.first > at:
+            missing.append((at, min(part.first, images) - 1))
+        at = max(at, part.last + 1)
+    return (*missing, (at, images - 1)) if at < images else tuple(missing)
