@@ -1,4 +1,4 @@
-"""JSON from elsewhere: read within limits of size and depth, and checked for types and ranges. No torch.
+"""JSON and lists from elsewhere: read within limits of size and depth, checked for types and ranges. No torch.
 
 A check is a function of (value, name) that raises `BadJson`; checks are put together by `fields`, `listing`, `mapping`
 and `maybe`. What is checked here is whether code can go on with a value, not whether it is right.
@@ -21,10 +21,65 @@ Check = Callable[[Any, str], None]
 
 MOST_BYTES = 64 * 2**20
 MOST_DEPTH = 32
+MOST_LIST_BYTES = 16 * 2**20
+MOST_LINE = 4096
 
 
-class BadJson(ValueError):
-    """JSON that is not what it should be; the message says where and why, without the file's name."""
+class BadFile(ValueError):
+    """A file that is not what it should be; the message says where and why, without the file's name."""
+
+
+class BadJson(BadFile):
+    """JSON that is not what it should be, as of `BadFile`."""
+
+
+def file_size(path: str | Path, most_bytes: int) -> int:
+    """Of a regular file in bytes; errors as of `read_bytes`."""
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):
+        raise BadFile("it is no file")
+    if found.st_size > most_bytes:
+        raise BadFile(f"it has {found.st_size:,} bytes; allowed are {most_bytes:,}")
+    return found.st_size
+
+
+def read_bytes(path: str | Path, most_bytes: int) -> bytes:
+    """What a regular file holds.
+
+    Raises:
+        OSError: the file cannot be read.
+        BadFile: it is no regular file, as a pipe, from which nothing may ever come; or too long.
+    """
+    size = file_size(path, most_bytes)
+    with open(path, "rb") as file:
+        data = file.read(size or most_bytes + 1)  # of what the system makes up, no size is known
+    if len(data) > most_bytes:
+        raise BadFile(f"it has more than {most_bytes:,} bytes")
+    return data
+
+
+def read_text(path: str | Path, most_bytes: int = MOST_LIST_BYTES) -> str:
+    """What a file of UTF-8 text holds, without the mark of its byte order; errors as of `read_bytes`."""
+    data = read_bytes(path, most_bytes)
+    try:
+        content = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadFile(f"byte {error.start} is not UTF-8; save it as UTF-8") from error
+    if "\0" in content:
+        raise BadFile(f"line {content[: content.index(chr(0))].count(chr(10)) + 1} has a NUL, which no text has")
+    return content
+
+
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a list, such as of the names of classes, that have something in them, without spaces around them.
+
+    Errors as of `read_bytes`, and for a line that is longer than 4,096 characters.
+    """
+    lines = [line.strip() for line in read_text(path).splitlines()]
+    for number, line in enumerate(lines, start=1):
+        if len(line) > MOST_LINE:
+            raise BadFile(f"line {number} has {len(line):,} characters; allowed are {MOST_LINE:,}")
+    return [line for line in lines if line]
 
 
 def read_json(path: str | Path, check: Check, *, name: str = "", most_bytes: int = MOST_BYTES) -> Any:
@@ -40,13 +95,11 @@ def read_json(path: str | Path, check: Check, *, name: str = "", most_bytes: int
         OSError: the file cannot be read.
         BadJson: it is no regular file, too long or no JSON, or the check refuses it.
     """
-    found = os.stat(path)
-    if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for ever
-        raise BadJson("it is no file")
-    if found.st_size > most_bytes:
-        raise BadJson(f"it has {found.st_size:,} bytes; allowed are {most_bytes:,}")
-    with open(path, "rb") as file:
-        return parse_json(file.read(most_bytes + 1), check, name=name, most_bytes=most_bytes)
+    try:
+        data = read_bytes(path, most_bytes)
+    except BadFile as error:
+        raise BadJson(str(error)) from error
+    return parse_json(data, check, name=name, most_bytes=most_bytes)
 
 
 def parse_json(data: bytes | str, check: Check, *, name: str = "", most_bytes: int = MOST_BYTES) -> Any:

@@ -7,15 +7,15 @@ where the annotators agreed on none, and such images are left out.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from itd.analysis.scores import require_result
+from itd.checked import BadJson, listing, read_json, whole
 from itd.errors import ResultError
 from itd.text import one_line
 
@@ -27,6 +27,7 @@ REAL = "ReaL"
 VALIDATION = 50_000
 CLASSES = 1000
 MOST_BYTES = 20_000_000
+_LABELS = listing(listing(whole(0, CLASSES - 1), 0, CLASSES), VALIDATION, VALIDATION)
 _NUMBER = re.compile(r"ILSVRC2012_val_(\d{8})(?!\d)")
 
 
@@ -110,14 +111,6 @@ def _read(path: Path) -> list[list[int]]:
     """The labels of each image; ResultError for anything but the published file."""
     expected = f"expected the published real.json, a list of {VALIDATION:,} lists of labels"
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ResultError(f"`real_labels={path}` has more than {MOST_BYTES // 10**6} MB; {expected}")
-        content: Any = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        return read_json(path, _LABELS, name="images", most_bytes=MOST_BYTES)
+    except (OSError, BadJson) as error:
         raise ResultError(f"cannot read `real_labels={path}` ({one_line(error)}); {expected}") from error
-    if not isinstance(content, list) or len(content) != VALIDATION:
-        raise ResultError(f"`real_labels={path}` is no list of {VALIDATION:,}; {expected}")
-    for place, labels in enumerate(content):
-        if not isinstance(labels, list) or not all(type(label) is int and 0 <= label < CLASSES for label in labels):
-            raise ResultError(f"`real_labels={path}` has at image {place + 1} no list of labels 0 to 999; {expected}")
-    return content

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from itd.checked import BadFile, file_size, read_text
 from itd.data.cache import cache_folder
 from itd.data.images import ImageSet
 from itd.data.preprocess import Preprocess
@@ -27,6 +28,7 @@ CIFAR100_PREPROCESS = Preprocess(32, 32, (0.5071, 0.4865, 0.4409), (0.2673, 0.25
 """As of CIFAR-10, by those of CIFAR-100's 50,000."""
 
 _PIXELS = 3 * 32 * 32
+_MOST_RECORDS = 50_000
 _WHOLE = ".whole"
 """In a folder of the cache: it was unpacked to its end."""
 
@@ -134,8 +136,9 @@ def _read_binaries(kind: Cifar, folder: Path, train: bool) -> tuple[np.ndarray, 
     size, parts = kind.label_bytes + _PIXELS, []
     for name in kind.train if train else kind.test:
         try:
+            file_size(folder / name, _MOST_RECORDS * size)
             found = np.fromfile(folder / name, np.uint8)
-        except OSError as error:
+        except (OSError, BadFile) as error:
             raise _unreadable(kind, folder / name, error) from error
         if not len(found) or len(found) % size:
             raise DataError(
@@ -157,8 +160,8 @@ def _class_names(kind: Cifar, folder: Path) -> tuple[str, ...]:
         return CLASSES
     path = folder / kind.names_file
     try:
-        names = tuple(path.read_text("utf-8").split())
-    except (OSError, UnicodeDecodeError) as error:
+        names = tuple(read_text(path).split())
+    except (OSError, BadFile) as error:
         raise _unreadable(kind, path, error) from error
     if len(set(names)) != kind.classes or len(names) != kind.classes:
         raise DataError(f"{path} names {len(names)} classes, not {kind.classes} of them; unpack {kind.name} again")

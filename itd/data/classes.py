@@ -5,12 +5,14 @@ Not for what one image is labelled: that is its source's business.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
+from itd.checked import BadFile, read_lines
 from itd.data.images import MAX_CLASSES
 from itd.errors import DataError
 from itd.text import listed, one_line
@@ -127,14 +129,13 @@ def _refuse_strangers(
 def read_classes(path: Path, count: int | None) -> tuple[str, ...]:
     """The names of a list of classes, one per line, of which there have to be `count`, if anybody says how many."""
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        names = tuple(read_lines(path))
+    except (OSError, BadFile) as error:
         raise DataError(
             f"cannot read `classes_file={path}`: {one_line(error)}; expected one class name per line"
         ) from error
-    names = tuple(line.strip() for line in lines if line.strip())
     if len(set(names)) != len(names):
-        twice = sorted({name for name in names if names.count(name) > 1})
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
         raise DataError(
             f"`classes_file={path}` names {listed(twice, quoted=True)} more than once; each class has one line"
         )

@@ -60,8 +60,8 @@ def folder_images(
             folders, num_classes, classes_file, where=str(root), kind="folders", own_classes=own_classes
         )
         place = {name: label for label, name in enumerate(names)}
-    files = [(path, size, place[folder]) for folder in folders for path, size in _walk(root, folder, skipped)]
-    _note_skipped(root, skipped)
+    files = [(path, size, place[folder]) for folder in folders for path, size in image_files(root, folder, skipped)]
+    note_skipped(root, skipped)
     if not files:
         raise DataError(
             f"no images in the {len(folders)} class folders of {root}; files ending in {', '.join(EXTENSIONS)} are read"
@@ -117,14 +117,14 @@ def _class_folders(root: Path, skipped: list[str]) -> list[str]:
     return folders
 
 
-def _walk(root: Path, folder: str, skipped: list[str]) -> list[tuple[str, int]]:
-    """(relative path, size in bytes) of each image below one class folder, sorted by path.
+def image_files(root: Path, folder: str, skipped: list[str]) -> list[tuple[str, int]]:
+    """(path relative to the root, size in bytes) of each image below a folder in it, or "" for itself, sorted by path.
 
     Links are followed, as a data set can be a farm of them. skipped: gets the paths of those that lead back to a folder
     that they are in, and of what is called an image and is no file, such as a pipe, which nothing would ever end.
     """
     found: list[tuple[str, int]] = []
-    pending: list[tuple[str, tuple[tuple[int, int], ...]]] = [(folder, (_place(root),))]
+    pending: list[tuple[str, tuple[tuple[int, int], ...]]] = [(folder, (_place(root),) if folder else ())]
     while pending:
         inside, above = pending.pop()
         place = _place(root / inside)
@@ -132,7 +132,7 @@ def _walk(root: Path, folder: str, skipped: list[str]) -> list[tuple[str, int]]:
             skipped.append(inside)
             continue
         for entry in _scan(root / inside):
-            name = f"{inside}/{entry.name}"
+            name = f"{inside}/{entry.name}" if inside else entry.name
             if _is_folder(entry, skipped, name):
                 pending.append((name, (*above, place)))
             elif entry.name.lower().endswith(EXTENSIONS):
@@ -144,7 +144,8 @@ def _walk(root: Path, folder: str, skipped: list[str]) -> list[tuple[str, int]]:
     return sorted(found)
 
 
-def _note_skipped(root: Path, skipped: Sequence[str]) -> None:
+def note_skipped(root: Path, skipped: Sequence[str]) -> None:
+    """An ItdWarning of what `image_files` left out, where it did."""
     if skipped:
         warnings.warn(
             f"{root}: left out, as they are no files (pipes, devices) or links that lead back to themselves: "

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
+from itd.checked import file_size
 from itd.data.classes import check_labels, imagenet_wnids, named_classes, numbered_classes
 from itd.data.decode import decoded
 from itd.data.images import ImageSet
@@ -197,8 +198,8 @@ def _rows(dataset: Any, image: str, label: str, source: str) -> _Rows:
 
 def _file_size(path: str | None, source: str, row: int) -> int:
     try:
-        return os.stat(path or "").st_size
-    except OSError as error:
+        return file_size(path or "", 2**63)
+    except (OSError, ValueError) as error:  # of a name with a NUL, or what is no file
         raise DataError(
             f"`data={source}`, row {row}: there are no bytes, and the file {path} cannot be read: {one_line(error)}; "
             "save the data again where its files are"

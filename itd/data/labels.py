@@ -12,12 +12,13 @@ import os
 import posixpath
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from itd.checked import MOST_LINE, BadFile, file_size
 from itd.data.classes import named_classes, numbered_classes, read_classes
 from itd.data.folder import FolderReader
 from itd.data.images import ImageSet
@@ -25,6 +26,7 @@ from itd.errors import DataError
 from itd.text import listed, one_line
 
 HEADER = "expected a CSV file with the header path,label and a line for each image"
+MOST_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -77,17 +79,28 @@ def read_label_lines(file: Path) -> list[LabelLine]:
     """The lines in the order of the file; DataError for a file that has not these columns, or none of these lines."""
     lines = []
     try:
+        file_size(file, MOST_BYTES)
         with open(file, newline="", encoding="utf-8-sig") as stream:
-            reader = csv.reader(stream, strict=True)
+            reader = csv.reader(_bounded(iter(lambda: stream.readline(MOST_LINE + 1), "")), strict=True)
             columns = _columns(file, next(reader, []))
             for row in reader:
                 if row:
                     lines.append(_line(file, reader.line_num, row, columns))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError, csv.Error, BadFile) as error:
         raise DataError(f"cannot read `labels_file={file}`: {one_line(error)}; {HEADER}") from error
     if not lines:
         raise DataError(f"`labels_file={file}` lists no images; {HEADER}")
     return lines
+
+
+def _bounded(lines: Iterable[str]) -> Iterator[str]:
+    """The lines; BadFile for one that is too long, or holds a NUL."""
+    for number, line in enumerate(lines, start=1):
+        if len(line) > MOST_LINE:
+            raise BadFile(f"line {number} has more than {MOST_LINE:,} characters")
+        if "\0" in line:
+            raise BadFile(f"line {number} has a NUL, which no name has")
+        yield line
 
 
 def _columns(file: Path, header: Sequence[str]) -> tuple[int, int]:

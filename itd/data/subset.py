@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from itd.checked import BadFile, read_lines
 from itd.data.images import ImageSet
 from itd.errors import DataError
-from itd.text import one_line
+from itd.text import one_line, shorten
 
 ALL, PRESENT = "all", "present"
 
@@ -52,20 +53,20 @@ def kept_mask(subset: tuple[int, ...] | None, num_classes: int) -> np.ndarray | 
 
 def _listed(path: Path, names: tuple[str, ...]) -> set[int]:
     try:
-        lines = [line.strip() for line in path.read_text("utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_lines(path)
+    except (OSError, BadFile) as error:
         raise DataError(
             f"cannot read `class_subset={path}` ({one_line(error)}); allowed are {ALL}, {PRESENT} and a file with a "
             "class on each line"
         ) from error
     place = {name: label for label, name in enumerate(names)}
     chosen = set()
-    for line in filter(None, lines):
+    for line in lines:
         label = place.get(line, int(line) if line.isdecimal() else -1)
         if not 0 <= label < len(names):
             raise DataError(
-                f"`class_subset={path}` lists {line!r}, which is no class; allowed are the {len(names)} classes' names "
-                f"(such as {names[0]}) and 0 to {len(names) - 1}"
+                f"`class_subset={path}` lists {shorten(repr(line))}, which is no class; allowed are the {len(names)} "
+                f"classes' names (such as {names[0]}) and 0 to {len(names) - 1}"
             )
         chosen.add(label)
     if not chosen:

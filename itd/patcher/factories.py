@@ -22,11 +22,13 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
+from itd.checked import BadFile, read_bytes
 from itd.errors import ModelError
 from itd.patcher.names import FactoryName, parse_factory
 from itd.text import first_line, listed
 
 _SEED = 0
+_MOST_SOURCE_BYTES = 16 * 2**20
 
 
 def build_factory(name: str) -> nn.Module:
@@ -136,7 +138,9 @@ def _load_module(name: str) -> ModuleType:
 def _load_file(where: str) -> ModuleType:
     path = Path(where).absolute()
     try:
-        source = path.read_bytes()
+        source = read_bytes(path, _MOST_SOURCE_BYTES)
+    except BadFile as error:
+        raise ModelError(f"cannot read {where}: {error}; give a file of Python source") from error
     except OSError as error:
         files = [p.name for p in path.parent.glob("*.py") if p.is_file()]
         near = difflib.get_close_matches(path.name, files, n=3, cutoff=0.5)

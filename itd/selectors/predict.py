@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from itd.checked import BadFile, read_lines
 from itd.data.digits import DIGITS
-from itd.data.folder import EXTENSIONS, FolderReader
+from itd.data.folder import EXTENSIONS, FolderReader, image_files, note_skipped
 from itd.data.images import ImageSet
 from itd.data.loader import batches
 from itd.data.preprocess import CHANGEABLE, Preprocess, PreprocessChanges
@@ -34,6 +35,7 @@ from itd.runner.sites import sites_text
 from itd.selectors.evaluate import thumbnail
 from itd.selectors.selector import Selector, load_selector
 from itd.selectors.source import SiteSettings, kept_tensor, listed, plain_macs, sizes
+from itd.text import one_line
 from itd.weights.load import Weights
 from itd.weights.prepare import OnPrepare, draw_bar
 from itd.weights.resolve import resolve
@@ -250,26 +252,29 @@ def _images(given: Sequence[str]) -> ImageSet:
         from itd.data.digits import digits_images
 
         return digits_images("eval")
-    names: list[str] = []
+    found: list[tuple[str, int]] = []
     for one in given:
         path = Path(one)
         if path.is_dir():
-            inside = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
-            if not inside:
-                raise DataError(f"no images in {one}; files ending in {', '.join(EXTENSIONS)} are read")
-            names += inside
+            found += _inside(path)
         elif path.is_file():
-            names.append(one)
+            found.append((one, os.path.getsize(one)))
         else:
-            raise DataError(f"no such image: {one}; give image files, folders of them, or digits")
-    return ImageSet(
-        names,
-        np.zeros(len(names), np.int16),
-        ("",),
-        np.array([os.path.getsize(n) for n in names]),
-        "",
-        FolderReader(""),
-    )
+            what = "is no file" if path.exists() else "is not there"
+            raise DataError(f"the image {one} {what}; give image files, folders of them, or digits")
+    names = [name for name, _ in found]
+    sizes_bytes = np.array([size for _, size in found], np.int64)
+    return ImageSet(names, np.zeros(len(names), np.int16), ("",), sizes_bytes, "", FolderReader(""))
+
+
+def _inside(folder: Path) -> list[tuple[str, int]]:
+    """(path, size in bytes) of each image below a folder; DataError where there is none."""
+    skipped: list[str] = []
+    files = image_files(folder, "", skipped)
+    note_skipped(folder, skipped)
+    if not files:
+        raise DataError(f"no images in {folder}; files ending in {', '.join(EXTENSIONS)} are read")
+    return [(str(folder / name), size) for name, size in files]
 
 
 def _class_names(request: PredictRequest, weights: Weights) -> Sequence[str] | None:
@@ -277,12 +282,11 @@ def _class_names(request: PredictRequest, weights: Weights) -> Sequence[str] | N
     count = weights.num_classes
     if request.classes_file:
         try:
-            text = Path(request.classes_file).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            names = read_lines(request.classes_file)
+        except (OSError, BadFile) as error:
             raise DataError(
-                f"cannot read `classes_file={request.classes_file}`: {error}; expected one name per line"
+                f"cannot read `classes_file={request.classes_file}`: {one_line(error)}; expected one name per line"
             ) from error
-        names = [line.strip() for line in text.splitlines() if line.strip()]
         if len(names) != count:
             raise DataError(
                 f"`classes_file={request.classes_file}` names {len(names)} classes, the network has {count}"

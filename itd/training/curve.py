@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from itd.checked import read_text
 from itd.errors import DataError
 from itd.files import write_atomic
+from itd.text import one_line
 from itd.training.run_files import disk_errors
 
 if TYPE_CHECKING:
@@ -69,10 +71,11 @@ class Curve:
         if not self.path.exists():
             return []
         try:
-            with open(self.path, newline="", encoding="utf-8") as file:
-                return [_point(row) for row in csv.DictReader(file)]
-        except (KeyError, TypeError, ValueError, csv.Error) as error:
+            return [_point(row) for row in csv.DictReader(io.StringIO(read_text(self.path), newline=""))]
+        except (KeyError, TypeError, ValueError, OverflowError, csv.Error) as error:  # BadFile is a ValueError
             raise DataError(f"{self.path} is not a learning curve, or only a part of one; move it away") from error
+        except OSError as error:
+            raise DataError(f"cannot read {self.path}: {one_line(error)}; move it away") from error
 
 
 def _point(row: Mapping[str, str]) -> CurvePoint:

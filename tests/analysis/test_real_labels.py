@@ -90,13 +90,17 @@ def test_the_commands_say_so(made) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("[[1]]", "is no list of 50,000"), ("{", "cannot read"), (json.dumps([[1]] * 49_999 + [[1000]]), "at image 50000"),
-     (json.dumps([[True]] * 50_000), "at image 1"), ("[" * 100_000, "cannot read")],
-    ids=["short", "no JSON", "no class", "no number", "deep"],
+    [("[[1]]", "images is a list of 1, not a list of 50000"), ("{", "it is not JSON"),
+     (json.dumps([[1]] * 49_999 + [[1000]]), "images[49999][0] is 1000, not a whole number from 0 to 999"),
+     (json.dumps([[True]] * 50_000), "images[0][0] is true, not"), ("[" * 100_000, "32 levels deep"),
+     (" " * 20_000_001, "it has 20,000,001 bytes; allowed are 20,000,000")],
+    ids=["short", "no JSON", "no class", "no number", "deep", "long"],
 )  # fmt: skip
 def test_another_file_is_one_line(made, tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "real.json").write_text(text)
-    one_line(run("oracle", made[0], "--real-labels", tmp_path / "real.json"), said, "the published real.json")
+    one_line(
+        run("oracle", made[0], "--real-labels", tmp_path / "real.json"), "cannot read", said, "the published real.json"
+    )
     one_line(run("oracle", made[0], "--real-labels", tmp_path / "gone.json"), "cannot read --real-labels", "gone.json")
 
 

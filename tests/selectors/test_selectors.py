@@ -314,7 +314,7 @@ def test_other_weights_images_and_results_are_refused(swept, weights, tmp_path):
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--model", "resnet18", "nothing.jpg"], "no such image: nothing.jpg"),
+        (["--model", "resnet18", "nothing.jpg"], "the image nothing.jpg is not there"),
         (["digits"], "nothing says which network"),
         (["--selector", "nothing.safetensors", "digits"], "cannot read the selector nothing.safetensors"),
         (["--model", "resnet18", "--weights", "none", "--classes", "nothing", "digits"], "cannot read --classes"),
