@@ -16,6 +16,7 @@ from itd.checked import fields as fields_of
 from itd.data.preprocess import MAX_SIDE_PX, Preprocess
 from itd.errors import DataError, ModelError
 from itd.text import one_line
+from itd.weights.archives import BadArchive, check_archive
 
 FILE_SUFFIXES = (".pth", ".pt", ".safetensors")
 PREPROCESS_KEY = "itd.preprocess"
@@ -83,6 +84,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Preprocess | None]
 
 def _read_pth(path: Path) -> dict[str, Tensor]:
     try:
+        check_archive(path)
         with warnings.catch_warnings():  # of sparse and old-fashioned tensors, which are refused anyway, or read
             warnings.simplefilter("ignore")
             loaded = torch.load(path, map_location="cpu", weights_only=True)
@@ -93,6 +95,10 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
                 "read for safety; save model.state_dict() instead"
             ) from error
         raise _damaged(path, error) from error
+    except BadArchive as error:
+        raise ModelError(
+            f"weights file {path} is not read for safety: {one_line(error)}; save model.state_dict() anew"
+        ) from error
     except Exception as error:  # damaged archives and pickles raise unrelated types
         raise _damaged(path, error) from error
     return _unwrap(path, loaded)

@@ -1,0 +1,25 @@
+"""Python in a process of its own, within limits of time and of address space: what it does there ends no test run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+_LIMIT = """
+import os, resource, sys
+def limit():
+    used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (used + {spare},) * 2)
+"""
+
+
+def in_child(code: str, *args: object, spare_bytes: int, seconds: float) -> subprocess.CompletedProcess[str]:
+    """How Python code ends.
+
+    It calls `limit()` once it has loaded what it needs: from there on it has as much address space as it has then, and
+    `spare_bytes` beyond. A child that takes longer than `seconds` fails the test.
+    """
+    program = _LIMIT.format(spare=spare_bytes) + code
+    return subprocess.run(
+        [sys.executable, "-c", program, *map(str, args)], capture_output=True, text=True, timeout=seconds, check=False
+    )
