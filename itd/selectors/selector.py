@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 from itd import checked
 from itd.checked import BadJson, listing, mapping, maybe, number, one_of, parse_json, text, whole
 from itd.data.preprocess import Preprocess
-from itd.errors import DataError, ItdError
+from itd.errors import DataError, ItdError, ItdWarning
 from itd.files import replacing
 from itd.selectors.learners import LEARNERS, Learned, fault_of
 from itd.space import ATTRIBUTES, SITES, Conventions
@@ -28,6 +30,8 @@ METHODS = ("cascade", "averaging", *(f"{source}-{kind}" for source in SOURCES fo
 16 x 16 thumbnail."""
 
 _KEY = "itd.selector"
+_SEAL = "itd.selector.sha256"
+"""In the header: the SHA-256 of all else that the file says."""
 _FORMAT = 1
 _FIELDS = checked.fields(
     {
@@ -91,11 +95,12 @@ class Selector:
         header = {name: value for name, value in self.__dict__.items() if name != "learned"}
         header |= {"format": _FORMAT, "kind": None if self.learned is None else self.learned.kind}
         arrays = {} if self.learned is None else dict(self.learned.arrays)
-        contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+        arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()} or {"none": np.zeros(1)}
+        said = json.dumps(header)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as temporary:
-                save_file(contiguous or {"none": np.zeros(1)}, temporary, metadata={_KEY: json.dumps(header)})
+                save_file(arrays, temporary, metadata={_KEY: said, _SEAL: _sha256(said, arrays)})
         except OSError as error:
             raise ItdError(f"cannot write {path}: {error.strerror or error}; give another path") from error
 
@@ -109,7 +114,8 @@ def load_selector(path: str | Path) -> Selector:
         if Path(path).exists() and not Path(path).is_file():
             raise ValueError("it is no file")
         with safe_open(str(path), "numpy") as file:
-            header = (file.metadata() or {}).get(_KEY)
+            metadata = file.metadata() or {}
+            header, seal = metadata.get(_KEY), metadata.get(_SEAL)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
     except MemoryError:
         raise
@@ -124,12 +130,31 @@ def load_selector(path: str | Path) -> Selector:
                 f"{path} has format {one_line(repr(fields['format']), 20)}, this itd reads {_FORMAT}; make it again "
                 "with `itd select --save`"
             )
+        if seal is None:
+            warnings.warn(
+                f"{path} has no hash, as of an earlier itd: nothing says that it is as it was written; {again} with "
+                "one",
+                ItdWarning,
+                stacklevel=2,
+            )
+        elif seal != _sha256(header, arrays):
+            raise BadJson("it is not what its hash says")
         _FIELDS(fields, "")
         return _selector(fields, arrays)
     except (BadJson, DataError) as error:
         raise ItdError(
             f"the selector {path} is damaged: {one_line(error)}; make it again with `itd select --save`"
         ) from error
+
+
+def _sha256(header: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """Of a selector's header and arrays, whatever order the file has them in."""
+    digest = hashlib.sha256(header.encode("utf-8", "surrogatepass"))
+    for name in sorted(arrays):
+        array = arrays[name]
+        digest.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode("utf-8", "surrogatepass"))
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _selector(fields: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> Selector:

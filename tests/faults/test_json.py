@@ -100,6 +100,10 @@ def selector(kind: str | None) -> Selector:
     )
 
 
+no_hash = pytest.mark.filterwarnings("ignore:.* has no hash")
+
+
+@no_hash
 @pytest.mark.parametrize("kind", [None, *LEARNERS])
 def test_selectors_are_read_or_refused(kind: str | None, tmp_path: Path) -> None:
     path, choose = tmp_path / "s.safetensors", random.Random(0)
@@ -116,6 +120,7 @@ def test_selectors_are_read_or_refused(kind: str | None, tmp_path: Path) -> None
     assert 0 < read < 150
 
 
+@no_hash
 @pytest.mark.parametrize("kind", LEARNERS)
 def test_arrays_that_do_not_fit_are_refused(kind: str, tmp_path: Path) -> None:
     path, own = tmp_path / "s.safetensors", selector(kind)
@@ -141,12 +146,14 @@ def test_arrays_that_do_not_fit_are_refused(kind: str, tmp_path: Path) -> None:
         learned.scores(np.zeros((2, 1), np.float32))
 
 
+@no_hash
 @pytest.mark.parametrize("header", ["", "null", "[]", "{}", "{", "[" * 100_000, '{"format": 2}', '{"format": [1]}'])
 def test_malformed_selectors_are_one_line(header: str, tmp_path: Path) -> None:
     save_file({"none": np.zeros(1)}, tmp_path / "s.safetensors", metadata={"itd.selector": header})
     assert not only_lines(lambda: load_selector(tmp_path / "s.safetensors"))
 
 
+@no_hash
 def test_selectors_of_damaged_bytes_are_read_or_refused(tmp_path: Path) -> None:
     path, choose = tmp_path / "s.safetensors", random.Random(0)
     selector("logistic").save(path)
