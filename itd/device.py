@@ -1,12 +1,28 @@
-"""The one place that turns a device's name into a device."""
+"""The one place that turns a device's name into a device, and that knows what it says where its memory is full."""
 
 from __future__ import annotations
 
-from typing import Any
+import errno
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 
-from itd.errors import ItdError
+from itd.errors import ItdError, MemoryShortageError
+from itd.text import first_line
+
+T = TypeVar("T")
+
+_FULL = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "DefaultCPUAllocator",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "unable to find an engine",
+)
+"""What CUDA, torch's allocator of the CPU, cuBLAS and cuDNN say; the last found no room for any of its algorithms."""
 
 
 def resolve_device(device: Any = None) -> torch.device:
@@ -29,3 +45,77 @@ def resolve_device(device: Any = None) -> torch.device:
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise ItdError(f"device {name}: there are {torch.cuda.device_count()} GPUs, numbered from 0")
     return found
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or a CPU, whoever says it.
+
+    >>> is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
+    True
+    """
+    if isinstance(error, (MemoryError, MemoryShortageError, torch.OutOfMemoryError)):
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _FULL)
+
+
+def memory_shortage(error: BaseException, device: torch.device, what: str = "a single image") -> MemoryShortageError:
+    """What is raised where the least that can be run at once is too much. what: that."""
+    return MemoryShortageError(
+        f"out of memory on {device} with {what} ({first_line(error, 80)}); give a smaller `crop_px` or another "
+        "`device`, or end what else takes its memory"
+    )
+
+
+class Halves:
+    """Runs rows in as many pieces as the memory needs: all at once, and in halves of what did not fit.
+
+    device: where they are run. most: rows of the largest piece from now on, None for as many as there are.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.most: int | None = None
+
+    def run(self, count: int, work: Callable[[slice], T]) -> list[T]:
+        """What `work` gives for each piece of `count` rows, in order. A piece that does not fit is given again, halved.
+
+        Raises MemoryShortageError where a single row does not fit.
+
+        >>> Halves(torch.device("cpu")).run(3, lambda rows: (rows.start, rows.stop))
+        [(0, 3)]
+        """
+        done: list[T] = []
+        first = 0
+        while first < count:
+            size = min(count - first, self.most or count)
+            try:
+                done.append(work(slice(first, first + size)))
+                first += size
+                continue
+            except (RuntimeError, MemoryError, OSError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if size == 1:
+                    raise memory_shortage(error, self.device) from error
+            self.most = size // 2  # after the error, which holds what filled the memory
+            free_memory(self.device)
+        return done
+
+
+def moved(pixels: torch.Tensor, device: torch.device, dtype: torch.dtype, **how: Any) -> torch.Tensor:
+    """Images on a device where they fit, else as they are: then each piece is moved as it is run. how: as of `to`."""
+    try:
+        return pixels.to(device, dtype, **how)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    free_memory(device)
+    return pixels
+
+
+def free_memory(device: torch.device) -> None:
+    """Gives back what torch keeps for later, so that others' and larger pieces of memory fit."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

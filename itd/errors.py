@@ -43,6 +43,10 @@ class EmptyResultError(ResultError):
     """A result that has no images yet: others beside it can still be read."""
 
 
+class MemoryShortageError(ItdError):
+    """Memory that did not hold the least that is run at once."""
+
+
 class NotFiniteError(ItdError):
     """A logit that is not finite: names the configuration and the image."""
 

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from itd.device import free_memory, is_out_of_memory, memory_shortage
 from itd.engine.executor import Sink
 from itd.engine.ops import CHANNELS_LAST
 from itd.engine.plain import PlainExecutor
-from itd.engine.program import Program
+from itd.engine.program import Program, compile_program
 from itd.engine.tree import TreeExecutor, run_nodes, take_branch
-from itd.errors import ItdError, ModelError, TraceError
+from itd.errors import ItdError, MemoryShortageError, ModelError, TraceError
 from itd.patcher import DynamicModel
 from itd.space import Space
 from itd.text import first_line
@@ -32,8 +33,20 @@ def check_tree(program: Program, input_shape: tuple[int, int, int], name: str) -
     together through the tree, each alone through the network. A network that looks at its input's values, changes a
     tensor in place through another name, or lets one image of a batch touch another, is found here. So is one of which
     an image's rows do not stand side by side, wherever a tree would cut them. program: in float32, or the difference
-    could be rounding. name: of the network, for the message.
+    could be rounding. name: of the network, for the message. Where a device's memory is too small for two images, the
+    CPU's is tried: what torch.fx recorded is the same everywhere.
     """
+    try:
+        _check_tree(program, input_shape, name)
+        return
+    except MemoryShortageError:
+        pass
+    free_memory(program.device)
+    again = compile_program(program.trace, program.space, precision=program.precision, subsample=program.subsample)
+    _check_tree(again, input_shape, name)
+
+
+def _check_tree(program: Program, input_shape: tuple[int, int, int], name: str) -> None:
     configs, pixels = _some(program.space), _noise(input_shape)
     plain = _each_alone(PlainExecutor(program.model, program.space, device=program.device), pixels, configs, name)
     tree: dict[tuple[int, int], Tensor] = {}
@@ -44,6 +57,8 @@ def check_tree(program: Program, input_shape: tuple[int, int, int], name: str) -
     except ItdError:
         raise
     except Exception as error:  # what torch.fx recorded may hold for other numbers of images than these
+        if is_out_of_memory(error):
+            raise memory_shortage(error, program.device, "two images") from error
         raise TraceError(f"{name} as torch.fx traces it cannot be run ({first_line(error)})") from error
     for key, expected in plain.items():
         if tree[key].shape != expected.shape:
@@ -83,6 +98,8 @@ def check_plain(
     beside: dict[tuple[int, int], Tensor] = {}
     try:
         executor.run(pixels, _keep(beside), configs)
+    except MemoryShortageError:
+        raise
     except Exception as error:  # a network may raise anything
         raise ModelError(
             f"{name} runs on one image and not on several at once ({first_line(error)}); give `batch_size=1`, which "

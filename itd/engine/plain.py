@@ -8,11 +8,13 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from itd.device import Halves, is_out_of_memory, memory_shortage, moved
 from itd.engine.costs import PrefixCosts
 from itd.engine.executor import Sink
 from itd.engine.macs import Macs, macs
@@ -42,18 +44,23 @@ class PlainExecutor:
 
     def run(self, pixels: Tensor, sink: Sink, configs: Iterable[int] | None = None) -> None:
         """Every configuration, or those given, on every image. pixels: (N, C, H, W) float32."""
-        pixels = pixels.to(self.device, self.precision.dtype).contiguous()
-        images = np.arange(pixels.shape[0])
+        images, halves = np.arange(len(pixels)), Halves(self.device)
         with torch.inference_mode(), self.precision.flags():
+            pixels = moved(pixels, self.device, self.precision.dtype)
             for number in range(len(self.space)) if configs is None else configs:
-                with self.model.configured(self.space.configs[number]):
-                    logits = logits_of(self.model(pixels))
-                if logits.ndim != 2 or len(logits) != len(images):
-                    raise ModelError(
-                        f"the network gives logits of the shape {tuple(logits.shape)} for {len(images)} images; they "
-                        f"must be ({len(images)}, K), a row for each image: a squeeze may take the images' side away"
-                    )
-                sink(np.full(len(images), number), images, logits)
+                halves.run(len(images), partial(self._run_some, number, pixels, images, sink))
+
+    def _run_some(self, number: int, pixels: Tensor, images: np.ndarray, sink: Sink, rows: slice) -> None:
+        """One configuration on some rows of the images."""
+        some = pixels[rows].to(self.device, self.precision.dtype).contiguous()
+        with self.model.configured(self.space.configs[number]):
+            logits = logits_of(self.model(some))
+        if logits.ndim != 2 or len(logits) != len(some):
+            raise ModelError(
+                f"the network gives logits of the shape {tuple(logits.shape)} for {len(some)} images; they "
+                f"must be ({len(some)}, K), a row for each image: a squeeze may take the images' side away"
+            )
+        sink(np.full(len(some), number), images[rows], logits)
 
 
 _TOO_SMALL = re.compile(r"[Kk]ernel size|[Oo]utput size is too small|smaller than|window")
@@ -105,6 +112,8 @@ def _logits_shape(
         except ItdError:
             raise
         except Exception as error:  # a network may raise anything
+            if is_out_of_memory(error):
+                raise memory_shortage(error, pixels.device) from error
             size = " x ".join(map(str, input_shape))
             raise ModelError(
                 f"the network cannot be run on an image of zeros of {size} ({first_line(error)}); mend it, or give "

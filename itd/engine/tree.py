@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from itd.device import Halves, free_memory, memory_shortage
+from itd.device import is_out_of_memory as is_out_of_memory
 from itd.engine.costs import Shapes, arguments, fixed_op, resolve, site_op
 from itd.engine.executor import Sink
 from itd.engine.ops import CHANNELS_LAST, ShapeError, WindowError
@@ -22,7 +24,7 @@ from itd.engine.prefixes import BranchSetting
 from itd.engine.program import Program
 from itd.engine.rows import shape_key
 from itd.engine.stages import Branch, Stage
-from itd.errors import ItdError, SpaceError
+from itd.errors import SpaceError
 
 
 @dataclass
@@ -62,8 +64,8 @@ class Queue:
         self.rows += len(segment)
 
     def pop(self, count: int) -> Segment:
-        """The first `count` rows as one segment."""
-        taken = []
+        """The first `count` rows as one segment; where memory runs out as they are joined, they wait on."""
+        taken: list[Segment] = []
         while count > 0 and self.segments:
             first = self.segments.popleft()
             if len(first) > count:
@@ -71,7 +73,11 @@ class Queue:
                 first = first.part(0, count)
             taken.append(first)
             count -= len(first)
-        segment = _joined(taken)
+        try:
+            segment = _joined(taken)
+        except BaseException:
+            self.segments.extendleft(reversed(taken))
+            raise
         self.rows -= len(segment)
         return segment
 
@@ -114,14 +120,18 @@ class TreeExecutor:
 
     def run(self, pixels: Tensor, sink: Sink, configs: Iterable[int] | None = None) -> None:
         """Every configuration, or some, on every image. pixels: (N, C, H, W) float32, on any device."""
-        pixels = pixels.to(self.device, self.precision.dtype, memory_format=CHANNELS_LAST, non_blocking=True)
-        count = pixels.shape[0]
         self._wanted = None if configs is None else self._prefixes_of(checked_configs(configs, len(self.space)))
-        queues: list[dict[Shapes, Queue]] = [{} for _ in self.stages]
-        self._push(queues, 0, Segment({0: pixels}, np.zeros(count, np.int64), np.arange(count)))
-        with torch.inference_mode(), self.precision.flags():
+        images = np.arange(len(pixels))
+
+        def run_some(rows: slice) -> None:
+            some = pixels[rows].to(self.device, self.precision.dtype, memory_format=CHANNELS_LAST, non_blocking=True)
+            queues: list[dict[Shapes, Queue]] = [{} for _ in self.stages]
+            self._push(queues, 0, Segment({0: some}, np.zeros(len(some), np.int64), images[rows]))
             for number, shapes, segment in self._schedule(queues):
                 self._run_chunk(queues, number, shapes, segment, sink)
+
+        with torch.inference_mode(), self.precision.flags():
+            Halves(self.device).run(len(pixels), run_some)
 
     def _prefixes_of(self, configs: list[int]) -> list[np.ndarray]:
         """For each fork (longer prefixes,) bool: those that some configurations go on with."""
@@ -147,7 +157,15 @@ class TreeExecutor:
                 return
             number, shapes = picked
             queue = queues[number][shapes]
-            segment = queue.pop(self._limit(number, shapes))
+            try:
+                segment = queue.pop(self._limit(number, shapes))
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                segment = None
+            if segment is None:  # a single row is not joined to anything
+                self._keep_below(number, shapes, min(queue.rows, self._limit(number, shapes)))
+                continue
             if not queue.rows:
                 del queues[number][shapes]
             yield number, shapes, segment
@@ -179,6 +197,13 @@ class TreeExecutor:
             self._limits[key] = max(1, self.budget_bytes // max(1, row_bytes))
         return self._limits[key]
 
+    def _keep_below(self, number: int, shapes: Shapes, rows: int) -> int:
+        """Half of the rows that did not fit; later chunks of the same kind are no larger."""
+        free_memory(self.device)
+        half = max(1, rows // 2)
+        self._limits[number, shapes] = min(self._limits.get((number, shapes), half), half)
+        return half
+
     # -- one chunk ----------------------------------------------------------------------------------------------------
 
     def _run_chunk(
@@ -187,22 +212,16 @@ class TreeExecutor:
         """Run a chunk; out of memory, run its halves, and keep later ones as small."""
         try:
             pushes = self._run_rows(number, segment, sink)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             if len(segment) == 1:
-                raise ItdError(
-                    f"out of memory on {self.device} with a single image at {shapes}; "
-                    "give fewer `options`, a smaller `crop_px` or another `device`"
-                ) from error
-            half = len(segment) // 2
+                raise memory_shortage(error, self.device, f"a single image at {shapes}") from error
         else:
             for below, child in pushes:
                 self._push(queues, below, child)
             return
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        self._limits[number, shapes] = max(1, min(self._limits.get((number, shapes), half), half))
+        half = self._keep_below(number, shapes, len(segment))
         self._run_chunk(queues, number, shapes, segment.part(0, half), sink)
         self._run_chunk(queues, number, shapes, segment.part(half, len(segment)), sink)
 
@@ -282,11 +301,3 @@ def checked_configs(configs: Iterable[int], count: int) -> list[int]:
     if numbers and not 0 <= numbers[0] <= numbers[-1] < count:
         raise SpaceError(f"no such configuration among {count}: {numbers[0]} to {numbers[-1]}")
     return numbers
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch says that memory ran out, on a GPU or a CPU."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    text = str(error)
-    return "DefaultCPUAllocator" in text or "not enough memory" in text or "out of memory" in text

@@ -14,6 +14,7 @@ from itd.analysis.cascade import cascade_of, fitted
 from itd.analysis.sampling import Resamples
 from itd.analysis.selection import CrossValidation, Outcome, Selection
 from itd.data.loader import batches
+from itd.device import Halves
 from itd.engine.program import compile_program
 from itd.engine.routed import RoutedExecutor, pooled, pooling_macs, routed_program
 from itd.engine.tracing import trace
@@ -198,11 +199,16 @@ def gather(
     routed = RoutedExecutor(routed_program(traced, space, swept=source.swept, device=device))
     right = np.zeros((len(lists), result.n), bool)
     features, thumbnails, done, pooling = [], [], 0, 0
-    size = default_batch_size(device)
+    size, halves = default_batch_size(device), Halves(device)
     for batch in batches(source.images, result.samples, source.preprocess, batch_size=size, workers=workers):
-        frontier = routed.frontier(batch.pixels)
-        pooling = pooling_macs(frontier)
-        features.append(pooled(frontier))
+
+        def at_the_frontier(rows: slice, pixels: Tensor = batch.pixels) -> tuple[np.ndarray, int]:
+            frontier = routed.frontier(pixels[rows])
+            return pooled(frontier), pooling_macs(frontier)
+
+        pieces = halves.run(len(batch), at_the_frontier)
+        features += [values for values, _ in pieces]
+        pooling = pieces[0][1]
         thumbnails.append(thumbnail(batch.pixels))
         probabilities = _probabilities(tree, batch.pixels, len(space), source.kept)
         here = slice(done, done + len(batch))

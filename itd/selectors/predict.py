@@ -21,7 +21,7 @@ from itd.data.folder import EXTENSIONS, FolderReader, image_files, note_skipped
 from itd.data.images import ImageSet
 from itd.data.loader import batches
 from itd.data.preprocess import CHANGEABLE, Preprocess, PreprocessChanges
-from itd.device import resolve_device
+from itd.device import Halves, resolve_device
 from itd.engine.routed import Frontier, RoutedExecutor, pooled, pooling_macs, routed_program
 from itd.engine.tracing import trace
 from itd.engine.tree import default_batch_size
@@ -154,15 +154,19 @@ class _Static:
     def __init__(self, sweep: SweepRequest, weights: Weights) -> None:
         self.device, self.preprocess = resolve_device(sweep.device), weights.preprocess
         self.model: nn.Module = weights.network()
-        self.layout = layout_of(weights.model_name)
+        self.layout, self.halves = layout_of(weights.model_name), Halves(self.device)
         self.model.to(self.device).to(memory_format=self.layout)
 
     def run(self, pixels: Tensor) -> tuple[Tensor, list[None], list[None]]:
         """(N, K) probabilities; which configurations, and what they cost: not told."""
-        with torch.inference_mode():
-            logits = logits_of(self.model(pixels.to(self.device, memory_format=self.layout)))
+
+        def probabilities(rows: slice) -> Tensor:
+            some = pixels[rows].to(self.device, memory_format=self.layout)
+            return logits_of(self.model(some)).float().softmax(1).cpu()
+
         nothing: list[None] = [None] * len(pixels)
-        return logits.float().softmax(1).cpu(), nothing, nothing
+        with torch.inference_mode():
+            return torch.cat(self.halves.run(len(pixels), probabilities)), nothing, nothing
 
 
 class _Selected:

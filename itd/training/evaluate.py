@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from itd.analysis.sampling import wilson
 from itd.data.images import ImageSet, select
@@ -16,7 +16,7 @@ from itd.data.loader import batches
 from itd.data.open import data_source, open_images
 from itd.data.preprocess import Preprocess, PreprocessChanges
 from itd.data.subset import ALL, class_subset, kept_mask
-from itd.device import resolve_device
+from itd.device import Halves, resolve_device
 from itd.engine.precision import Precision
 from itd.errors import ItdError, NotFiniteError
 from itd.patcher import logits_of
@@ -139,11 +139,15 @@ def label_ranks(
     """
     kind = Precision(precision, str(device))
     model.eval().to(kind.dtype).to(memory_format=layout)
-    ranks = []
+    ranks, halves = [], Halves(device)
     for batch in batches(images, np.array(samples, dtype=np.int32), preprocess, batch_size=batch_size, workers=workers):
+
+        def logits_at(rows: slice, pixels: Tensor = batch.pixels) -> Tensor:
+            some = pixels[rows].to(device, kind.dtype, memory_format=layout)
+            return logits_of(model(some)).float().cpu()
+
         with torch.inference_mode(), kind.flags():
-            pixels = batch.pixels.to(device, kind.dtype, memory_format=layout)
-            logits = logits_of(model(pixels)).float().cpu()
+            logits = torch.cat(halves.run(len(batch), logits_at))
         scores = score(logits, torch.from_numpy(batch.labels), None if kept is None else torch.from_numpy(kept))
         if not bool(scores.finite.all()):
             sample = int(batch.samples[int((~scores.finite).nonzero()[0])])

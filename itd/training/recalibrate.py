@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,9 +21,10 @@ from itd.data.images import ImageSet
 from itd.data.loader import batches
 from itd.data.open import data_source, is_digits
 from itd.data.preprocess import Preprocess
+from itd.device import Halves, is_out_of_memory, moved
 from itd.engine.executor import Sink
 from itd.engine.precision import Precision
-from itd.errors import DataError, ItdError, ModelError
+from itd.errors import DataError, ItdError, MemoryShortageError, ModelError
 from itd.patcher import DynamicModel, logits_of
 from itd.patcher.registry import layout_of
 from itd.runner.job import SweepJob
@@ -30,6 +32,7 @@ from itd.runner.options import RunOptions
 from itd.runner.request import SweepRequest
 from itd.runner.sweep import OnStart, SweepReport, run_job
 from itd.space import Space
+from itd.text import first_line
 from itd.training.data import training_images
 from itd.training.trainer import has_folded_bn
 from itd.weights.prepare import OnPrepare, draw_bar
@@ -88,17 +91,22 @@ class RecalibratedExecutor:
 
     def run(self, pixels: Tensor, sink: Sink, configs: Iterable[int] | None = None) -> None:
         """Every configuration, or those given, on every image. pixels: (N, C, H, W) float32."""
-        pixels = self._to(pixels).to(self.precision.dtype)
-        images = np.arange(pixels.shape[0])
+        images, halves = np.arange(len(pixels)), Halves(self.device)
         with torch.inference_mode(), self.precision.flags():
+            pixels = moved(pixels, self.device, self.precision.dtype, memory_format=self.layout)
             for number in range(len(self.space)) if configs is None else configs:
                 if number not in self._statistics:
                     self._statistics[number] = self._estimate(number)
                 for norm, (mean, variance) in zip(norms_of(self.model), self._statistics[number], strict=True):
                     norm.running_mean, norm.running_var = mean, variance
-                with self.model.configured(self.space.configs[number]):
-                    logits = logits_of(self.model(pixels))
-                sink(np.full(len(images), number), images, logits)
+                halves.run(len(images), partial(self._run_some, number, pixels, images, sink))
+
+    def _run_some(self, number: int, pixels: Tensor, images: np.ndarray, sink: Sink, rows: slice) -> None:
+        """One configuration, with its statistics in the network, on some rows of the images."""
+        some = pixels[rows].to(self.device, self.precision.dtype, memory_format=self.layout)
+        with self.model.configured(self.space.configs[number]):
+            logits = logits_of(self.model(some))
+        sink(np.full(len(some), number), images[rows], logits)
 
     def _estimate(self, number: int) -> Statistics:
         """The statistics of a configuration, in the precision of the run."""
@@ -111,12 +119,25 @@ class RecalibratedExecutor:
             norm.train()
         with self.exact.configured(self.space.configs[number]):
             for part in self.pixels.split(self.batch_size):
-                self.exact(self._to(part))
+                try:
+                    self.exact(self._to(part))
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    raise self._shortage(error) from error
         for norm, momentum in zip(norms, before, strict=True):
             norm.momentum = momentum
             norm.eval()
         dtype = self.precision.dtype
         return [(norm.running_mean.to(dtype).clone(), norm.running_var.to(dtype).clone()) for norm in norms]  # type: ignore[union-attr]
+
+    def _shortage(self, error: BaseException) -> MemoryShortageError:
+        """Of a batch that statistics are estimated on, which is part of what they are: half of it has others."""
+        return MemoryShortageError(
+            f"out of memory on {self.device} with the {self.batch_size} images that statistics are estimated on at "
+            f"once ({first_line(error, 80)}); give fewer `images`, of which the largest divisor up to 64 is run at "
+            "once, or a smaller `crop_px`; what was written before is kept"
+        )
 
     def _to(self, pixels: Tensor) -> Tensor:
         return pixels.to(self.device, memory_format=self.layout)
