@@ -313,7 +313,7 @@ def check_plot(ctx: click.Context, param: click.Parameter, path: str | None) -> 
 
 def write_csv(path: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes rows as CSV; a value that is absent or None is empty."""
-    from itd.files import write_atomic
+    from itd.files import unwritable, write_atomic
 
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, restval="")
@@ -322,4 +322,4 @@ def write_csv(path: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any
     try:
         write_atomic(path, text.getvalue())
     except OSError as error:
-        raise ResultError(f"cannot write the CSV {path}: {error.strerror or error}; give --csv another path") from error
+        raise ResultError(unwritable(f"the CSV {path}", error, "give --csv another path")) from error

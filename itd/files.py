@@ -26,7 +26,7 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.E
 
 def write_atomic(
     target: str | Path,
-    data: bytes | str,
+    data: bytes | memoryview | str,
     *,
     folder: Path | None = None,
     check: Callable[[Path], None] | None = None,
@@ -63,21 +63,14 @@ def write_atomic(
         return publish(temp, target, check=check, exclusive=exclusive)
 
 
-@contextlib.contextmanager
-def replacing(
-    target: str | Path, *, check: Callable[[Path], None] | None = None, exclusive: bool = False
-) -> Iterator[Path]:
-    """Inside the block a temporary name beside the target; what was written there is the target after it.
+def unwritable(what: str, error: OSError, otherwise: str = "give another path") -> str:
+    """Why something could not be written, and what to do next: the message of each caller's own error.
 
-    target, check, exclusive: as of `write_atomic`. An error inside the block leaves the target as it was.
+    >>> unwritable("the space s.json", OSError(28, "No space left on device"))
+    'cannot write the space s.json: No space left on device; free some space, or give another path'
     """
-    target = Path(os.path.realpath(target))
-    if _is_special(target):
-        yield target
-        return
-    with temporary(target) as temp:
-        yield temp
-        publish(temp, target, check=check, exclusive=exclusive)
+    full = error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None), errno.EFBIG)
+    return f"cannot write {what}: {error.strerror or error}; {'free some space, or ' if full else ''}{otherwise}"
 
 
 @contextlib.contextmanager
@@ -98,7 +91,7 @@ def _is_special(target: Path) -> bool:
     return target.exists() and not target.is_file()
 
 
-def write_synced(path: Path, data: bytes | str) -> None:
+def write_synced(path: Path, data: bytes | memoryview | str) -> None:
     """Writes a new file and forces its bytes to the disk."""
     with open(path, "xb") as file:
         file.write(data.encode() if isinstance(data, str) else data)
@@ -158,7 +151,9 @@ def locked(path: Path) -> Iterator[bool]:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Makes the names in a folder last, where the file system can."""
+    """Makes the names in a folder last, where the system and the file system can."""
+    if os.name == "nt":  # no folder can be opened there
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -11,24 +11,18 @@ import pytest
 from itd.analysis.figures.drawing import new_figure, save_figure
 from itd.analysis.report import write_page
 from itd.errors import ItdError
-from itd.files import TEMPORARY, replacing, temporary, write_atomic
+from itd.files import TEMPORARY, temporary, write_atomic
 from itd.space import Setting, SpaceList, write_space
 from itd_cli.options import write_csv
 
 WRITERS = {
     "write_atomic": lambda path: write_atomic(path, "new"),
-    "replacing": lambda path: _replace(path),
     "page.html": lambda path: write_page("<p>new</p>", path),
     "figure.png": lambda path: save_figure(new_figure(1, 1), path),
     "figure.SVG": lambda path: save_figure(new_figure(1, 1), path),
     "space.json": lambda path: write_space(path, SpaceList(("stride",), ({"A": Setting(stride=1)},))),
     "table.csv": lambda path: write_csv(str(path), ["a"], [{"a": 1}]),
 }
-
-
-def _replace(path: Path) -> None:
-    with replacing(path) as temp:
-        temp.write_text("new")
 
 
 def only(folder: Path) -> list[str]:
@@ -80,8 +74,6 @@ def test_a_check_that_fails_leaves_the_target_alone(tmp_path):
 
     with pytest.raises(ValueError, match="not what was meant"):
         write_atomic(path, b"new", check=check)
-    with pytest.raises(ValueError, match="not what was meant"), replacing(path, check=check) as temp:
-        temp.write_bytes(b"new")
     assert path.read_bytes() == b"old" and only(tmp_path) == ["a"]
 
 

@@ -17,7 +17,7 @@ from itd import checked
 from itd.checked import BadJson, listing, mapping, maybe, number, one_of, parse_json, text, whole
 from itd.data.preprocess import Preprocess
 from itd.errors import DataError, ItdError, ItdWarning
-from itd.files import replacing
+from itd.files import unwritable, write_atomic
 from itd.selectors.learners import LEARNERS, Learned, fault_of
 from itd.space import ATTRIBUTES, SITES, Conventions
 from itd.space.listed import SITE_SETTINGS
@@ -89,7 +89,7 @@ class Selector:
 
     def save(self, path: str | Path) -> None:
         """Writes the selector; ItdError where the path cannot be written."""
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
         path = check_selector_path(path)
         header = {name: value for name, value in self.__dict__.items() if name != "learned"}
@@ -97,12 +97,12 @@ class Selector:
         arrays = {} if self.learned is None else dict(self.learned.arrays)
         arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()} or {"none": np.zeros(1)}
         said = json.dumps(header)
+        data = save(arrays, metadata={_KEY: said, _SEAL: _sha256(said, arrays)})
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as temporary:
-                save_file(arrays, temporary, metadata={_KEY: said, _SEAL: _sha256(said, arrays)})
+            write_atomic(path, data)
         except OSError as error:
-            raise ItdError(f"cannot write {path}: {error.strerror or error}; give another path") from error
+            raise ItdError(unwritable(f"the selector {path}", error)) from error
 
 
 def load_selector(path: str | Path) -> Selector:

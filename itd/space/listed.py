@@ -10,7 +10,7 @@ from typing import Any
 
 from itd.checked import BadJson, Check, fields, listing, one_of, read_json
 from itd.errors import SpaceError
-from itd.files import write_atomic
+from itd.files import unwritable, write_atomic
 from itd.space.build import MAX_CONFIGS
 from itd.space.setting import ATTRIBUTES, SITES, Config, Setting, SiteSpec, Space, format_value, parse_value
 from itd.text import shorten
@@ -41,7 +41,7 @@ def write_space(path: str | Path, listed: SpaceList) -> None:
     try:
         write_atomic(path, text + "\n")
     except OSError as error:
-        raise SpaceError(f"cannot write the space {path}: {error.strerror or error}; give another path") from error
+        raise SpaceError(unwritable(f"the space {path}", error)) from error
 
 
 def _site_settings() -> Check:

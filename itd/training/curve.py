@@ -45,7 +45,8 @@ class Curve:
         test: as in `CurvePoint`. Raises DataError for a file that is no curve, or of other held-out images.
         """
         if not resumed:
-            self.path.unlink(missing_ok=True)
+            with disk_errors(self.path):
+                self.path.unlink(missing_ok=True)
         others = {point.test for point in self.points()} - {test}
         if others and test:
             raise DataError(

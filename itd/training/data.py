@@ -5,7 +5,7 @@ So a run that is stopped and goes on sees the same pixels, whatever the number o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,7 +102,7 @@ class TrainingSet:
 
     def epoch(
         self, number: int, batch_size: int, *, rank: int = 0, ranks: int = 1, workers: int = 0, pin_memory: bool = False
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    ) -> Generator[tuple[Tensor, Tensor], None, None]:
         """(pixels: (batch, 3, H, W) float32, labels: (batch,) int64) of one epoch, for one of several processes."""
         order = np.random.default_rng((self.seed, number)).permutation(len(self.images))
         steps = self.steps(batch_size, ranks)

@@ -24,7 +24,7 @@ from itd.patcher.registry import layout_of
 from itd.runner.request import SweepRequest
 from itd.space import Space
 from itd.training.data import TrainingSet, augmentation, random_seed, training_images
-from itd.training.run_files import RunFiles, finished, publish, weights_path
+from itd.training.run_files import RunFiles, disk_errors, finished, publish, weights_path
 from itd.training.schedule import Schedule
 from itd.training.trainer import LossTerm, Objective, has_folded_bn, run_training
 from itd.weights.load import Weights, load_weights, skeleton_of
@@ -135,7 +135,8 @@ def rof(
     training = TrainingSet(images, augmentation(data, weights.preprocess), request.schedule.seed, request.epoch_images)
     steps = request.schedule.epochs * training.steps(request.schedule.batch_size)
     identity = rof_identity(request, space, images, weights)
-    files.out.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(files.out):
+        files.out.parent.mkdir(parents=True, exist_ok=True)
     done = finished(files, identity, request.schedule)
     if not done:
         objective = rof_objective(model, space, request)

@@ -18,8 +18,7 @@ from torch import nn
 from itd import __version__
 from itd.checked import BadJson, anything, mapping, read_json, text
 from itd.errors import DataError, ItdError
-from itd.files import replacing, write_atomic
-from itd.text import one_line
+from itd.files import unwritable, write_atomic
 from itd.training.schedule import Schedule
 from itd.weights.files import PREPROCESS_KEY
 from itd.weights.load import Weights, content_sha256
@@ -58,7 +57,7 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataError(f"cannot write {path}: {one_line(error)}; free some space") from error
+        raise DataError(unwritable(str(path), error, "give another `out`")) from error
 
 
 def weights_path(out: str) -> Path:
@@ -100,7 +99,7 @@ def publish(
     key: under which the header of the .safetensors file says how. The record beside the weights is there before them:
     weights under their name are a finished run's. Raises DataError where the disk refuses.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     record = {
@@ -112,8 +111,8 @@ def publish(
         "torch": torch.__version__,
     }
     header = {key: json.dumps(record), PREPROCESS_KEY: json.dumps(weights.preprocess.identity())}
+    with disk_errors(files.sidecar):
+        write_atomic(files.sidecar, json.dumps(record, indent=1) + "\n")
     with disk_errors(files.out):
-        with replacing(files.out) as temporary:
-            save_file(state, temporary, metadata=header)
-            write_atomic(files.sidecar, json.dumps(record, indent=1) + "\n")
-        files.checkpoint.unlink(missing_ok=True)
+        write_atomic(files.out, save(state, metadata=header))
+        files.checkpoint.unlink(missing_ok=True)  # the weights are on the disk by now, and their name too

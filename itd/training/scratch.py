@@ -25,7 +25,7 @@ from itd.patcher.registry import layout_of
 from itd.training.curve import Curve, CurvePoint
 from itd.training.data import TrainingSet, augmentation, training_images
 from itd.training.evaluate import label_ranks
-from itd.training.run_files import RunFiles, finished, publish, weights_path
+from itd.training.run_files import RunFiles, disk_errors, finished, publish, weights_path
 from itd.training.schedule import Schedule
 from itd.training.trainer import Objective, run_training
 from itd.weights.load import Weights, load_weights
@@ -108,7 +108,8 @@ def train(
     training = TrainingSet(images, augmentation(data, preprocess), request.schedule.seed, request.epoch_images)
     steps = request.schedule.epochs * training.steps(request.schedule.batch_size)
     identity = _identity(request, images, weights, preprocess)
-    files.out.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(files.out):
+        files.out.parent.mkdir(parents=True, exist_ok=True)
     done = finished(files, identity, request.schedule)
     held_out = _held_out(request, images)
     if done and held_out is not None and not files.curve.exists():

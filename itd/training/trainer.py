@@ -11,7 +11,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from itd.checked import BadJson, anything, mapping, parse_json, text, whole
-from itd.errors import DataError, ModelError
-from itd.files import replacing, write_atomic
+from itd.device import is_out_of_memory
+from itd.errors import DataError, ItdError, MemoryShortageError, ModelError
+from itd.files import write_atomic
 from itd.store.identity import differences
-from itd.text import one_line
+from itd.text import first_line, one_line
 from itd.training.data import TrainingSet, random_seed
 from itd.training.run_files import RunFiles, disk_errors
 from itd.training.schedule import Schedule
@@ -90,8 +91,8 @@ def run_training(
         layout: of weights and images in memory, as of `itd.patcher.registry.layout_of`.
 
     Raises:
-        ItdError: where a loss is not finite, naming the term, and for a checkpoint of another run; what the last whole
-            epoch left is kept.
+        ItdError: where a loss is not finite, naming the term, where the memory or the disk is full, and for a
+            checkpoint of another run; what the last whole epoch left is kept.
     """
     group = ProcessGroup.joined(device)
     steps = data.steps(schedule.batch_size, group.count)
@@ -102,31 +103,53 @@ def run_training(
     run = json.loads(json.dumps({**identity, "schedule": asdict(schedule), "processes": group.count}))
     first = _resume(files, run, model, optimizer, scaler, device)
     network = DistributedDataParallel(model) if group.count > 1 else model
-    log = _Log(files.log, first * steps) if group.rank == 0 else None
-    for epoch in range(first, schedule.epochs):
-        torch.manual_seed(random_seed(schedule.seed, epoch, group.rank))  # of dropout
-        set_training(model, schedule.bn)
-        batches = data.epoch(
-            epoch, schedule.batch_size, rank=group.rank, ranks=group.count, workers=workers,
-            pin_memory=device.type == "cuda",
-        )  # fmt: skip
-        epoch_loss = 0.0
-        for place, (pixels, labels) in enumerate(batches):
-            number = epoch * steps + place
-            lr = _set_rate(optimizer, schedule.lr_at(number, steps))
+
+    def step(number: int, pixels: Tensor, labels: Tensor) -> tuple[float, str, float]:
+        lr = _set_rate(optimizer, schedule.lr_at(number, steps))
+        with _enough_memory(number, schedule, device):
             pixels = pixels.to(device, non_blocking=True).contiguous(memory_format=layout)
             terms = objective(network, pixels, labels.to(device, non_blocking=True), number)
             loss, names = _step(network, terms, optimizer, scaler, schedule, device, number)
-            epoch_loss += loss / steps
-            if log is not None:
-                log.add(epoch, number, names, lr, loss)
-            if progress is not None:
-                progress(number + 1, loss)
-        if group.rank == 0:
-            if on_epoch is not None:
-                on_epoch(epoch + 1, (epoch + 1) * steps * group.count * schedule.batch_size, epoch_loss)
-            _save(files, run, epoch + 1, model, optimizer, scaler)
+        if progress is not None:
+            progress(number + 1, loss)
+        return lr, names, loss
+
+    with _Log(files.log if group.rank == 0 else None, first * steps) as log:
+        for epoch in range(first, schedule.epochs):
+            torch.manual_seed(random_seed(schedule.seed, epoch, group.rank))  # of dropout
+            set_training(model, schedule.bn)
+            epoch_loss = 0.0
+            images = data.epoch(
+                epoch, schedule.batch_size, rank=group.rank, ranks=group.count, workers=workers,
+                pin_memory=device.type == "cuda",
+            )  # fmt: skip
+            with contextlib.closing(images) as batches:  # which ends its workers, whoever holds the error that came
+                for number, (pixels, labels) in enumerate(batches, epoch * steps):
+                    lr, names, loss = step(number, pixels, labels)
+                    log.add(epoch, number, names, lr, loss)
+                    epoch_loss += loss / steps
+            if group.rank == 0:
+                if on_epoch is not None:
+                    on_epoch(epoch + 1, (epoch + 1) * steps * group.count * schedule.batch_size, epoch_loss)
+                log.write()
+                _save(files, run, epoch + 1, model, optimizer, scaler)
     model.eval()
+
+
+@contextlib.contextmanager
+def _enough_memory(number: int, schedule: Schedule, device: torch.device) -> Iterator[None]:
+    """Out of memory inside the block becomes one line: half a batch has other statistics, so it is never halved."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryShortageError(
+            f"out of memory on {device} in step {number}, with batches of {schedule.batch_size} images "
+            f"({first_line(error)}); a smaller batch would be another training, so it is not made smaller by itself: "
+            "give a smaller `batch_size` and another `out`, or another `device`; the weights of the last whole epoch "
+            "are kept in the checkpoint"
+        ) from error
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, lr: float) -> float:
@@ -243,30 +266,46 @@ def _save(
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
     }
-    # Through an open file: by a path, torch names the archive after a temporary file that has no name of its own.
-    with disk_errors(files.checkpoint), replacing(files.checkpoint) as temporary, open(temporary, "wb") as file:
-        torch.save(state, file)
+    data = io.BytesIO()  # into a file on a full disk torch raises errors that say nothing of the disk
+    torch.save(state, data)
+    with disk_errors(files.checkpoint):
+        write_atomic(files.checkpoint, data.getbuffer())
 
 
 class _Log:
-    """The log of a run; what stands beyond the steps that are done is cut off."""
+    """The log of a run, written whole at the end of each epoch, and where an error ends one.
 
-    def __init__(self, path: Path, steps_done: int) -> None:
-        self.path = path
+    path: None where nothing is written. steps_done: what stands beyond them is cut off.
+    """
+
+    def __init__(self, path: Path | None, steps_done: int) -> None:
+        self.path, self.text = path, io.StringIO(newline="")
         rows = []
-        if steps_done and path.exists():
+        if path is not None and steps_done and path.exists():
             try:
                 with open(path, newline="", encoding="utf-8") as file:
                     rows = list(csv.DictReader(file))[:steps_done]
             except (csv.Error, ValueError) as error:
                 raise DataError(f"{path} is not the log of a run ({one_line(error)}); move it away") from error
-        lines = io.StringIO()
-        writer = csv.DictWriter(lines, LOG_COLUMNS, extrasaction="ignore")
+        writer = csv.DictWriter(self.text, LOG_COLUMNS, extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-        with disk_errors(path):
-            write_atomic(path, lines.getvalue())
+
+    def __enter__(self) -> _Log:
+        self.write()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            with contextlib.suppress(ItdError):  # of a disk that is full it was said already
+                self.write()
 
     def add(self, epoch: int, step: int, configs: str, lr: float, loss: float) -> None:
-        with disk_errors(self.path), open(self.path, "a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow([epoch, step, configs, f"{lr:g}", repr(loss)])
+        """A line, which `write` writes."""
+        csv.writer(self.text).writerow([epoch, step, configs, f"{lr:g}", repr(loss)])
+
+    def write(self) -> None:
+        """Puts what there is in the place of the file; DataError where that cannot be."""
+        if self.path is not None:
+            with disk_errors(self.path):
+                write_atomic(self.path, self.text.getvalue())

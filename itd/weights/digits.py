@@ -19,7 +19,7 @@ from itd.data.cache import cache_folder
 from itd.data.digits import digits_images
 from itd.data.preprocess import DIGITS_PREPROCESS
 from itd.errors import ModelError
-from itd.files import replacing, temporary
+from itd.files import temporary, unwritable, write_atomic
 from itd.patcher.names import is_timm, model_slug
 from itd.patcher.registry import build_model
 from itd.patcher.timm_models import timm_module
@@ -207,8 +207,7 @@ def _require_writable(path: Path) -> None:
 
 def _unwritable(path: Path, error: OSError) -> ModelError:
     return ModelError(
-        f"cannot keep the trained weights in {path.parent}: {one_line(error)}; set ITD_CACHE to a folder that can be "
-        "written"
+        unwritable(f"the trained weights into {path.parent}", error, "set ITD_CACHE to a folder that can be written")
     )
 
 
@@ -223,12 +222,11 @@ def is_whole(path: Path) -> bool:
 
 def _publish(model: nn.Module, facts: dict[str, object], path: Path) -> None:
     """Write whole or not at all. The first of several processes wins, so that all go on with the same weights."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     header = {TRAINED_KEY: json.dumps(facts), PREPROCESS_KEY: json.dumps(DIGITS_PREPROCESS.identity())}
     try:
-        with replacing(path, exclusive=True) as made:
-            save_file(state, made, metadata=header)
+        write_atomic(path, save(state, metadata=header), exclusive=True)
     except OSError as error:
         raise _unwritable(path, error) from error

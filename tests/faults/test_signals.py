@@ -207,6 +207,7 @@ def test_a_sweep_whose_whole_group_is_sent_sigterm_leaves_no_process_and_goes_on
 CHILD = """
 import signal, sys, threading, time, click
 from itd_cli import main, signals
+signal.alarm(30)  # whatever a test does
 signals.CHILDREN_S, signals.GRACE_S = 0.05, float(sys.argv[1])
 
 @click.command()

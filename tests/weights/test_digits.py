@@ -87,7 +87,7 @@ def test_what_cannot_be_trained_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"inception_v3 cannot take the 64 x 64 images[^\n]*`data=DIR`"):
         train_on_digits("inception_v3", cache_dir=tmp_path, on_prepare=None)
     (tmp_path / "file").touch()
-    with pytest.raises(ModelError, match=r"cannot keep the trained weights in .*file/cache: [^\n]*set ITD_CACHE"):
+    with pytest.raises(ModelError, match=r"cannot write the trained weights into .*file/cache: [^\n]*set ITD_CACHE"):
         train_on_digits(SMALL, cache_dir=tmp_path / "file" / "cache", on_prepare=None)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from itd.analysis.frames import short_names
 from itd.errors import ResultError
-from itd.files import replacing
+from itd.files import unwritable, write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -150,11 +150,12 @@ def legend_style() -> dict[str, Any]:
 def save_figure(figure: Figure, path: str | Path) -> None:
     """Writes a figure as PNG, SVG or PDF, by the path's suffix; ResultError where that cannot be."""
     check_figure_path(path)
+    out = io.BytesIO()
+    figure.savefig(out, format=Path(path).suffix[1:].lower())
     try:
-        with replacing(path) as temp:
-            figure.savefig(temp, format=Path(path).suffix[1:].lower())  # a temporary name has no suffix
+        write_atomic(path, out.getbuffer())
     except OSError as error:
-        raise ResultError(f"cannot write the figure {path}: {error.strerror or error}; give another path") from error
+        raise ResultError(unwritable(f"the figure {path}", error)) from error
 
 
 def check_figure_path(path: str | Path) -> None:

@@ -13,7 +13,9 @@ from itd.analysis.report.elements import Elements
 from itd.analysis.report.parts import Section
 from itd.analysis.report.picture import scheme_style
 from itd.errors import ResultError
-from itd.files import temporary, write_atomic
+from itd.files import temporary, unwritable, write_atomic
+
+_ANOTHER = "give another `out`, such as report.html"
 
 
 def render(title: str, lead: str, sections: Sequence[Section], progress: Callable[[str], Any] | None = None) -> str:
@@ -55,7 +57,7 @@ def write_page(page: str, path: str | Path) -> None:
     try:
         write_atomic(path, page)
     except OSError as error:
-        raise ResultError(_refusal(path, error.strerror or str(error))) from error
+        raise ResultError(unwritable(f"the report {str(path)!r}", error, _ANOTHER)) from error
 
 
 def check_page_path(path: str | Path) -> None:
@@ -65,17 +67,13 @@ def check_page_path(path: str | Path) -> None:
         with temporary(path) as temp:
             temp.touch()
     except OSError as error:
-        raise ResultError(_refusal(path, error.strerror or str(error))) from error
+        raise ResultError(unwritable(f"the report {str(path)!r}", error, _ANOTHER)) from error
 
 
 def _check_name(path: str | Path) -> None:
     target = Path(path)
     if not target.name or "\0" in str(path) or target.is_dir():
-        raise ResultError(_refusal(path, "it is a folder, or names no file"))
-
-
-def _refusal(path: str | Path, why: str) -> str:
-    return f"cannot write the report {str(path)!r}: {why}; give another `out`, such as report.html"
+        raise ResultError(f"cannot write the report {str(path)!r}: it is a folder, or names no file; {_ANOTHER}")
 
 
 def _asset(name: str) -> str:
