@@ -217,8 +217,12 @@ def _members(path: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
     last = "its beginning"
     try:
         with open(path, "rb", buffering=0) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            before = -1
             while (member := tar.next()) is not None:
                 last = member.name
+                if tar.offset <= before:
+                    raise ValueError("a header says that the next one lies before it")
+                before = tar.offset
                 if not member.isreg() or member.issparse():
                     continue
                 content = b""
@@ -228,7 +232,7 @@ def _members(path: str) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
                 yield member, content
             file.seek(tar.offset)
             end = file.read(_BLOCK)
-    except (tarfile.TarError, OSError) as error:
+    except Exception as error:  # of headers that lie, tarfile raises what its parts do
         raise _damaged(path, last, one_line(error)) from error
     if len(end) < _BLOCK or any(end):  # tarfile ends without a word where a header is cut off or damaged
         raise _damaged(path, last, "no header and no end of the archive follows")
