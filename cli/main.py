@@ -185,7 +185,7 @@ def _unexpected(error: Exception) -> NoReturn:
     if isinstance(error, OSError) and error.filename is not None:
         mend = "see that it is there, that you may use it, and that the disk is not full"
         _end(f"cannot use {error.filename}: {error.strerror}; {mend}", 1)
-    if isinstance(error, MemoryError):
+    if _is_memory(error):
         _end("there is not enough memory; give less at once, or run it on a larger machine", 1)
     from itd import __version__
 
@@ -203,6 +203,15 @@ def _unexpected(error: Exception) -> NoReturn:
     what = f"{type(error).__name__}: {first_line(error)}"
     echo(f"itd: internal error: {' '.join(what.split())}; this is a bug of itd: report it, {where}", err=True)
     sys.exit(BUG)
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether memory ran out. torch's own errors are of no use where it was never loaded."""
+    if "torch" not in sys.modules:
+        return isinstance(error, MemoryError)
+    from itd.device import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:

@@ -5,6 +5,7 @@ So a run that is stopped and goes on sees the same pixels, whatever the number o
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +14,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision import transforms
 
 from itd.data.cifar import CIFAR10_PREPROCESS, CIFAR100_PREPROCESS
 from itd.data.digits import DIGITS
 from itd.data.images import ImageSet
+from itd.data.loader import _guarded
 from itd.data.open import is_digits, open_images
 from itd.data.preprocess import Preprocess
 from itd.errors import DataError
@@ -112,21 +114,36 @@ class TrainingSet:
             batch_sampler=chosen.tolist(),
             num_workers=workers,
             pin_memory=pin_memory,
+            collate_fn=_collate,
             generator=torch.Generator(),  # or it would draw from the generator that dropout uses
         )
-        yield from loader
+        with contextlib.closing(_guarded(iter(loader))) as batches:
+            for batch in batches:
+                if isinstance(batch, str):
+                    raise DataError(batch)
+                yield batch
 
 
-class _Augmented(Dataset[tuple[Tensor, int]]):
+def _collate(items: list[tuple[Tensor, int] | str]) -> Any:
+    """(pixels, labels), or why the first image that cannot be had cannot."""
+    return next((item for item in items if isinstance(item, str)), None) or default_collate(items)
+
+
+class _Augmented(Dataset["tuple[Tensor, int] | str"]):
+    """Pixels and label; a text where they cannot be had, as an error that crosses from a worker gains a traceback."""
+
     def __init__(self, training: TrainingSet, epoch: int) -> None:
         self.training, self.epoch = training, epoch
 
     def __len__(self) -> int:
         return len(self.training.images)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | str:
         seed = random_seed(self.training.seed, self.epoch, index)
-        pixels = self.training.augment(self.training.images.load(index), seed)
+        try:
+            pixels = self.training.augment(self.training.images.load(index), seed)
+        except DataError as error:
+            return str(error)
         return pixels, int(self.training.images.labels[index])
 
 
