@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import click
 
-from itd.errors import ItdError, ItdWarning
+from itd.errors import ItdError, ItdWarning, SetAsideWarning
 from itd.text import first_line
 from itd_cli.options import as_typed, echo, note
 from itd_cli.signals import Signals
@@ -34,6 +34,7 @@ COMMANDS = {
     "union": ("itd_cli.union:union", "Several results of the same images as one space."),
     "compare": ("itd_cli.compare:compare", "Two results of the same images, before and after."),
     "gain": ("itd_cli.gain:gain", "What the oracle gains beyond guessing, result beside result."),
+    "verify": ("itd_cli.verify:verify", "Whether all files of results are whole, and mending them."),
     "images": ("itd_cli.images:images", "Which images are rescued, lost or never right, with a gallery."),
     "report": ("itd_cli.report:report", "Every answer on one self-contained HTML page."),
     "select": ("itd_cli.select:select", "What choosing without the label achieves, cross-validated."),
@@ -137,6 +138,8 @@ def warnings_as_notes() -> Iterator[None]:
         otherwise = warnings.showwarning
 
         def show(message: Any, *rest: Any, **named: Any) -> None:
+            if isinstance(message, SetAsideWarning):
+                return  # the command says it itself, below its progress
             if isinstance(message, ItdWarning):
                 note(str(message))
             else:

@@ -273,6 +273,11 @@ def noted(result: Any) -> None:
         note(f"{result.path} is not finished: {result.images_done} of {result.images_requested} images are there")
     if result.nulls:
         note(f"{result.path}: images left out because they have null rows: {result.nulls}")
+    if result.unprotected:
+        note(
+            f"{result.path} is older than the hash of its manifest, so that a change of it would not show; "
+            f"`itd verify --repair {result.path}` adds it"
+        )
     if result.manifest is None:
         what = "has no _itd/manifest.json" if os.path.isdir(result.path) else "is a file by itself"
         note(f"{result.path} {what}: nothing says whether it is whole and as it was written")

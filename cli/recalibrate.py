@@ -11,13 +11,12 @@ from itd_cli.options import (
     class_subset_option,
     labels_option,
     model_options,
-    note,
     overwrite_option,
     preprocess_options,
     resumable,
 )
 from itd_cli.progress import Progress, progress_option
-from itd_cli.sweep import show_sweep
+from itd_cli.sweep import end_sweeps, note_report, show_sweep
 
 
 @click.command(
@@ -60,4 +59,5 @@ def recalibrate(train: str | None, images: int, seed: int, val: str | None, prog
     request = RecalibrateRequest(SweepRequest(data=val, **given), train, images, seed)
     with resumable(progress, "what is in the result"):
         report = run(request, on_start=lambda begun: show_sweep(begun, progress), on_prepare=progress.prepare)
-    note(f"{report.images - report.left} of {report.images} images are in {report.out} ({report.done} now)")
+    note_report(report)
+    end_sweeps([report])

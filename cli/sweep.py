@@ -9,6 +9,7 @@ import click
 
 from itd.data.images import ORDERS
 from itd.space import OPEN_CONVENTIONS, Conventions
+from itd.store.files import SIDE
 from itd_cli.options import (
     SOURCE,
     SOURCES,
@@ -22,6 +23,9 @@ from itd_cli.options import (
 )
 from itd_cli.plan import show_plans, start_notes
 from itd_cli.progress import Progress, progress_option
+
+SET_ASIDE = 3
+"""The exit status of a sweep that has finished, with units set aside."""
 
 
 def _range(ctx: click.Context, param: click.Parameter, text: str) -> tuple[int, int]:
@@ -141,7 +145,26 @@ def _on_what(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="The first image of every class, then the second; or by path. A result goes on in its own.",
             ),
             class_subset_option,
-            click.option("--allow-missing", is_flag=True, help="An image that cannot be decoded becomes null rows."),
+            click.option(
+                "--allow-missing",
+                is_flag=False,
+                flag_value="1%",
+                default="0",
+                metavar="[N|P%]",
+                help="So many images that cannot be decoded become null rows; 1% where no number is given.",
+            ),
+            click.option(
+                "--retry-missing", is_flag=True, help="Compute the units with null rows again, also of replaced files."
+            ),
+            click.option("--check-data", is_flag=True, help="Decode every image first, and name all that are bad."),
+            click.option(
+                "--hash-data", is_flag=True, help="What files contain, beside their names and sizes, makes the result."
+            ),
+            click.option(
+                "--fail-fast",
+                is_flag=True,
+                help="End at the first unit that cannot be computed; else the others go on.",
+            ),
         ]
     ):
         command = option(command)
@@ -231,19 +254,37 @@ def sweep(
     if plan_mode is not None:
         show_plans(requests, plan_mode, as_json, progress)
         return
-    for request in requests:
-        run_sweep(request, progress)
+    end_sweeps([run_sweep(request, progress) for request in requests])
 
 
-def run_sweep(request: Any, progress: Progress) -> None:
-    """One sweep, with its progress and a note of what it did."""
+def run_sweep(request: Any, progress: Progress) -> Any:
+    """One sweep, with its progress and notes of what it did; its report."""
     from itd import sweep as run
 
     with resumable(progress, "what is in the result"):
         report = run(request, on_start=lambda begun: show_sweep(begun, progress), on_prepare=progress.prepare)
+    note_report(report)
+    return report
+
+
+def note_report(report: Any) -> None:
+    """Notes of what a sweep did: units that were set aside, then how far the result is."""
+    for line in report.set_aside:
+        note(line)
     rate = report.done * report.configs / report.seconds if report.done else 0.0
-    there = report.images - report.left
-    note(f"{there} of {report.images} images are in {report.out} ({report.done} now, {rate:.0f} rows/s)")
+    nulls = f", {report.nulls} of them with null rows, as {SIDE}/missing.json says" if report.nulls else ""
+    note(
+        f"{report.images - report.left} of {report.images} images are in {report.out} ({report.done} now, {rate:.0f} "
+        f"rows/s){nulls}"
+    )
+
+
+def end_sweeps(reports: list[Any]) -> None:
+    """Ends the command with exit status 3 where units were set aside: the same command tries them again."""
+    failed = sum(len(report.failed) for report in reports)
+    if failed:
+        note(f"{failed} {'unit was' if failed == 1 else 'units were'} set aside: the same command tries again")
+        click.get_current_context().exit(SET_ASIDE)
 
 
 def show_sweep(begun: Any, progress: Progress) -> Callable[[int], Any]:

@@ -53,3 +53,7 @@ class NotFiniteError(ItdError):
 
 class ItdWarning(UserWarning):
     """What a user should know of work that goes on all the same; the command line prints it as a note."""
+
+
+class SetAsideWarning(ItdWarning):
+    """A unit of a sweep that could not be computed: the others are there, and the same sweep tries it again."""

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from itd.data.images import MAX_CLASSES
-from itd.errors import DataError
+from itd.errors import DataError, ImageReadError
 from itd.text import listed, one_line
 
 
@@ -97,6 +97,9 @@ def read_item(dataset: Any, index: int) -> tuple[Any, int]:
         item = dataset[index]
     except (MemoryError, ItemError):
         raise
+    except OSError as error:  # Pillow says with an OSError without a number that it cannot decode what it has read
+        kind = DataError if error.errno is None else ImageReadError
+        raise kind(f"sample {index} cannot be read: {type(error).__name__}, {one_line(error)}") from error
     except Exception as error:  # a data set of a user's own raises anything
         raise DataError(f"sample {index} cannot be read: {type(error).__name__}, {one_line(error)}") from error
     if not isinstance(item, (tuple, list)) or len(item) != 2:

@@ -5,12 +5,15 @@ What a file's first bytes say is looked at before anything is decoded: its forma
 
 from __future__ import annotations
 
+import io
+import os
+import stat
 from typing import IO
 
 import numpy as np
 from PIL import Image
 
-from itd.errors import DataError
+from itd.errors import DataError, ImageReadError
 from itd.text import one_line
 
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
@@ -18,6 +21,8 @@ FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 tried."""
 MAX_PIXELS = 89_478_485
 """Width times height. Above it Pillow warns; decoded, an image of as many takes 0.4 GB, and its RGB copy as much."""
+MAX_BYTES = 2**29
+"""Of a file: an image of `MAX_PIXELS` takes 358 MB where nothing is compressed."""
 _DEEP = ("PNG", "PPM")
 """Formats whose grey values are never above 16 bits, where older versions of Pillow have them in 32."""
 _TILE_SIDES = (322, 323)
@@ -27,10 +32,12 @@ _TILE_SIDES = (322, 323)
 def decoded(file: str | IO[bytes], index: int, where: str) -> Image.Image:
     """The image as RGB. file: a path, or what reads the bytes of one. A damaged one is an error: nothing is filled in.
 
-    Of grey values of 16 bits the higher 8 are taken. index, where: of the image, for the message of a DataError.
+    Of grey values of 16 bits the higher 8 are taken. index, where: of the image, for the message of a DataError, which
+    is an ImageReadError where the bytes cannot be read: then nobody knows whether they can be decoded.
     """
+    content = file if not isinstance(file, str) else io.BytesIO(read_bytes(file, index, where))
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        with Image.open(content, formats=FORMATS) as image:
             why = _refused(image)
             if why is None:
                 return _rgb(image)
@@ -41,6 +48,31 @@ def decoded(file: str | IO[bytes], index: int, where: str) -> Image.Image:
     except Exception as error:  # PIL's decoders raise a dozen unrelated types on damaged files
         raise DataError(_message(index, where, one_line(error))) from error
     raise DataError(_message(index, where, why))
+
+
+def read_bytes(path: str, index: int, where: str) -> bytes:
+    """The bytes of an image's file. index, where: of the image.
+
+    Raises ImageReadError where the disk does not give them, DataError for what is no file, or too large.
+    """
+    try:
+        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise DataError(_message(index, where, "it is no file"))
+            if found.st_size > MAX_BYTES:
+                raise DataError(_message(index, where, f"it has {found.st_size:,} bytes; allowed are {MAX_BYTES:,}"))
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise unreadable(index, where, error) from error
+
+
+def unreadable(index: int, where: str, error: BaseException | str) -> ImageReadError:
+    """What is raised of an image whose bytes cannot be read."""
+    return ImageReadError(
+        f"cannot read image {index}, {where}: {one_line(error)}; see that its disk or network folder is there and "
+        "readable, then give the same command again"
+    )
 
 
 def _refused(image: Image.Image) -> str | None:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from itd.data.classes import imagenet_wnids, is_numbered_imagenet, named_classes
-from itd.data.decode import decoded
+from itd.data.decode import decoded, read_bytes
 from itd.data.images import ImageSet
 from itd.errors import DataError, ItdWarning
 from itd.text import listed, one_line
@@ -31,6 +31,11 @@ class FolderReader:
     def __call__(self, index: int, name: str) -> Image.Image:
         path = os.path.join(self.root, name)
         return decoded(path, index, path)
+
+    def content(self, index: int, name: str) -> bytes:
+        """The bytes of a file; errors as of `decoded`."""
+        path = os.path.join(self.root, name)
+        return read_bytes(path, index, path)
 
 
 def folder_images(
@@ -73,6 +78,7 @@ def folder_images(
         sizes_bytes=np.array([size for _, size, _ in files], dtype=np.int64),
         source=str(root),
         read=FolderReader(str(root)),
+        folder=str(root),
     )
 
 

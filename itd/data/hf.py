@@ -21,7 +21,7 @@ from PIL import Image
 
 from itd.checked import file_size
 from itd.data.classes import check_labels, imagenet_wnids, named_classes, numbered_classes
-from itd.data.decode import decoded
+from itd.data.decode import decoded, read_bytes, unreadable
 from itd.data.images import ImageSet
 from itd.errors import DataError
 from itd.text import listed, one_line
@@ -41,14 +41,16 @@ class HfReader:
     source: str
 
     def __call__(self, index: int, name: str) -> Image.Image:
+        return decoded(io.BytesIO(self.content(index, name)), index, f"{name} of {self.source}")
+
+    def content(self, index: int, name: str) -> bytes:
+        """The bytes of an image's file; errors as of `decoded`."""
+        where = f"{name} of {self.source}"
         try:
             held = self.dataset[int(index)][self.column]
         except (OSError, pa.ArrowException) as error:
-            raise DataError(
-                f"cannot read image {index}, {name}, of {self.source}: {one_line(error)}; fetch or save the data again"
-            ) from error
-        content = held["bytes"]
-        return decoded(held["path"] if content is None else io.BytesIO(content), index, f"{name} of {self.source}")
+            raise unreadable(index, where, error) from error
+        return read_bytes(held["path"], index, where) if held["bytes"] is None else held["bytes"]
 
 
 def is_hf(data: str | Path) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,8 @@ class ImageSet:
     """N images in a fixed order with their classes.
 
     names: N relative paths. labels: (N,) int16. class_names: K names, in the order of the labels. sizes_bytes: (N,)
-    int64. source: what the user called it. read: (index, name) -> PIL RGB image; it can be pickled.
+    int64. source: what the user called it. read: (index, name) -> PIL RGB image; it can be pickled. folder: that the
+    files are in, None where there is none.
     """
 
     names: list[str]
@@ -33,6 +34,7 @@ class ImageSet:
     sizes_bytes: np.ndarray
     source: str
     read: Callable[[int, str], Image.Image]
+    folder: str | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -49,10 +51,31 @@ class ImageSet:
         """The image as RGB; raises DataError naming the file where it cannot be decoded."""
         return self.read(index, self.names[index])
 
-    def fingerprint(self) -> str:
-        """SHA-256 over relative paths, sizes in bytes and the class map: what a result's identity calls the data."""
+    def content(self, index: int) -> bytes:
+        """The bytes of the image's file, or those of its pixels where the set has no files; DataError as of `load`."""
+        of_file = getattr(self.read, "content", None)
+        return of_file(index, self.names[index]) if of_file is not None else self.load(index).tobytes()
+
+    def is_gone(self) -> bool:
+        """Whether the folder that the images are in is not there any more, or has nothing in it: a lost mount."""
+        if self.folder is None:
+            return False
+        try:
+            with os.scandir(self.folder) as entries:
+                return next(entries, None) is None
+        except OSError:
+            return True
+
+    def fingerprint(self, sizes_bytes: Mapping[int, int] | None = None) -> str:
+        """SHA-256 over relative paths, sizes in bytes and the class map: what a result's identity calls the data.
+
+        sizes_bytes: index -> the size of a file that was another one before.
+        """
         digest = hashlib.sha256()
-        for name, label, size in zip(self.names, self.labels.tolist(), self.sizes_bytes.tolist(), strict=True):
+        sizes = self.sizes_bytes.copy()
+        for index, size in (sizes_bytes or {}).items():
+            sizes[index] = size
+        for name, label, size in zip(self.names, self.labels.tolist(), sizes.tolist(), strict=True):
             digest.update(os.fsencode(name) + f"\0{label}\0{size}\n".encode())
         digest.update(b"\0classes\0" + b"\0".join(os.fsencode(name) for name in self.class_names))
         return digest.hexdigest()

@@ -72,6 +72,7 @@ def labelled_images(
         sizes_bytes=sizes,
         source=str(root),
         read=FolderReader(str(root)),
+        folder=str(root),
     )
 
 

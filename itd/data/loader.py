@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from itd.data.dataset import ItemError
 from itd.data.preprocess import Preprocess
-from itd.errors import DataError
+from itd.errors import DataError, ImageReadError
 from itd.text import one_line
 
 T = TypeVar("T")
@@ -111,21 +111,54 @@ def digest(pixels: Tensor) -> str:
     return hashlib.sha256(repr(tuple(pixels.shape)).encode() + values.tobytes()).hexdigest()
 
 
+UNDECODABLE, REFUSED, IO, MEMORY = "undecodable", "refused", "io", "memory"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why there are no pixels of an image. An exception that crosses from a worker would lose its type.
+
+    kind: undecodable, the decoder's verdict on bytes that were read; refused, an image that is not what the others are;
+    io, its bytes cannot be read; memory, there is not enough. text: one line.
+    """
+
+    kind: str
+    text: str
+
+    @classmethod
+    def of(cls, error: Exception, sample: int) -> Problem:
+        """The problem that an error of `Pixels` stands for."""
+        if isinstance(error, MemoryError):
+            return cls(MEMORY, f"there is not enough memory to decode sample {sample}")
+        kinds = ((ItemError, REFUSED), (ImageReadError, IO))
+        return cls(next((kind for of, kind in kinds if isinstance(error, of)), UNDECODABLE), str(error))
+
+    @property
+    def error(self) -> Exception:
+        """The error that it stands for."""
+        return {REFUSED: ItemError, IO: ImageReadError, MEMORY: MemoryError}.get(self.kind, DataError)(self.text)
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """n images.
 
-    samples: (n,) int32, indices in the data set. pixels: (n, C, H, W) float32 on the CPU. labels: (n,) int16.
-    missing: (n,) bool; the pixels of a missing image are zeros.
+    samples: (n,) int32, indices in the data set. pixels: (n, C, H, W) float32 on the CPU; zeros of an image with a
+    problem. labels: (n,) int16. problems: of each image, None where it has none.
     """
 
     samples: np.ndarray
     pixels: Tensor
     labels: np.ndarray
-    missing: np.ndarray
+    problems: list[Problem | None]
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    @property
+    def missing(self) -> np.ndarray:
+        """(n,) bool, the images with a problem."""
+        return np.array([problem is not None for problem in self.problems])
 
 
 def batches(
@@ -135,7 +168,7 @@ def batches(
     *,
     batch_size: int,
     workers: int = 0,
-    allow_missing: bool = False,
+    keep_going: bool = False,
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
     """Batches of `samples`, (n,) indices into `images`, in that order; the last may be smaller.
@@ -150,7 +183,7 @@ def batches(
     """
     pixels = Pixels(images, preprocess, preprocess.shape)
     return stream(
-        pixels, [samples], batch_size=batch_size, workers=workers, allow_missing=allow_missing, pin_memory=pin_memory
+        pixels, [samples], batch_size=batch_size, workers=workers, keep_going=keep_going, pin_memory=pin_memory
     )
 
 
@@ -160,17 +193,17 @@ def stream(
     *,
     batch_size: int,
     workers: int = 0,
-    allow_missing: bool = False,
+    keep_going: bool = False,
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
     """Batches of ranges of samples, one range after the other; no batch reaches over the end of a range.
 
     Args:
-        pixels: the images; with `allow_missing` their shape has to be known.
+        pixels: the images; with `keep_going` their shape has to be known.
         ranges: (n,) int32 samples each. They are taken as they are needed, so that the list may still grow.
         batch_size: images in a batch.
         workers: processes that decode; 0 decodes in this one.
-        allow_missing: an image that cannot be decoded is marked instead of stopping.
+        keep_going: an image of which there are no pixels is marked, with its problem, instead of stopping.
         pin_memory: for copies to a GPU.
 
     Raises:
@@ -191,19 +224,16 @@ def stream(
             pin_memory=pin_memory,
         )
         items = iter(loader)
-    return _batches(pixels, _guarded(items), allow_missing)
+    return _batches(pixels, _guarded(items), keep_going)
 
 
-def _batches(pixels: Pixels, items: Generator[Any, None, None], allow_missing: bool) -> Iterator[Batch]:
+def _batches(pixels: Pixels, items: Generator[Any, None, None], keep_going: bool) -> Iterator[Batch]:
     with contextlib.closing(items):  # ends the workers here, whoever holds the error that came
-        for samples, values, errors in items:
-            for error in filter(None, errors):
-                if error.startswith(_REFUSED):
-                    raise ItemError(error.removeprefix(_REFUSED))
-                if not allow_missing:
-                    raise DataError(error)
-            missing = np.array([error is not None for error in errors])
-            yield Batch(samples, values, pixels.images.labels[samples], missing)
+        for samples, values, problems in items:
+            for problem in filter(None, problems):
+                if not keep_going:
+                    raise problem.error
+            yield Batch(samples, values, pixels.images.labels[samples], problems)
 
 
 class _Batches:
@@ -233,17 +263,17 @@ def _guarded(items: Iterator[Any]) -> Generator[Any, None, None]:
 def _raise_worker_death(error: RuntimeError) -> NoReturn:
     if "DataLoader worker" not in str(error):
         raise error
-    raise DataError(
+    raise DecoderDiedError(
         "one of the processes that decode images died (out of memory, most often); pass fewer `workers`"
     ) from error
 
 
-_REFUSED = "\0"
-"""Begins the text of an `ItemError`: an exception that crosses from a worker loses its type and gains a traceback."""
+class DecoderDiedError(DataError):
+    """A process that decodes images was killed."""
 
 
-class _Decoded(Dataset[tuple[int, Tensor, "str | None"]]):
-    """(sample, pixels, error)."""
+class _Decoded(Dataset[tuple[int, Tensor, "Problem | None"]]):
+    """(sample, pixels, problem)."""
 
     def __init__(self, pixels: Pixels) -> None:
         self.pixels = pixels
@@ -251,20 +281,19 @@ class _Decoded(Dataset[tuple[int, Tensor, "str | None"]]):
     def __len__(self) -> int:
         return len(self.pixels.images)
 
-    def __getitem__(self, sample: int) -> tuple[int, Tensor, str | None]:
+    def __getitem__(self, sample: int) -> tuple[int, Tensor, Problem | None]:
         try:
             return sample, self.pixels[sample], None
-        except DataError as error:
-            text = f"{_REFUSED}{error}" if isinstance(error, ItemError) else str(error)
-            return sample, torch.zeros(self.pixels.shape or (1, 1, 1)), text
+        except (DataError, MemoryError) as error:
+            return sample, torch.zeros(self.pixels.shape or (1, 1, 1)), Problem.of(error, sample)
 
 
-def _collate(items: list[tuple[int, Tensor, str | None]]) -> tuple[np.ndarray, Tensor, list[str | None]]:
+def _collate(items: list[tuple[int, Tensor, Problem | None]]) -> tuple[np.ndarray, Tensor, list[Problem | None]]:
     samples = np.array([sample for sample, _, _ in items], np.int32)
-    errors = [error for _, _, error in items]
-    if any(errors) and len({tuple(values.shape) for _, values, _ in items}) > 1:
-        return samples, torch.zeros(len(items), 1, 1, 1), errors  # which stops: the shape was never known
-    return samples, torch.stack([values for _, values, _ in items]), errors
+    problems = [problem for _, _, problem in items]
+    if any(problems) and len({tuple(values.shape) for _, values, _ in items}) > 1:
+        return samples, torch.zeros(len(items), 1, 1, 1), problems  # which stops: the shape was never known
+    return samples, torch.stack([values for _, values, _ in items]), problems
 
 
 def ahead(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:

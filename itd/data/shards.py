@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from itd.data.classes import numbered_classes
-from itd.data.decode import decoded
+from itd.data.decode import decoded, unreadable
 from itd.data.images import ImageSet
 from itd.errors import DataError
 from itd.text import listed, one_line
@@ -44,18 +44,20 @@ class ShardReader:
     size: np.ndarray
 
     def __call__(self, index: int, name: str) -> Image.Image:
-        """A file is opened for each image: a handle that is kept would be shared by processes that were forked."""
+        return decoded(io.BytesIO(self.content(index, name)), index, f"{name} in {self.shards[self.shard[index]]}")
+
+    def content(self, index: int, name: str) -> bytes:
+        """The bytes of an image. Its shard is opened anew: a handle would be shared by processes that were forked."""
         path, size = self.shards[self.shard[index]], int(self.size[index])
         try:
             with open(path, "rb") as file:
                 file.seek(int(self.offset[index]))
                 content = file.read(size)
         except OSError as error:
-            raise DataError(
-                f"cannot read image {index}, {name}, in {path}: {one_line(error)}; put the shard back, or pass "
-                "`allow_missing` to record it as missing"
-            ) from error
-        return decoded(io.BytesIO(content), index, f"{name} in {path}")
+            raise unreadable(index, f"{name} in {path}", error) from error
+        if len(content) != size:
+            raise unreadable(index, f"{name} in {path}", "the shard has become shorter")
+        return content
 
 
 @dataclass
@@ -146,7 +148,9 @@ def shard_images(
     reader = ShardReader(
         tuple(paths), np.array(index.shard, np.int32), np.array(index.offset, np.int64), np.array(index.size, np.int64)
     )
-    return ImageSet(index.names, labels.astype(np.int16), names, reader.size, str(data), reader)
+    return ImageSet(
+        index.names, labels.astype(np.int16), names, reader.size, str(data), reader, os.path.dirname(paths[0]) or "."
+    )
 
 
 @dataclass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from itd.errors import DataError, ItdError, ResultError
 from itd.runner.job import SweepJob
 from itd.runner.request import SweepRequest
 from itd.store import check_folder, check_target
+from itd.text import shorten
 
 EXECUTORS = ("auto", "tree", "plain")
 """The prefix tree; plain forwards, one for each configuration; or the tree where the network can be traced."""
@@ -29,10 +32,13 @@ class RunOptions:
     batch_size: int | None = None
     workers: int = 0
     shard: tuple[int, int] | None = None
-    allow_missing: bool = False
+    allow_missing: bool | int | str = False
     images_per_unit: int | None = None
     executor: str = "auto"
     overwrite: bool = False
+    retry_missing: bool = False
+    check_data: bool = False
+    fail_fast: bool = False
 
     @classmethod
     def of(cls, request: SweepRequest | None = None, **keywords: Any) -> RunOptions:
@@ -50,6 +56,9 @@ class RunOptions:
             "images_per_unit",
             "executor",
             "overwrite",
+            "retry_missing",
+            "check_data",
+            "fail_fast",
         )
         chosen = {name: getattr(request, name) for name in names} if request is not None else {}
         chosen |= {name: value for name, value in keywords.items() if value is not None and name != "out"}
@@ -64,7 +73,8 @@ class RunOptions:
         _check_counts(chosen)
         if chosen.get("executor", "auto") not in EXECUTORS:
             raise ItdError(f"no such `executor={chosen['executor']}`; allowed are {', '.join(EXECUTORS)}")
-        for name in ("allow_missing", "overwrite"):
+        missing_limit(chosen.get("allow_missing", False), 1)
+        for name in ("overwrite", "retry_missing", "check_data", "fail_fast"):
             if not isinstance(chosen.get(name, False), bool):
                 raise ItdError(f"{name} is {chosen[name]!r}; give True or False")
         if out is not None:
@@ -73,6 +83,25 @@ class RunOptions:
         name = chosen.pop("precision", None) or "fp32"
         precision = name if isinstance(name, Precision) else Precision(name, str(device))
         return cls(None if out is None else str(out), device, precision, **chosen)
+
+
+def missing_limit(allowed: bool | int | str, images: int) -> int:
+    """How many of the selected images a result may record as missing.
+
+    allowed: a number, or a share as in "2%", which is at least one; True is 1%, False none.
+
+    >>> missing_limit(True, 50_000), missing_limit("2%", 30), missing_limit(7, 30), missing_limit(False, 30)
+    (500, 1, 7, 0)
+    """
+    if isinstance(allowed, bool):
+        allowed = "1%" if allowed else 0
+    found = re.fullmatch(r"(\d{1,9})|(\d{1,3}(?:\.\d{1,6})?)%", str(allowed).strip())
+    if found is None or float(found[2] or 0) > 100:
+        raise ItdError(
+            f"`allow_missing={shorten(str(allowed))}` is not allowed; give a number of images, or a share of the "
+            "selected ones, as in 1%"
+        )
+    return int(found[1]) if found[1] else max(1, math.floor(images * float(found[2]) / 100))
 
 
 def checked_options(job: Any, **keywords: Any) -> RunOptions:

@@ -15,6 +15,7 @@ from itd.runner.executors import Way, make_executor, way_of
 from itd.runner.job import SweepJob
 from itd.runner.options import RunOptions, checked_options
 from itd.runner.request import SweepRequest
+from itd.runner.retry import replaced_files
 from itd.space import ATTRIBUTES
 from itd.store import done_images, is_other, order_there
 
@@ -126,6 +127,9 @@ def plan(
     unknown = ("weights_sha256",) if job.weights_pending else ()
     out, identity = options.out or job.default_out, job.identity(options.precision.name)
     there = 0
+    replaced = replaced_files(job, out, identity)
+    if replaced is not None:
+        identity = replaced.before
     if not (options.overwrite and is_other(out, identity, job.space, unknown)):
         job = job.in_order(order_there(out, identity, unknown) or job.images.order)
         there = done_images(out, identity=identity, space=job.space, samples=job.images.samples, unknown=unknown)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import datetime
 import platform
+import secrets
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import PIL
 import torch
 
 from itd import __version__
 from itd.runner.job import SweepJob
 from itd.runner.options import RunOptions
+from itd.text import visible
 
 
 def provenance(job: SweepJob, options: RunOptions, executor: str) -> dict[str, Any]:
@@ -21,10 +24,15 @@ def provenance(job: SweepJob, options: RunOptions, executor: str) -> dict[str, A
 
     device = options.device
     return {
+        "run": secrets.token_hex(8),
         "itd": __version__,
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
+        "pillow": PIL.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": _cudnn_version(),
         "python": platform.python_version(),
+        "host": visible(platform.node()) or None,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine() + " CPU",
         "threads": torch.get_num_threads(),
         "weights": job.weights_label,
@@ -36,6 +44,14 @@ def provenance(job: SweepJob, options: RunOptions, executor: str) -> dict[str, A
         "git": _git_revision(),
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def _cudnn_version() -> int | None:
+    """cuDNN's, where torch has one that can be loaded."""
+    try:
+        return torch.backends.cudnn.version()
+    except RuntimeError:  # another one is installed than torch was built with
+        return None
 
 
 def _git_revision() -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from itd.data.contents import contents_sha256
 from itd.data.folder import corruptions
 from itd.data.images import CLASS_SPREAD, ImageSet, select
 from itd.data.loader import Pixels
@@ -47,7 +48,9 @@ class SweepRequest(PreprocessChanges):
     and in which order (see `itd.data.images.select`); a result that is there goes on in its own order. class_subset:
     all, present or a file (see `itd.data.subset.class_subset`). batch_size: images in the tree at once (8, 64 on a
     GPU). workers: processes that decode. shard: (i, n), the i-th of n parts of the work. images_per_unit: of a new
-    result. executor: auto, tree or plain. overwrite: a result of another run at `out` is thrown away.
+    result. executor: auto, tree or plain. overwrite: a result of another run at `out` is thrown away. allow_missing,
+    retry_missing, check_data, fail_fast: as of `itd.sweep`. hash_data: the contents of the files are part of what the
+    result is of, and not their names and sizes alone.
     """
 
     model: str
@@ -73,11 +76,15 @@ class SweepRequest(PreprocessChanges):
     precision: str = "fp32"
     workers: int = 0
     out: str | None = None
-    allow_missing: bool = False
+    allow_missing: bool | int | str = False
     shard: tuple[int, int] | None = None
     images_per_unit: int | None = None
     executor: str = "auto"
     overwrite: bool = False
+    retry_missing: bool = False
+    check_data: bool = False
+    fail_fast: bool = False
+    hash_data: bool = False
 
     def space_list(self) -> SpaceList | None:
         """What the space file lists, None without one; SpaceError where options that make a space come with it."""
@@ -151,10 +158,11 @@ class SweepRequest(PreprocessChanges):
             classes_file=self.classes_file,
             labels_file=self.labels_file,
         )
+        assumed = self.kept if weights.assumed else ()
         return SweepJob.assembled(
             self.patched(weights),
             space,
-            self.job_images(images, weights.preprocess, assumed=self.kept if weights.assumed else ()),
+            self.job_images(images, weights.preprocess, assumed=assumed, on_prepare=on_prepare),
             name=canonical_name(self.model),
             weights_sha256=weights.sha256,
             weights_label=weights.label,
@@ -164,8 +172,13 @@ class SweepRequest(PreprocessChanges):
             sites_why=sites.why if isinstance(sites, AutoSites) else (),
         )
 
-    def job_images(self, images: ImageSet, own: Preprocess, *, assumed: tuple[str, ...] = ()) -> JobImages:
-        """The selected images, preprocessed. own: what the weights expect. assumed: as of `JobImages`."""
+    def job_images(
+        self, images: ImageSet, own: Preprocess, *, assumed: tuple[str, ...] = (), on_prepare: OnPrepare | None = None
+    ) -> JobImages:
+        """The selected images, preprocessed.
+
+        own: what the weights expect. assumed: as of `JobImages`. on_prepare: shows that contents of files are read.
+        """
         preprocess = self.preprocess_from(own)
         identity = {
             "data": images.fingerprint(),
@@ -173,6 +186,9 @@ class SweepRequest(PreprocessChanges):
             "preprocess": preprocess.identity(),
             "variation": preprocess.variation,
         }
+        if self.hash_data:
+            step = on_prepare("reading the contents of the images", len(images)) if on_prepare is not None else None
+            identity["contents_sha256"] = contents_sha256(images, step)
         pixels = Pixels(images, preprocess, preprocess.shape)
         subset = class_subset(self.class_subset, images)
         if subset is not None:

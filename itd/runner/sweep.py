@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -13,14 +12,16 @@ from typing import Any
 import torch
 
 from itd.engine.executor import Executor
-from itd.errors import ItdError, ItdWarning, ModelError
+from itd.errors import ItdError, ItdWarning, ModelError, SetAsideWarning
 from itd.runner.executors import make_executor, way_of
 from itd.runner.job import SweepJob
-from itd.runner.options import RunOptions, checked_options
+from itd.runner.options import RunOptions, checked_options, missing_limit
 from itd.runner.provenance import provenance
 from itd.runner.request import SweepRequest
+from itd.runner.retry import replaced_files, require_decodable
+from itd.runner.units import UnitRun, described
 from itd.runner.worker import Progress, Worker
-from itd.store import ResultWriter, order_there, remove_other
+from itd.store import FailedUnit, ResultWriter, order_there, remove_other
 from itd.weights.prepare import OnPrepare, draw_bar
 
 
@@ -42,8 +43,9 @@ OnStart = Callable[[SweepStart], Progress | None]
 class SweepReport:
     """What a sweep did.
 
-    images: selected. already: there before. done: added now. left: to other shards. executor: tree, or plain where no
-    work was shared.
+    images: selected. already: there before. done: added now. left: not there yet. executor: tree, or plain where no
+    work was shared. nulls: images that are there and have null rows, as they cannot be decoded. failed: units that were
+    set aside; the same sweep tries them again. stopped: why it ended before its last unit, None where it did not.
     """
 
     out: str
@@ -53,11 +55,20 @@ class SweepReport:
     configs: int
     seconds: float
     executor: str = "tree"
+    nulls: int = 0
+    failed: tuple[FailedUnit, ...] = ()
+    stopped: str | None = None
 
     @property
     def left(self) -> int:
-        """Images still missing."""
+        """Images that are not there yet."""
         return self.images - self.already - self.done
+
+    @property
+    def set_aside(self) -> list[str]:
+        """A line for each unit that was set aside, and one of why the run stopped."""
+        lines = described(self.failed)
+        return lines if self.stopped is None else [*lines, f"the run stopped: {self.stopped}"]
 
 
 def sweep(
@@ -69,15 +80,22 @@ def sweep(
     batch_size: int | None = None,
     workers: int | None = None,
     shard: tuple[int, int] | None = None,
-    allow_missing: bool | None = None,
+    allow_missing: bool | int | str | None = None,
     images_per_unit: int | None = None,
     executor: str | None = None,
     overwrite: bool | None = None,
+    retry_missing: bool | None = None,
+    check_data: bool | None = None,
+    fail_fast: bool | None = None,
     on_start: OnStart | None = None,
     on_prepare: OnPrepare = draw_bar,
     quiet: bool = False,
 ) -> SweepReport:
     """Sweeps a job into its result, doing only what is missing.
+
+    A unit that cannot be computed is set aside, with a SetAsideWarning, and the others go on: an image of it cannot be
+    decoded, or cannot be read after three further attempts, logits are not finite, or memory does not suffice in three
+    attempts. The same sweep tries it again.
 
     Args:
         job: objects, or what was typed; of a request the keywords below take the place of its own.
@@ -87,11 +105,16 @@ def sweep(
         batch_size: images in the tree at once; default 8, 64 on a GPU.
         workers: processes that decode; 0 decodes in a thread of this one.
         shard: (i, n), the i-th of n parts of the work.
-        allow_missing: an image that cannot be decoded becomes null rows instead of stopping.
+        allow_missing: so many of the selected images may be undecodable and become null rows: a number, a share as in
+            "2%", or True for 1%; at least one of a share. A file that cannot be read is none of them.
         images_per_unit: of a new result.
         executor: auto, tree (the prefix tree or an error) or plain (one forward for each configuration). Default auto:
             the tree, and plain forwards for a network that cannot be traced, with an `itd.errors.ItdWarning`.
         overwrite: a result of another run at `out` is thrown away instead of refused; one of the same run goes on.
+        retry_missing: units with null rows are computed again. Files of images without scores may have been replaced
+            since; any other file that changed makes another data set.
+        check_data: every selected image is decoded first, and all that cannot be are named, in an ItdWarning each.
+        fail_fast: the first unit that cannot be computed ends the sweep with its error.
         on_start: called with what will be done; returns what is called with how many (image, configuration) pairs were
             just computed.
         on_prepare: called with (what begins, its steps or None) where weights have to be trained or fetched first;
@@ -99,9 +122,9 @@ def sweep(
         quiet: nothing is shown of that.
 
     Raises:
-        ItdError: for anything that cannot be, before the first image; NotFiniteError naming configuration and image;
-            DataError for an image that cannot be decoded; ResultError where the disk refuses. Units written before
-            stay.
+        ItdError: for anything that cannot be, before the first image; ResultError where the disk refuses; with
+            `fail_fast` NotFiniteError naming configuration and image, DataError for an image that cannot be decoded.
+            Units written before stay.
 
     Example:
         >>> import tempfile
@@ -124,6 +147,9 @@ def sweep(
         images_per_unit=images_per_unit,
         executor=executor,
         overwrite=overwrite,
+        retry_missing=retry_missing,
+        check_data=check_data,
+        fail_fast=fail_fast,
     )
     if isinstance(job, SweepRequest):
         job = job.job(on_prepare=None if quiet else on_prepare)
@@ -155,10 +181,24 @@ def run_job(
     """
     started = time.perf_counter()
     identity = {**job.identity(options.precision.name), **(identity or {})}
+    replaced = replaced_files(job, options.out or job.default_out, identity)
+    if replaced is not None:
+        identity = replaced.before
     if options.overwrite:
         remove_other(options.out or job.default_out, identity, job.space)
     job = as_there(job, options, identity)
+    if options.check_data:
+        require_decodable(job, options)
     writer = open_writer(job, options, identity, way)
+    if replaced is not None:
+        writer.go_on_with(replaced.now, replaced.missing)
+        if replaced.missing and not options.retry_missing:
+            warnings.warn(
+                f"{writer.path} has null rows of {len(replaced.missing)} images, and files were replaced since; "
+                "`retry_missing` computes them again",
+                ItdWarning,
+                stacklevel=3,
+            )
     already = writer.done_images
     units = writer.todo(options.shard)
     todo = sum(len(unit) for unit in units)
@@ -166,21 +206,41 @@ def run_job(
     if warning is not None:
         warnings.warn(warning, ItdWarning, stacklevel=3)
     progress = on_start(SweepStart(job, writer.path, already, todo, way)) if on_start else None
-    done = 0
-    if runs is not None:
-        worker = Worker(
-            job,
-            runs,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            allow_missing=options.allow_missing,
-            progress=progress,
-        )
-        with contextlib.closing(worker.stream(units)) as scored:
-            for scores in scored:
-                writer.write(scores.unit, labels=scores.labels, missing=scores.missing, **scores.columns)
-                done += len(scores.unit)
-    return SweepReport(writer.path, len(job), already, done, len(job.space), time.perf_counter() - started, way)
+    if runs is None:
+        return report_of(job, writer, already, started, way)
+    most_missing = missing_limit(options.allow_missing, len(job))
+    worker = Worker(
+        job,
+        runs,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        allow_missing=most_missing > 0,
+        progress=progress,
+    )
+    run = UnitRun(worker, writer, most_missing, options.fail_fast)
+    run.run(units)
+    report = report_of(job, writer, already, started, way, run)
+    for line in report.set_aside:
+        warnings.warn(line, SetAsideWarning, stacklevel=3)
+    return report
+
+
+def report_of(
+    job: SweepJob, writer: ResultWriter, already: int, started: float, way: str, run: UnitRun | None = None
+) -> SweepReport:
+    """What a run did. already: images that were there before. started: on the clock of `time.perf_counter`."""
+    return SweepReport(
+        out=writer.path,
+        images=len(job),
+        already=already,
+        done=0 if run is None else run.done,
+        configs=len(job.space),
+        seconds=time.perf_counter() - started,
+        executor=way,
+        nulls=len(writer.null_images),
+        failed=() if run is None else tuple(run.failed),
+        stopped=None if run is None else run.stopped,
+    )
 
 
 def as_there(job: SweepJob, options: RunOptions, identity: dict[str, Any]) -> SweepJob:
@@ -201,6 +261,7 @@ def open_writer(job: SweepJob, options: RunOptions, identity: dict[str, Any], wa
         provenance=provenance(job, options, way),
         order=job.images.order,
         names=job.images.known_names,
+        retry_missing=options.retry_missing,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
@@ -11,31 +12,108 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from itd.data.loader import Batch, ahead, stream
+from itd.data.contents import content_sha256
+from itd.data.images import ImageSet
+from itd.data.loader import IO, MEMORY, UNDECODABLE, Batch, DecoderDiedError, Pixels, Problem, ahead, stream
 from itd.data.subset import kept_mask
 from itd.engine.executor import Executor
-from itd.engine.tree import default_batch_size
-from itd.errors import ItdError, NotFiniteError
+from itd.engine.tree import default_batch_size, is_out_of_memory
+from itd.errors import DataError, ItdError, NotFiniteError
 from itd.runner.job import SweepJob
 from itd.runner.scores import COLUMNS, ScoreBuffer
 from itd.space import format_config
-from itd.store import Unit
+from itd.store import MissingImage, Unit, printable
+from itd.text import one_line, shorten, visible
 
 Progress = Callable[[int], Any]
-"""Called with how many (image, configuration) pairs were just computed."""
+"""Called with how many (image, configuration) pairs were just computed; a negative number takes some back."""
+
+
+@dataclass
+class Retries:
+    """Reading images again that could not be read, as a disk or a network may only have been away for a moment.
+
+    waits_s: before each further attempt. budget_s: of a whole run, after which nothing is read again. spent_s: so far.
+    """
+
+    waits_s: tuple[float, ...] = (0.5, 2.0, 5.0)
+    budget_s: float = 30.0
+    spent_s: float = 0.0
+
+    def read(self, pixels: Pixels, sample: int, problem: Problem) -> Tensor | Problem:
+        """The pixels of a sample, or the last problem with it."""
+        for wait_s in self.waits_s:
+            started_s = time.monotonic()
+            if self.spent_s + wait_s > self.budget_s:
+                break
+            time.sleep(wait_s)
+            try:
+                return pixels[sample]
+            except (DataError, MemoryError) as error:
+                problem = Problem.of(error, sample)
+            finally:
+                self.spent_s += time.monotonic() - started_s
+            if problem.kind != IO:
+                break
+        return problem
+
+
+def _batches_of(unit: Unit, first: Batch, rest: Iterator[Batch]) -> Iterator[Batch]:
+    """The batches of one unit out of those of all."""
+    done = len(first)
+    yield first
+    while done < len(unit):
+        batch = next(rest)
+        done += len(batch)
+        yield batch
 
 
 @dataclass(frozen=True, eq=False)
 class UnitScores:
     """The scores of one unit, as `ResultWriter.write` takes them.
 
-    labels, missing: (n,). columns: pred, quality, nll, rank and confidence, (C, n) each.
+    labels, missing: (n,). columns: pred, quality, nll, rank and confidence, (C, n) each. missing_images: those of the
+    unit that cannot be decoded, whose scores mean nothing.
     """
 
     unit: Unit
     labels: np.ndarray
     missing: np.ndarray
     columns: dict[str, Any]
+    missing_images: tuple[MissingImage, ...] = ()
+
+
+NOT_FINITE = "not-finite"
+
+
+@dataclass(frozen=True, eq=False)
+class UnitFailure:
+    """A unit that could not be computed.
+
+    kind: as of `itd.data.loader.Problem`, or not-finite. error: what `Worker.run` raises. images: those of the unit of
+    which there are no pixels.
+    """
+
+    unit: Unit
+    kind: str
+    error: Exception
+    images: tuple[MissingImage, ...] = ()
+
+
+class _ProblemError(Exception):
+    """A problem of an image that ends its unit. images: all those of the unit that have one, as far as it was read."""
+
+    def __init__(self, problem: Problem, images: list[MissingImage], done: int) -> None:
+        super().__init__(problem.text)
+        self.problem, self.images, self.done = problem, images, done
+
+
+def _content_sha256(images: ImageSet, sample: int) -> str | None:
+    """The hash of what an image's file contains; None where it cannot be read."""
+    try:
+        return content_sha256(images, sample)
+    except DataError:
+        return None
 
 
 class Worker:
@@ -47,7 +125,9 @@ class Worker:
         batch_size: images in the executor at once; None is the device's default.
         workers: processes that decode; 0 decodes in a thread of this one.
         allow_missing: an image that cannot be decoded becomes null rows.
-        progress: called with how many (image, configuration) pairs were just computed.
+        progress: called with how many (image, configuration) pairs were just computed; with a negative number where
+            those of a unit that failed do not count.
+        retries: how images are read again that could not be read.
     """
 
     def __init__(
@@ -59,20 +139,35 @@ class Worker:
         workers: int = 0,
         allow_missing: bool = False,
         progress: Progress | None = None,
+        retries: Retries | None = None,
     ) -> None:
         self.job, self.executor, self.progress = job, executor, progress
         self.batch_size = batch_size or default_batch_size(executor.device)
         self.workers, self.allow_missing = workers, allow_missing
+        self.retries = retries or Retries()
+        self._counted = 0
 
     def run(self, unit: Unit) -> UnitScores:
         """The scores of one unit.
 
-        Raises NotFiniteError naming configuration and image, DataError for an image that cannot be decoded.
+        Raises NotFiniteError naming configuration and image, DataError for an image that cannot be decoded or read,
+        MemoryError or torch's own error where there is not enough memory.
         """
         return next(self.stream([unit]))
 
     def stream(self, units: Iterable[Unit]) -> Generator[UnitScores, None, None]:
-        """The scores of units in order. While one is computed the next are decoded: units are taken a little ahead."""
+        """The scores of units in order. While one is computed the next are decoded: units are taken a little ahead.
+
+        The first unit that fails ends it, with the errors of `run`.
+        """
+        with contextlib.closing(self.attempts(units)) as outcomes:
+            for outcome in outcomes:
+                if isinstance(outcome, UnitFailure):
+                    raise outcome.error
+                yield outcome
+
+    def attempts(self, units: Iterable[Unit]) -> Generator[UnitScores | UnitFailure, None, None]:
+        """As `stream`, with a failure in the place of the scores of a unit that fails."""
         waiting: deque[Unit] = deque()
 
         def samples() -> Iterator[np.ndarray]:
@@ -87,33 +182,94 @@ class Worker:
             samples(),
             batch_size=self.batch_size,
             workers=self.workers,
-            allow_missing=self.allow_missing,
+            keep_going=True,
             pin_memory=self.executor.device.type == "cuda",
         )
         with contextlib.closing(ahead(decoded)) as batches:
             for batch in batches:
-                yield self._scores(waiting.popleft(), batch, batches)
+                unit = waiting.popleft()
+                yield self._attempt(unit, _batches_of(unit, batch, batches))
 
-    def _scores(self, unit: Unit, first: Batch, rest: Iterator[Batch]) -> UnitScores:
+    def _attempt(self, unit: Unit, batches: Iterator[Batch]) -> UnitScores | UnitFailure:
+        self._counted = 0
+        try:
+            return self._scores(unit, batches)
+        except _ProblemError as error:
+            images, done = error.images, error.done
+            for batch in batches:  # nothing is computed any more, and all that is bad shall be known
+                images += self._missing_images(unit, done, batch)
+                done += len(batch)
+            failure = UnitFailure(unit, error.problem.kind, error.problem.error, tuple(images))
+        except NotFiniteError as error:
+            failure = UnitFailure(unit, NOT_FINITE, error)
+        except DecoderDiedError:
+            raise
+        except DataError as error:
+            failure = UnitFailure(unit, Problem.of(error, -1).kind, error)
+        except (MemoryError, RuntimeError) as error:
+            if not (isinstance(error, MemoryError) or is_out_of_memory(error)):
+                raise
+            failure = UnitFailure(unit, MEMORY, error)
+        for _ in batches:  # those of the unit that were not looked at
+            pass
+        if self.progress is not None and self._counted:
+            self.progress(-self._counted)
+        return failure
+
+    def _scores(self, unit: Unit, batches: Iterator[Batch]) -> UnitScores:
         labels = self.job.images.labels[unit.samples]
         among = kept_mask(self.job.images.class_subset, self.job.num_classes)
         buffer = ScoreBuffer(len(self.job.space), labels, self.executor.device, among)
-        missing = np.zeros(len(unit), bool)
-        done, batch = 0, first
-        while True:
+        missing = np.zeros(len(unit), dtype=bool)
+        missing_images: list[MissingImage] = []
+        done = 0
+        for batch in batches:
+            problem = self._read_again(batch)
+            missing_images += self._missing_images(unit, done, batch)
+            if problem is not None:
+                raise _ProblemError(problem, missing_images, done + len(batch))
             self._run(batch, buffer, done)
             missing[done : done + len(batch)] = batch.missing
             done += len(batch)
-            if done == len(unit):
-                break
-            batch = next(rest)
         columns = buffer.on_host()
         self._require_finite(unit, columns.pop("finite") | missing)
-        return UnitScores(unit, labels, missing, {name: columns[name] for name in COLUMNS})
+        scores = {name: columns[name] for name in COLUMNS}
+        return UnitScores(unit, labels, missing, scores, tuple(missing_images))
+
+    def _read_again(self, batch: Batch) -> Problem | None:
+        """Reads what could not be read again; the first problem that ends the unit."""
+        for place, problem in enumerate(batch.problems):
+            if problem is not None and problem.kind == IO:
+                read = self.retries.read(self.job.images.pixels, int(batch.samples[place]), problem)
+                problem = batch.problems[place] = read if isinstance(read, Problem) else None
+                if not isinstance(read, Problem):
+                    batch.pixels[place] = read
+            if problem is not None and not (problem.kind == UNDECODABLE and self.allow_missing):
+                return problem
+        return None
+
+    def _missing_images(self, unit: Unit, done: int, batch: Batch) -> list[MissingImage]:
+        """The images of a batch that have a problem. done: images of the unit before it."""
+        each = enumerate(batch.problems)
+        return [self._missing_image(unit, done + place, problem) for place, problem in each if problem is not None]
+
+    def _missing_image(self, unit: Unit, place: int, problem: Problem) -> MissingImage:
+        sample, images = int(unit.samples[place]), self.job.images.pixels.images
+        held = images if isinstance(images, ImageSet) else None
+        hashed = held is not None and "contents_sha256" in self.job.images.identity
+        return MissingImage(
+            image=unit.first + place,
+            sample=sample,
+            name=shorten(printable(visible(images.names[sample])), 1000),
+            reason=shorten(printable(visible(one_line(problem.text, 1000))), 1000),
+            bytes=int(held.sizes_bytes[sample]) if held is not None else None,
+            contents_sha256=_content_sha256(held, sample) if held is not None and hashed else None,
+        )
 
     def _run(self, batch: Batch, buffer: ScoreBuffer, start: int) -> None:
         def add(configs: np.ndarray, images: np.ndarray, logits: Tensor) -> None:
             buffer.add(configs, images + start, logits)
+            self._counted += len(configs)
             if self.progress is not None:
                 self.progress(len(configs))
 

@@ -4,7 +4,16 @@ from itd.store._repair import repair
 from itd.store._union import UnionSource, write_union
 from itd.store._verify import VerifyReport, verify
 from itd.store.aside import FailedUnit
-from itd.store.existing import check_folder, check_target, done_images, is_other, order_there, remove_other
+from itd.store.existing import (
+    check_folder,
+    check_target,
+    done_images,
+    identity_there,
+    is_other,
+    order_there,
+    remove_other,
+    unscored_there,
+)
 from itd.store.missing import MissingImage
 from itd.store.result import Result, open_result
 from itd.store.samples import ImageNames, printable
@@ -24,12 +33,14 @@ __all__ = [
     "check_folder",
     "check_target",
     "done_images",
+    "identity_there",
     "is_other",
     "open_result",
     "order_there",
     "printable",
     "remove_other",
     "repair",
+    "unscored_there",
     "verify",
     "write_union",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,10 @@ class VerifyReport:
     def ok(self) -> bool:
         """Whether all that is there is whole."""
         return not self.damaged
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON: {path, ok, parts, rows, images, damaged: [{file, reason}], missing, unprotected: [file]}."""
+        return {**asdict(self), "ok": self.ok, "missing": [list(span) for span in self.missing]}
 
     @property
     def complete(self) -> bool:

@@ -12,6 +12,7 @@ from itd.checked import fields, text, whole
 from itd.errors import ResultError
 from itd.files import fsync_folder
 from itd.store.files import SIDE, read_json, sealed, to_json, write_whole
+from itd.store.missing import MissingImage, check_images, images_of
 from itd.store.part import Part, part_name
 
 FAILED = "failed"
@@ -22,7 +23,7 @@ BAD = "bad"
 _LAST = 2**31 - 1
 _check_failed = fields(
     {"first": whole(0, _LAST), "last": whole(0, _LAST), "kind": text, "reason": text, "attempts": whole(1, _LAST)},
-    {"time": text, "run": text, "sha256": text},
+    {"images": check_images, "time": text, "run": text, "sha256": text},
 )
 
 
@@ -31,7 +32,8 @@ class FailedUnit:
     """A unit that could not be computed.
 
     first, last: its positions in the list of selected images. kind: undecodable, refused, not-finite, io or memory.
-    reason: one line. attempts: how many there were in the last run that tried it.
+    reason: one line. attempts: how many there were in the last run that tried it. images: those it failed for, where it
+    is for images.
     """
 
     first: int
@@ -39,6 +41,7 @@ class FailedUnit:
     kind: str
     reason: str
     attempts: int = 1
+    images: tuple[MissingImage, ...] = ()
 
 
 def failed_units(folder: Path) -> list[FailedUnit]:
@@ -47,7 +50,8 @@ def failed_units(folder: Path) -> list[FailedUnit]:
     for path in sorted((folder / SIDE / FAILED).glob("part-*.json")):
         with contextlib.suppress(ResultError, OSError):
             value = read_json(path, _check_failed)
-            found.append(FailedUnit(*(value[name] for name in ("first", "last", "kind", "reason", "attempts"))))
+            plain = {name: value[name] for name in ("first", "last", "kind", "reason", "attempts")}
+            found.append(FailedUnit(**plain, images=tuple(images_of(value.get("images", ())))))
     return found
 
 

@@ -14,10 +14,10 @@ import numpy as np
 from itd.errors import ResultError
 from itd.space import Space
 from itd.store import manifest as manifests
-from itd.store.aside import FAILED
+from itd.store.aside import FAILED, failed_units
 from itd.store.files import SIDE, disk_errors, locked
 from itd.store.identity import identity_differences
-from itd.store.missing import missing_path
+from itd.store.missing import MissingImage, missing_path, read_missing
 from itd.store.part import Part, list_parts, why_unsound
 
 
@@ -133,3 +133,15 @@ def check_folder(path: str | Path) -> None:
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if not os.access(parent, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def identity_there(path: str | Path) -> dict[str, Any] | None:
+    """The identity of the result that is there; None where there is none."""
+    manifest = manifests.load_manifest(Path(path))
+    return None if manifest is None else manifest["identity"]
+
+
+def unscored_there(path: str | Path) -> list[MissingImage]:
+    """The images without scores in the result that is there: those with null rows, and those that failed their unit."""
+    folder = Path(path)
+    return read_missing(folder) + [image for unit in failed_units(folder) for image in unit.images]

@@ -48,7 +48,7 @@ def _say(path: str | Path, error: OSError) -> str:
 
 def side_of(target: Path) -> Path:
     """The side folder of the result that a file belongs to: its temporary files lie there, `remove_stale` ends them."""
-    return target.parent if target.parent.name == SIDE else target.parent / SIDE
+    return next((folder for folder in target.parents[:2] if folder.name == SIDE), target.parent / SIDE)
 
 
 def write_whole(target: Path, data: bytes) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,22 +17,18 @@ from itd.store.files import SIDE, read_json, sealed, to_json, write_whole
 FILE = "missing.json"
 NOT_KNOWN = "not known: it was recorded before reasons were"
 _LAST = 2**31 - 1
-_check = fields(
-    {
-        "missing": listing(
-            fields(
-                {"image": whole(0, _LAST), "sample": whole(0, _LAST), "name": text, "reason": text},
-                {"bytes": maybe(whole(0, 2**53)), "contents_sha256": maybe(text)},
-            )
-        )
-    },
-    {"sha256": text},
+check_images = listing(
+    fields(
+        {"image": whole(0, _LAST), "sample": whole(0, _LAST), "name": text, "reason": text},
+        {"bytes": maybe(whole(0, 2**53)), "contents_sha256": maybe(text)},
+    )
 )
+_check = fields({"missing": check_images}, {"sha256": text})
 
 
 @dataclass(frozen=True)
 class MissingImage:
-    """An image whose rows are null.
+    """An image of which there are no scores: its rows are null, or its unit was set aside.
 
     image: its position in the list of selected images. sample: its number in the data. name: what it is called there.
     reason: one line. bytes, contents_sha256: of its file then, where that is known.
@@ -55,11 +53,14 @@ def read_missing(folder: Path) -> list[MissingImage]:
         value = read_json(missing_path(folder), _check)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted((_entry(one) for one in value["missing"]), key=lambda one: one.image)
+    return sorted(images_of(value["missing"]), key=lambda one: one.image)
 
 
-def _entry(value: Mapping[str, object]) -> MissingImage:
-    return MissingImage(**{name: value.get(name) for name in MissingImage.__dataclass_fields__})  # type: ignore[arg-type]
+def images_of(values: Iterable[Mapping[str, Any]]) -> list[MissingImage]:
+    """The images of a checked list of a JSON file."""
+    names = [field.name for field in dataclass_fields(MissingImage)]
+    known: Iterable[dict[str, Any]] = ({name: value.get(name) for name in names} for value in values)
+    return [MissingImage(**fields_of_one) for fields_of_one in known]
 
 
 def save_missing(folder: Path, missing: Iterable[MissingImage]) -> None:

@@ -200,6 +200,8 @@ def read_columns(part: Part, names: Sequence[str], threads: bool = False) -> pa.
 @contextmanager
 def _opened(part: Part) -> Iterator[pq.ParquetFile]:
     try:
+        if part.path.exists() and not part.path.is_file():  # a pipe, from which nothing may ever come
+            raise _damaged(part, "it is no file")
         if part.record is not None:
             _check_footer(part, part.record)
         with pq.ParquetFile(part.path, page_checksum_verification=True) as file:

@@ -170,11 +170,16 @@ class ResultWriter:
         with disk_errors(self.path):
             save_failed(self.folder, failed, {"time": time, **run})
 
-    def go_on_with(self, identity: Mapping[str, Any]) -> None:
-        """Gives the result the fields of an identity whose images are the same, but for files that were replaced."""
+    def go_on_with(self, identity: Mapping[str, Any], missing: Sequence[MissingImage]) -> None:
+        """Gives the result an identity of the same images but for files that were replaced, which had no scores.
+
+        missing: those with null rows, as their files are now.
+        """
         with disk_errors(self.path), locked(self.folder / SIDE):
             manifest = manifests.load_manifest(self.folder) or self.manifest
             self.manifest = manifests.save(self.folder, {**manifest, "identity": as_json(identity)})
+            if missing:
+                save_missing(self.folder, missing)
 
     def todo(self, shard: tuple[int, int] | None = None) -> list[Unit]:
         """The units that are not there yet, by position.

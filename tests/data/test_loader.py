@@ -52,10 +52,12 @@ def test_a_damaged_image_stops_with_its_name(damaged: ImageSet, workers: int) ->
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_allow_missing_marks_and_keeps_the_others(damaged: ImageSet, workers: int) -> None:
+def test_keep_going_marks_and_keeps_the_others(damaged: ImageSet, workers: int) -> None:
     chosen = Preprocess(32, 32)
-    found = list(batches(damaged, np.arange(6), chosen, batch_size=4, workers=workers, allow_missing=True))
+    found = list(batches(damaged, np.arange(6), chosen, batch_size=4, workers=workers, keep_going=True))
     assert np.concatenate([batch.missing for batch in found]).tolist() == [False, False, True, False, True, False]
+    problems = [problem for batch in found for problem in batch.problems if problem is not None]
+    assert [problem.kind for problem in problems] == ["undecodable"] * 2
     pixels = torch.cat([batch.pixels for batch in found])
     assert not pixels[[2, 4]].any()
     assert torch.equal(pixels[5], chosen(damaged.load(5)))

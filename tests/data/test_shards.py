@@ -15,7 +15,7 @@ from itd.data.loader import batches
 from itd.data.open import open_images
 from itd.data.preprocess import Preprocess
 from itd.data.shards import expanded
-from itd.errors import DataError
+from itd.errors import DataError, ImageReadError
 from support.sources import encoded, pixels_of, write_folder, write_tar
 
 Members = list[tuple[str, "bytes | str"]]
@@ -155,5 +155,8 @@ def test_an_image_that_is_damaged_or_gone_is_named(shards: Path, tmp_path: Path)
     with pytest.raises(DataError, match=r"cannot decode image 0, s-08\.tar/1\.png in .*s-08\.tar: .*`allow_missing`"):
         images.load(0)
     (tmp_path / "s-09.tar").unlink()
-    with pytest.raises(DataError, match=r"cannot read image 1, s-09\.tar/00007\.JPEG, in .*: no such file"):
+    with pytest.raises(ImageReadError, match=r"cannot read image 1, s-09\.tar/00007\.JPEG in .*: no such file"):
+        images.load(1)
+    (tmp_path / "s-09.tar").write_bytes(b"")
+    with pytest.raises(ImageReadError, match="the shard has become shorter"):
         images.load(1)

@@ -1,6 +1,5 @@
 """The sweep end to end on a small real task: same rows however it is cut, killed, resumed, extended or sharded."""
 
-import json
 import os
 import signal
 import subprocess
@@ -19,13 +18,23 @@ from PIL import Image
 from itd import plan, sweep
 from itd.data.digits import digits_images
 from itd.engine.plain import PlainExecutor
-from itd.errors import DataError, ItdError, ItdWarning, NotFiniteError, ResultError, SpaceError, TraceError
+from itd.errors import (
+    DataError,
+    ItdError,
+    ItdWarning,
+    NotFiniteError,
+    ResultError,
+    SetAsideWarning,
+    SpaceError,
+    TraceError,
+)
 from itd.patcher import Conventions
 from itd.runner.request import SweepRequest, varied
 from itd.runner.sweep import unit_size
 from itd.space import Setting, SpaceList, write_space
 from itd.store import open_result, verify
 from itd_cli.plan import start_notes
+from support import synthetic
 
 
 @pytest.fixture
@@ -71,10 +80,7 @@ def test_the_images_are_spread_over_the_classes_and_a_result_by_path_goes_on_by_
     assert result.manifest["order"] == "class-spread" and result.labels.tolist() == [0, 1, 2]
     by_path = replace(spread, order="path", out=str(tmp_path / "p.parquet"))
     sweep(by_path, quiet=True)
-    path = Path(by_path.out, "_itd", "manifest.json")
-    manifest = json.loads(path.read_text())
-    assert manifest.pop("order") == "path"  # as no older result has it
-    path.write_text(json.dumps(manifest))
+    assert synthetic.without(by_path.out, "order") == "path"  # as no older result has it
     begun = []
     more = replace(by_path, order="class-spread", limit=6)
     assert plan(more).order == "path" and plan(more).already == 3
@@ -261,10 +267,10 @@ def test_an_image_that_cannot_be_decoded_stops_by_name_or_becomes_null_rows(requ
         request_, data=str(folder), num_classes=2, crop_px=32, resize_px=32, images_per_unit=2, order="path"
     )
     with pytest.raises(DataError, match=r"dog/1\.jpg"):
-        sweep(request, quiet=True)
+        sweep(request, quiet=True, fail_fast=True)
     assert open_result(request.out).images_done == 4
     report = sweep(replace(request, allow_missing=True), quiet=True)
-    assert report.done == 2
+    assert report.done == 2 and report.nulls == 1 and not report.failed
     table = rows(request.out)
     assert table[table["sample"] == 4].pred.isna().all() and table[table["sample"] != 4].pred.notna().all()
     result = open_result(request.out)
@@ -277,7 +283,7 @@ def test_logits_that_are_not_finite_stop_the_run_by_configuration_and_image(requ
     torch.save(state, tmp_path / "w.pth")
     request = replace(request_, weights=str(tmp_path / "w.pth"), order="path")
     with pytest.raises(NotFiniteError, match=r"configuration 0, A\(dilation=1\).*image 0 .*fp32"):
-        sweep(request, quiet=True)
+        sweep(request, quiet=True, fail_fast=True)
 
 
 def test_configurations_whose_window_exceeds_the_input_are_left_out_and_counted(request_):
@@ -355,8 +361,8 @@ def test_a_first_run_that_wrote_nothing_does_not_block_the_next(request_, folder
     whole = broken.read_bytes()
     broken.write_bytes(whole[:400])
     request = replace(request_, data=str(folder), num_classes=2, crop_px=32, resize_px=32)
-    with pytest.raises(DataError):
-        sweep(request, quiet=True)
+    with pytest.warns(SetAsideWarning, match=r"images 0 to 3 .*cat/0\.jpg"):
+        assert sweep(replace(request, limit=4), quiet=True).left == 4
     broken.write_bytes(whole)
     assert sweep(request, quiet=True).done == 6
     assert verify(request.out).ok
@@ -369,12 +375,16 @@ def test_a_rerun_that_adds_nothing_leaves_the_result_untouched(request_):
     assert {f: f.read_bytes() for f in Path(request_.out).rglob("*") if f.is_file()} == before
 
 
-def test_a_part_that_was_cut_short_is_named_and_not_counted_as_done(request_):
+def test_a_part_that_was_cut_short_is_put_aside_and_computed_again(request_):
     sweep(request_, quiet=True)
     part = sorted(Path(request_.out).glob("part-*"))[1]
-    part.write_bytes(part.read_bytes()[:500])
-    with pytest.raises(ResultError, match=part.name):
-        sweep(request_, quiet=True)
+    whole = part.read_bytes()
+    part.write_bytes(whole[:500])
+    assert plan(request_).already == 10 - 4
+    with pytest.warns(ItdWarning, match=rf"{part.name} is damaged: 500 bytes .*moved to _itd/bad/{part.name}, and its"):
+        assert sweep(request_, quiet=True).done == 4
+    assert verify(request_.out).complete and part.read_bytes() == whole
+    assert (Path(request_.out) / "_itd/bad" / part.name).read_bytes() == whole[:500]
 
 
 def test_a_network_whose_layers_ask_for_their_version_takes_weights(request_):

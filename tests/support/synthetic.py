@@ -120,3 +120,13 @@ def from_quality(quality: np.ndarray) -> dict[str, np.ndarray]:
 def changed(path: Path, **changes: object) -> None:
     """Gives a JSON file of a result other fields and a hash that is of them, as no damage would."""
     path.write_bytes(to_json(sealed({**json.loads(path.read_text()), **changes})))
+
+
+def without(folder: str | Path, name: str) -> object:
+    """Takes a field out of a manifest and its hash, as of a version that had neither; returns the field's value."""
+    path = Path(folder) / "_itd" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    value = manifest.pop(name)
+    del manifest["sha256"]
+    path.write_text(json.dumps({**manifest, "format": 1}))
+    return value

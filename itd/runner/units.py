@@ -1,0 +1,112 @@
+"""A run over the units of a result: each is written, or set aside with the reason, and the others go on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from itd.data.images import ImageSet
+from itd.data.loader import IO, MEMORY, UNDECODABLE, DecoderDiedError
+from itd.errors import TooManyMissingError
+from itd.runner.worker import UnitFailure, UnitScores, Worker
+from itd.store import FailedUnit, ResultWriter, Unit
+from itd.text import first_line, shorten, visible
+
+ATTEMPTS = 3
+"""At a unit for which there is not enough memory; the second and third come after all other units."""
+FIRST = 3
+"""A run stops where as many units, the first that it has ever tried, all fail: then it is not the images."""
+
+
+@dataclass
+class UnitRun:
+    """The units of one run.
+
+    most_missing: images of the whole result that may be recorded as missing. fail_fast: the first unit that fails ends
+    the run with its error. done: images that were written. failed: units that were set aside. stopped: why the run
+    ended before its last unit, None where it did not.
+    """
+
+    worker: Worker
+    writer: ResultWriter
+    most_missing: int = 0
+    fail_fast: bool = False
+    done: int = 0
+    failed: list[FailedUnit] = field(default_factory=list)
+    stopped: str | None = None
+
+    def run(self, units: Sequence[Unit]) -> None:
+        """Computes and writes units; those that failed in an earlier run come last."""
+        before = {(one.first, one.last) for one in self.writer.failed}
+        new = [unit for unit in units if (unit.first, unit.last) not in before]
+        waiting = new + [unit for unit in units if (unit.first, unit.last) in before]
+        for attempt in range(1, ATTEMPTS + 1):
+            waiting = self._attempt(waiting, attempt, len(new) if attempt == 1 else 0)
+            if not waiting:
+                return
+
+    def _attempt(self, units: Sequence[Unit], attempt: int, new: int) -> list[Unit]:
+        """The units that are to be tried again. new: how many of the first ones no run has ever tried."""
+        again: list[Unit] = []
+        seen = 0
+        try:
+            with contextlib.closing(self.worker.attempts(units)) as outcomes:
+                for outcome in outcomes:
+                    seen += 1
+                    failure = outcome if isinstance(outcome, UnitFailure) else self._written(outcome)
+                    if failure is None:
+                        continue
+                    if self.fail_fast:
+                        raise failure.error
+                    if failure.kind == MEMORY and attempt < ATTEMPTS:
+                        again.append(failure.unit)
+                        continue
+                    self._set_aside(failure, attempt)
+                    self.stopped = self._why_stop(failure, seen <= new)
+                    if self.stopped is not None:
+                        return []
+        except DecoderDiedError:
+            if self.fail_fast or attempt == ATTEMPTS:
+                raise
+            again += units[seen:]
+        return again
+
+    def _written(self, scores: UnitScores) -> UnitFailure | None:
+        """Writes a unit; its failure where it has too many missing images."""
+        try:
+            self.writer.write(
+                scores.unit,
+                labels=scores.labels,
+                missing=scores.missing,
+                missing_images=scores.missing_images,
+                most_missing=self.most_missing,
+                **scores.columns,
+            )
+        except TooManyMissingError as error:
+            return UnitFailure(scores.unit, UNDECODABLE, error, scores.missing_images)
+        self.done += len(scores.unit)
+        return None
+
+    def _set_aside(self, failure: UnitFailure, attempt: int) -> None:
+        unit, reason = failure.unit, shorten(visible(first_line(failure.error, 1000)), 1000)
+        failed = FailedUnit(unit.first, unit.last, failure.kind, reason, attempt, failure.images)
+        self.failed.append(failed)
+        self.writer.set_aside(failed)
+
+    def _why_stop(self, failure: UnitFailure, is_new: bool) -> str | None:
+        images = self.worker.job.images.pixels.images
+        if failure.kind == IO and isinstance(images, ImageSet) and images.is_gone():
+            return f"the folder of the images, {images.folder}, is gone or empty; bring it back"
+        if is_new and not self.done and len(self.failed) == FIRST:
+            return f"the first {FIRST} units all failed, so that the others would, too; mend what is said of them"
+        return None
+
+
+def described(failed: Iterable[FailedUnit], most: int = 10) -> list[str]:
+    """A line for each unit that was set aside, and one for those beyond the first few."""
+    each = list(failed)
+    lines = [f"images {one.first} to {one.last} of the selection were set aside: {one.reason}" for one in each[:most]]
+    if len(each) > most:
+        lines.append(f"{len(each) - most} more units were set aside; `_itd/failed` in the result says why")
+    return lines
