@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -110,3 +111,14 @@ def test_a_default_that_is_lost_is_not_lost_without_a_word(alone: Path, folder: 
     assert open_result(alone).default is None
     pq.write_table(table.replace_schema_metadata({"PANDAS_ATTRS": '{"itd": {"default": 77}}'}), alone)
     assert "or it is not among its own" in run("oracle", alone).stderr
+
+
+def test_what_is_no_file_is_not_waited_for(folder: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.parquet")
+    with pytest.raises(ResultError, match=r"pipe\.parquet cannot be read as Parquet: it is no file"):
+        open_result(tmp_path / "pipe.parquet")
+    part = sorted(folder.glob("part-*.parquet"))[0]
+    part.unlink()
+    os.mkfifo(part)
+    with pytest.raises(ResultError, match="is damaged"):
+        open_result(folder).matrix("pred")
