@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from itd.files import TEMPORARY
 from itd.store import open_result
-from itd_cli.main import cli
+from itd_cli.main import BUG, cli
 from itd_cli.signals import command_line, quoted
 from support import synthetic
 from support.commands import run
@@ -262,6 +262,14 @@ def test_a_hangup_that_was_ignored_at_the_start_stays_ignored() -> None:
 def test_nothing_of_the_library_catches_signals() -> None:
     for path in (Path(__file__).parents[2] / "itd").rglob("*.py"):
         assert not re.search(r"\bsignal\.signal\(", path.read_text("utf-8")), path
+
+
+def test_the_table_of_exit_codes_is_what_commands_end_with(repository: Path) -> None:
+    text = (repository / "docs" / "reliability.md").read_text("utf-8")
+    table = text[text.index("## Exit codes") : text.index("## Signals")]
+    assert re.findall(r"^\| (\d[^|]*?) \|", table, re.MULTILINE) == ["0", "1", "2", "3", "70", "128 + n"]
+    assert re.findall(r"(\d+) (SIG\w+)", table) == [(str(code), name) for name, code in NUMBERS.items()]
+    assert BUG == 70
 
 
 def test_the_command_is_quoted_for_a_shell_and_names_what_it_was_started_by(monkeypatch, tmp_path) -> None:
