@@ -31,8 +31,8 @@ def older(repository, tmp_path) -> tuple[Path, dict]:
         del manifest["identity"][name]
     for name in ("size_scale", "align_corners", "pool_half"):
         del manifest["identity"]["choices"][name]
-    assert manifest["format"] == 1 and "recalibration" not in manifest["identity"]
-    path.write_text(json.dumps(manifest))
+    assert manifest.pop("sha256") and "recalibration" not in manifest["identity"]
+    path.write_text(json.dumps({**manifest, "format": 1}))
     return folder, identity
 
 
