@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from itd.checked import BadJson, Check, fields, listing, one_of, read_json
-from itd.errors import SpaceError
+from itd.errors import ItdWarning, SpaceError
 from itd.files import unwritable, write_atomic
 from itd.space.build import MAX_CONFIGS
 from itd.space.setting import ATTRIBUTES, SITES, Config, Setting, SiteSpec, Space, format_value, parse_value
 from itd.text import shorten
 
 FORMAT = "itd-space-1"
+_HASH = "sha256"
+"""Of all other fields of the file."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +39,20 @@ class SpaceList:
 
 def write_space(path: str | Path, listed: SpaceList) -> None:
     """Writes a space file; SpaceError where the path cannot be written."""
-    head = {name: value for name, value in listed.as_dict().items() if name != "configs"}
-    lines = ",\n  ".join(json.dumps(config) for config in listed.as_dict()["configs"])
+    content = listed.as_dict()
+    head = {name: value for name, value in content.items() if name != "configs"} | {_HASH: _sha256(content)}
+    lines = ",\n  ".join(json.dumps(config) for config in content["configs"])
     text = f'{json.dumps(head, indent=1)[:-2]},\n "configs": [\n  {lines}\n ]\n}}'
     try:
         write_atomic(path, text + "\n")
     except OSError as error:
         raise SpaceError(unwritable(f"the space {path}", error)) from error
+
+
+def _sha256(content: Mapping[str, Any]) -> str:
+    """Of the other fields of a file, however they are laid out."""
+    other = {name: value for name, value in content.items() if name != _HASH}
+    return hashlib.sha256(json.dumps(other, sort_keys=True).encode()).hexdigest()
 
 
 def _site_settings() -> Check:
@@ -80,6 +91,15 @@ def read_space(path: str | Path) -> SpaceList:
         raise SpaceError(
             f"`space_file={path}` is not a space: {error}; give a file that `itd combine` wrote"
         ) from error
+    if _HASH not in content:
+        warnings.warn(
+            f"`space_file={path}` has no {_HASH}: nothing says that it is as it was written", ItdWarning, stacklevel=2
+        )
+    elif content[_HASH] != _sha256(content):
+        raise SpaceError(
+            f"`space_file={path}` is not what its {_HASH} says: write it again with `itd combine`, or take that field "
+            "out of a space that you changed yourself"
+        )
     try:
         _FIELDS(content, "")
     except BadJson as error:
@@ -96,7 +116,7 @@ def read_space(path: str | Path) -> SpaceList:
         {site: Setting(**{a: parse_value(a, str(v)) for a, v in values.items()}) for site, values in entry.items()}  # type: ignore[arg-type]
         for entry in content["configs"]
     )
-    origin = {name: value for name, value in content.items() if name not in ("format", "attributes", "configs")}
+    origin = {name: value for name, value in content.items() if name not in ("format", "attributes", "configs", _HASH)}
     return SpaceList(attributes, configs, origin)
 
 

@@ -29,6 +29,7 @@ from itd.text import first_line, one_line
 from itd.training.data import TrainingSet, random_seed
 from itd.training.run_files import RunFiles, disk_errors
 from itd.training.schedule import Schedule
+from itd.weights.archives import check_archive
 from itd.weights.files import require_tensors
 
 LOG_COLUMNS = ("epoch", "step", "configs", "lr", "loss")
@@ -106,7 +107,7 @@ def run_training(
 
     def step(number: int, pixels: Tensor, labels: Tensor) -> tuple[float, str, float]:
         lr = _set_rate(optimizer, schedule.lr_at(number, steps))
-        with _enough_memory(number, schedule, device):
+        with _enough_memory(number, number >= steps, schedule, device):
             pixels = pixels.to(device, non_blocking=True).contiguous(memory_format=layout)
             terms = objective(network, pixels, labels.to(device, non_blocking=True), number)
             loss, names = _step(network, terms, optimizer, scaler, schedule, device, number)
@@ -137,8 +138,11 @@ def run_training(
 
 
 @contextlib.contextmanager
-def _enough_memory(number: int, schedule: Schedule, device: torch.device) -> Iterator[None]:
-    """Out of memory inside the block becomes one line: half a batch has other statistics, so it is never halved."""
+def _enough_memory(number: int, kept: bool, schedule: Schedule, device: torch.device) -> Iterator[None]:
+    """Out of memory inside the block becomes one line: half a batch has other statistics, so it is never halved.
+
+    number: of the step. kept: whether there is a checkpoint.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -147,8 +151,8 @@ def _enough_memory(number: int, schedule: Schedule, device: torch.device) -> Ite
         raise MemoryShortageError(
             f"out of memory on {device} in step {number}, with batches of {schedule.batch_size} images "
             f"({first_line(error)}); a smaller batch would be another training, so it is not made smaller by itself: "
-            "give a smaller `batch_size` and another `out`, or another `device`; the weights of the last whole epoch "
-            "are kept in the checkpoint"
+            "give a smaller `batch_size` and another `out`, or another `device`"
+            f"{'; the weights of the last whole epoch are kept in the checkpoint' if kept else ''}"
         ) from error
 
 
@@ -222,6 +226,7 @@ def _resume(
     if not files.checkpoint.exists():
         return 0
     try:
+        check_archive(files.checkpoint)  # torch compares nothing with its checksums
         found = torch.load(files.checkpoint, map_location=device, weights_only=True)
         there = parse_json(found["identity"], mapping(text, anything))
     except Exception as error:  # torch raises a dozen unrelated types on a damaged file

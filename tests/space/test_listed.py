@@ -68,6 +68,7 @@ def test_a_file_gives_back_what_was_written(tmp_path):
         ({"attributes": ["stride"], "configs": [[1]]}, "damaged"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.* has no sha256")
 def test_a_file_that_is_no_space_is_one_line(tmp_path, text, words):
     path = tmp_path / "s.json"
     if text is not None:

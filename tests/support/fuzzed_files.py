@@ -25,7 +25,7 @@ from itd.errors import ItdWarning
 from itd.selectors import selector as selectors
 from itd.selectors.learners import fit
 from itd.selectors.selector import Selector, load_selector
-from itd.space import Conventions, Setting, SiteSpec
+from itd.space import Conventions, Setting, SiteSpec, listed
 from itd.space.listed import SpaceList, listed_space, read_space, write_space
 from itd.store import open_result, verify
 from itd.store.files import OWN_HASH, sealed
@@ -148,7 +148,11 @@ def _spaces(folder: Path) -> tuple[Subject, ...]:
         path.write_bytes(data)
         accepted(lambda: listed_space(read_space(path), sites))
 
-    changed = json_changed(json.loads(whole)).map(lambda value: json.dumps(value).encode())
+    def written(value: Any) -> bytes:
+        own = {"sha256": listed._sha256(value)} if isinstance(value, dict) else {}
+        return json.dumps({**value, **own} if own else value).encode()
+
+    changed = json_changed({n: v for n, v in json.loads(whole).items() if n != "sha256"}).map(written)
     return Subject("spaces", changed, check, 250), Subject("bytes of spaces", bytes_changed(whole), check, 150)
 
 
