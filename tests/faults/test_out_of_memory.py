@@ -264,7 +264,9 @@ def test_training_says_which_batch_was_too_large_and_keeps_the_last_epoch(
     with monkeypatch.context() as patched:
         patched.setattr(trainer, "_step", scarce)
         answer = run(*training)
-    one_line(answer, "out of memory on cpu in step 3, with batches of 4 images", "--batch-size", "--out")
+    one_line(
+        answer, "out of memory on cpu in step 3, with batches of 4 images", "--batch-size", "--out", "last whole epoch"
+    )
     assert answer.exit_code == 1
     assert torch.load(tmp_path / "w.checkpoint", weights_only=True)["epochs"] == 1
     assert len((tmp_path / "w.csv").read_text().splitlines()) == 1 + 3
