@@ -1,4 +1,4 @@
-# Targets: env, test, lint, types, demo, bench, bench-gpu, recompute, tables, recipe, notebooks, clean. PYTHON is used once, to make .venv.
+# Targets: env, test, lint, types, demo, bench, bench-gpu, recompute, soak, tables, recipe, notebooks, clean. PYTHON is used once, to make .venv.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +21,7 @@ RECIPE_TEST ?= cifar10
 RECIPE_ARGS ?= --epochs 30 --precision bf16 --workers 4
 
 .DEFAULT_GOAL := test
-.PHONY: env test lint types pytest demo bench bench-gpu recompute recipe tables notebooks clean
+.PHONY: env test lint types pytest demo bench bench-gpu recompute soak recipe tables notebooks clean
 
 env: $(STAMP)
 
@@ -75,6 +75,11 @@ RECOMPUTE_DATA ?= ../shared/data
 recompute: env
 	$(BIN)/python benchmarks/recompute.py results/*val1300*.parquet --data $(RECOMPUTE_DATA)/images/val1300 \
 	  --weights $(RECOMPUTE_DATA)/weights
+
+# The long form of the tests of faults: 300 flips of each kind of file, 100 kills of a sweep, fuzzing with SOAK times as many cases.
+SOAK ?= 10
+soak: env
+	ITD_SOAK=$(SOAK) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests/store -q -s -p no:cacheprovider
 
 # Every table of the documents, from results/ alone: docs/tables/*.md, and the documents that hold them.
 tables: env

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from itd.data.images import MAX_CLASSES
@@ -58,6 +58,10 @@ class ItemError(DataError):
     """An item that is not what a data set has to give: no damaged image, so that it never counts as a missing one."""
 
 
+class UnsteadyImageError(ItemError):
+    """An image that is another one at each reading, as random augmentation makes it: then all rows are in doubt."""
+
+
 class _SampleNames(Sequence[str]):
     """`sample 0`, `sample 1`, ...: a data set has no names."""
 
@@ -97,14 +101,20 @@ def read_item(dataset: Any, index: int) -> tuple[Any, int]:
         item = dataset[index]
     except (MemoryError, ItemError):
         raise
-    except OSError as error:  # Pillow says with an OSError without a number that it cannot decode what it has read
-        kind = DataError if error.errno is None else ImageReadError
-        raise kind(f"sample {index} cannot be read: {type(error).__name__}, {one_line(error)}") from error
     except Exception as error:  # a data set of a user's own raises anything
-        raise DataError(f"sample {index} cannot be read: {type(error).__name__}, {one_line(error)}") from error
+        text = f"sample {index} cannot be read: {type(error).__name__}, {one_line(error)}"
+        if _is_verdict(error):
+            raise DataError(text) from error
+        raise (ImageReadError if isinstance(error, OSError) else ItemError)(text) from error
     if not isinstance(item, (tuple, list)) or len(item) != 2:
         raise ItemError(f"sample {index} is {_kind(item)}; give a data set whose items are (image, label)")
     return item[0], as_label(item[1], index)
+
+
+def _is_verdict(error: Exception) -> bool:
+    """Whether Pillow says that it cannot decode what it has read. A network's errors are of kinds of OSError, too."""
+    kinds = (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError)
+    return isinstance(error, kinds) or (type(error) is OSError and error.errno is None)
 
 
 def as_label(label: Any, index: int) -> int:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from itd.data.dataset import ItemError
+from itd.data.dataset import ItemError, UnsteadyImageError
 from itd.data.preprocess import Preprocess
 from itd.errors import DataError, ImageReadError
 from itd.text import one_line
@@ -70,7 +70,7 @@ class Pixels:
                 "have the same: resize and crop them alike in preprocess="
             )
         if index in self.digests and digest(pixels) != self.digests[index]:
-            raise ItemError(
+            raise UnsteadyImageError(
                 f"sample {index} is not what it was when it was first read; take random augmentation out of the data "
                 "set and of preprocess=, so that every reading gives the same pixels"
             )
@@ -111,7 +111,7 @@ def digest(pixels: Tensor) -> str:
     return hashlib.sha256(repr(tuple(pixels.shape)).encode() + values.tobytes()).hexdigest()
 
 
-UNDECODABLE, REFUSED, IO, MEMORY = "undecodable", "refused", "io", "memory"
+UNDECODABLE, REFUSED, IO, MEMORY, UNSTEADY = "undecodable", "refused", "io", "memory", "unsteady"
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,8 @@ class Problem:
     """Why there are no pixels of an image. An exception that crosses from a worker would lose its type.
 
     kind: undecodable, the decoder's verdict on bytes that were read; refused, an image that is not what the others are;
-    io, its bytes cannot be read; memory, there is not enough. text: one line.
+    io, its bytes cannot be read; memory, there is not enough; unsteady, it is another one at each reading. text: one
+    line.
     """
 
     kind: str
@@ -130,13 +131,14 @@ class Problem:
         """The problem that an error of `Pixels` stands for."""
         if isinstance(error, MemoryError):
             return cls(MEMORY, f"there is not enough memory to decode sample {sample}")
-        kinds = ((ItemError, REFUSED), (ImageReadError, IO))
+        kinds = ((UnsteadyImageError, UNSTEADY), (ItemError, REFUSED), (ImageReadError, IO))
         return cls(next((kind for of, kind in kinds if isinstance(error, of)), UNDECODABLE), str(error))
 
     @property
     def error(self) -> Exception:
         """The error that it stands for."""
-        return {REFUSED: ItemError, IO: ImageReadError, MEMORY: MemoryError}.get(self.kind, DataError)(self.text)
+        kinds = {REFUSED: ItemError, IO: ImageReadError, MEMORY: MemoryError, UNSTEADY: UnsteadyImageError}
+        return kinds.get(self.kind, DataError)(self.text)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from itd.data.contents import content_sha256
 from itd.data.images import ImageSet
-from itd.data.loader import IO, MEMORY, UNDECODABLE, Batch, DecoderDiedError, Pixels, Problem, ahead, stream
+from itd.data.loader import IO, MEMORY, UNDECODABLE, UNSTEADY, Batch, DecoderDiedError, Pixels, Problem, ahead, stream
 from itd.data.subset import kept_mask
 from itd.engine.executor import Executor
 from itd.engine.tree import default_batch_size, is_out_of_memory
@@ -195,6 +195,8 @@ class Worker:
         try:
             return self._scores(unit, batches)
         except _ProblemError as error:
+            if error.problem.kind == UNSTEADY:
+                raise error.problem.error from None
             images, done = error.images, error.done
             for batch in batches:  # nothing is computed any more, and all that is bad shall be known
                 images += self._missing_images(unit, done, batch)

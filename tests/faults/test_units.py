@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from itd import SweepRequest, plan, sweep
 from itd.data.loader import DecoderDiedError
@@ -387,3 +388,54 @@ def test_each_part_says_which_run_wrote_it(request_: SweepRequest) -> None:
     assert {"pillow", "cuda", "cudnn", "host", "torch", "torchvision"} <= set(runs[0])
     records = [json.loads(path.read_text()) for path in sorted(Path(request_.out, "_itd").glob("part-*.json"))]
     assert [record["run"] for record in records] == [runs[0]["run"]] * 2 + [runs[1]["run"]] * 2
+
+
+class Photos:
+    """A data set of a user's own, which raises at one of its images."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error, self.targets = error, [0, 1, 0, 1]
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        if index == 3 and self.error is not None:
+            raise self.error
+        return Image.new("RGB", (32, 32), (index * 40, 9, 9)), self.targets[index]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "io"),
+        (OSError("image file is truncated"), "undecodable"),
+        (UnidentifiedImageError("cannot identify image file"), "undecodable"),
+        (ConnectionError("reset"), "io"),
+        (ValueError("no such thing"), "refused"),
+    ],
+)
+def test_a_data_set_of_objects_says_by_its_error_whether_bytes_were_read(
+    error: Exception, kind: str, tmp_path: Path
+) -> None:
+    from torchvision.models import resnet18
+    from torchvision.transforms.functional import to_tensor
+
+    import itd
+
+    net = itd.patch(resnet18(num_classes=2).eval(), {"A": "layer4.0.conv2"})
+    space = itd.model_space(net, ["dilation"], options={("A", "dilation"): (1, 2)}, input_shape=(3, 32, 32))
+    photos = Photos(error)
+    job = itd.SweepJob(net, space, photos, name="mine", preprocess=to_tensor, fingerprint="photos")
+    with pytest.warns(SetAsideWarning, match="sample 3 cannot be read"):
+        report = sweep(job, out=str(tmp_path / "r.parquet"), images_per_unit=2, quiet=True)
+    assert [one.kind for one in report.failed] == [kind] and report.done == 2
+    photos.error = None  # type: ignore[assignment]
+    assert sweep(job, out=str(tmp_path / "r.parquet"), quiet=True).done == 2
+
+
+def test_rows_of_a_unit_that_failed_do_not_count_as_progress(request_: SweepRequest, folder: Path) -> None:
+    damage(folder / "cat/3.png")
+    counted: list[int] = []
+    report = set_aside(replace(request_, batch_size=1), "images 2 to 3", on_start=lambda begun: counted.append)
+    assert sum(counted) == report.done * report.configs and min(counted) < 0

@@ -496,7 +496,7 @@ def test_logits_that_are_not_finite_name_the_sample(tmp_path):
     with torch.no_grad():
         net.head.bias.fill_(float("nan"))
     with pytest.raises(NotFiniteError, match=r"image 2 \(sample 2\)"):
-        itd.sweep(make_job(net=net), out=tmp_path / "r.parquet", device="cpu")
+        itd.sweep(make_job(net=net), out=tmp_path / "r.parquet", device="cpu", fail_fast=True)
 
 
 @pytest.mark.parametrize("value", [None, 5, "resnet50", {}])
@@ -516,7 +516,7 @@ def test_a_sweep_of_anything_else_is_an_itd_error(value):
         ({"precision": "fp8"}, "no such precision"),
         ({"precision": 3}, "no such precision"),
         ({"batch_size": 0}, "`batch_size=0` is not allowed"),
-        ({"allow_missing": "no"}, "allow_missing is 'no'"),
+        ({"allow_missing": "no"}, "`allow_missing=no` is not allowed"),
         ({"on_start": 5}, "on_start is 5"),
         ({"batch_size": "many"}, "batch_size is 'many'"),
         ({"workers": -1}, "`workers=-1`"),
@@ -609,7 +609,7 @@ def test_values_that_are_not_finite_are_named_before_an_activation_hides_them(tm
     for value in (float("nan"), float("inf")):
         job = make_job(images=refusing(lambda image, label, v=value: (image * v, label), at=2), fingerprint="f")
         with pytest.raises(DataError, match="sample 2 has values that are not finite"):
-            itd.sweep(job, out=tmp_path / "r.parquet", device="cpu")
+            itd.sweep(job, out=tmp_path / "r.parquet", device="cpu", fail_fast=True)
 
 
 class Mixing(MyNet):
@@ -715,7 +715,7 @@ def test_a_decoding_process_that_dies_is_one_line_and_none_stays_behind(tmp_path
         images = Dies(change=change)
         job = make_job(images=images, fingerprint="f", labels=images.classes_)
         with pytest.raises(DataError, match=words) as caught:
-            itd.sweep(job, out=tmp_path / "r.parquet", device="cpu", workers=2, batch_size=2)
+            itd.sweep(job, out=tmp_path / "r.parquet", device="cpu", workers=2, batch_size=2, fail_fast=True)
         assert "\n" not in str(caught.value) and not multiprocessing.active_children()
 
 
