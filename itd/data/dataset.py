@@ -47,7 +47,7 @@ class DatasetImages:
         """
         image, label = read_item(self.dataset, index)
         if label != self.labels[index]:
-            raise ItemError(
+            raise UnsteadyImageError(
                 f"sample {index} has label {label} now and had {self.labels[index]} before; give a data set that gives "
                 "the same each time, or labels= that agree with it"
             )
