@@ -62,13 +62,13 @@ def _results(folder: Path) -> tuple[Subject, ...]:
         return json.dumps(sealed(value) if isinstance(value, dict) else value).encode("utf-8", "surrogatepass")
 
     return (
-        Subject("manifests", json_changed(plain).map(written), lambda _, data: check(manifest, data), 250),
-        Subject("bytes of manifests", bytes_changed(whole[manifest]), lambda _, data: check(manifest, data), 60),
+        Subject("manifests", json_changed(plain).map(written), lambda _, data: check(manifest, data), 120),
+        Subject("bytes of manifests", bytes_changed(whole[manifest]), lambda _, data: check(manifest, data), 40),
         Subject(
             "records", json_changed(json.loads(whole[record])).map(lambda value: json.dumps(value).encode()),
-            lambda _, data: check(record, data), 150,
+            lambda _, data: check(record, data), 80,
         ),
-        Subject("bytes of records", bytes_changed(whole[record]), lambda _, data: check(record, data), 40),
+        Subject("bytes of records", bytes_changed(whole[record]), lambda _, data: check(record, data), 25),
     )  # fmt: skip
 
 
@@ -113,10 +113,10 @@ def _selectors(folder: Path) -> tuple[Subject, ...]:
         lambda one: _arrays_changed(one[1]).map(lambda changed: of(one[0], changed))
     )
     return (
-        Subject("selectors", headers, check, 200),
-        Subject("arrays of selectors", arrays, check, 80),
-        Subject("bytes of selectors", bytes_changed(whole, 1500), check, 100),
-        Subject("headers of selectors", safetensors_files(), check, 100),
+        Subject("selectors", headers, check, 100),
+        Subject("arrays of selectors", arrays, check, 60),
+        Subject("bytes of selectors", bytes_changed(whole, 1500), check, 60),
+        Subject("headers of selectors", safetensors_files(), check, 60),
     )
 
 
@@ -153,7 +153,7 @@ def _spaces(folder: Path) -> tuple[Subject, ...]:
         return json.dumps({**value, **own} if own else value).encode()
 
     changed = json_changed({n: v for n, v in json.loads(whole).items() if n != "sha256"}).map(written)
-    return Subject("spaces", changed, check, 250), Subject("bytes of spaces", bytes_changed(whole), check, 150)
+    return Subject("spaces", changed, check, 120), Subject("bytes of spaces", bytes_changed(whole), check, 80)
 
 
 @st.composite
@@ -200,11 +200,11 @@ def _weights(folder: Path) -> tuple[Subject, ...]:
     own = next(data for name, data in records.items() if name.endswith("data.pkl"))
     legacy = b"".join(pickle.dumps(head, 2) for head in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
     return (
-        Subject("headers of weights", safetensors_files(), lambda _, data: check(tensors, data), 300),
-        Subject("archives of weights", bytes_changed(whole), lambda _, data: check(archive, data), 150),
-        Subject("pickles of weights", bytes_changed(own).map(zipped), lambda _, data: check(archive, data), 250),
-        Subject("older weights", bytes_changed(own).map(legacy.__add__), lambda _, data: check(archive, data), 80),
-        Subject("any bytes as weights", st.binary(max_size=200), lambda _, data: check(archive, data), 60),
+        Subject("headers of weights", safetensors_files(), lambda _, data: check(tensors, data), 150),
+        Subject("archives of weights", bytes_changed(whole), lambda _, data: check(archive, data), 80),
+        Subject("pickles of weights", bytes_changed(own).map(zipped), lambda _, data: check(archive, data), 120),
+        Subject("older weights", bytes_changed(own).map(legacy.__add__), lambda _, data: check(archive, data), 60),
+        Subject("any bytes as weights", st.binary(max_size=200), lambda _, data: check(archive, data), 40),
     )
 
 
@@ -237,4 +237,4 @@ def _lists(folder: Path) -> tuple[Subject, ...]:
 
         accepted(decode)
 
-    return Subject("lists", content, lists, 200), Subject("shards", bytes_changed(whole, 600), shards, 150)
+    return Subject("lists", content, lists, 100), Subject("shards", bytes_changed(whole, 600), shards, 80)

@@ -47,7 +47,7 @@ def subjects(folder: Path) -> tuple[Subject, ...]:
     """Folders, and shards."""
     warnings.simplefilter("ignore", ItdWarning)
     entry = st.tuples(st.lists(NAMES, min_size=1, max_size=3), st.sampled_from(KINDS))
-    return Subject("folders", st.lists(entry, max_size=8), _check_tree, 250), Subject("tars", tars(), _check_tar, 250)
+    return Subject("folders", st.lists(entry, max_size=8), _check_tree, 80), Subject("tars", tars(), _check_tar, 120)
 
 
 def _check_tree(folder: Path, entries: list[tuple[list[str], str]]) -> None:

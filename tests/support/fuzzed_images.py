@@ -30,10 +30,10 @@ def subjects(folder: Path) -> tuple[Subject, ...]:
     """One for each format, and headers that lie."""
     warnings.simplefilter("error")  # as of Pillow's, which a command would print
     changed = tuple(
-        Subject(kind, st.sampled_from(_written(kind)).flatmap(lambda data: bytes_changed(data, _HEAD)), _check, 150)
+        Subject(kind, st.sampled_from(_written(kind)).flatmap(lambda data: bytes_changed(data, _HEAD)), _check, 100)
         for kind in FORMATS
     )
-    return (*changed, Subject("chunks of PNG", _pngs(), _check, 150), Subject("tags of TIFF", _tiffs(), _check, 250))
+    return (*changed, Subject("chunks of PNG", _pngs(), _check, 100), Subject("tags of TIFF", _tiffs(), _check, 150))
 
 
 def _check(_: Path, data: bytes) -> None:
