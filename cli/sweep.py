@@ -20,6 +20,7 @@ from itd_cli.options import (
     overwrite_option,
     preprocess_options,
     resumable,
+    workers_option,
 )
 from itd_cli.plan import show_plans, start_notes
 from itd_cli.progress import Progress, progress_option
@@ -179,9 +180,7 @@ def _how(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--precision", default="fp32", show_default=True, metavar="P", help="fp32, tf32, bf16 or fp16."
             ),
-            click.option(
-                "--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode."
-            ),
+            workers_option,
             click.option(
                 "--executor",
                 type=click.Choice(("auto", "tree", "plain")),
@@ -272,25 +271,16 @@ def note_report(report: Any) -> None:
     for line in report.set_aside:
         note(line)
     rate = report.done * report.configs / report.seconds if report.done else 0.0
-    nulls = f", {report.nulls} of them with null rows, as {SIDE}/missing.json says" if report.nulls else ""
+    failed = len(report.failed)
+    again = f"; {failed} {'unit' if failed == 1 else 'units'} set aside: the same command tries again" if failed else ""
+    nulls = f"; {report.nulls} of them with null rows, as {SIDE}/missing.json says" if report.nulls else ""
     note(
         f"{report.images - report.left} of {report.images} images are in {report.out} ({report.done} now, {rate:.0f} "
-        f"rows/s){nulls}"
+        f"rows/s){nulls}{again}"
     )
 
 
 def end_sweeps(reports: list[Any]) -> None:
-    """Ends the command with exit status 3 where units were set aside: the same command tries them again."""
-    failed = sum(len(report.failed) for report in reports)
-    if failed:
-        note(f"{failed} {'unit was' if failed == 1 else 'units were'} set aside: the same command tries again")
+    """Ends the command with exit status 3 where units were set aside."""
+    if any(report.failed for report in reports):
         click.get_current_context().exit(SET_ASIDE)
-
-
-def show_sweep(begun: Any, progress: Progress) -> Callable[[int], Any]:
-    """Notes of what a sweep is about to do, and its progress in images, those that are there already among them."""
-    for text in start_notes(begun):
-        note(text)
-    configs = len(begun.job.space)
-    progress.start(begun.already + begun.todo, "images", done=begun.already, grain="rows", grains=configs)
-    return progress.update
