@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from itd_cli.options import SOURCE, check_plot, echo, emit, output_options
+from itd_cli.options import SOURCE, check_plot, echo, emit, output_options, workers_option
 from itd_cli.progress import Progress, progress_option
 
 MODELS = "cifar-resnet18,cifar-resnet18+involution,cifar-resnet18+condconv,cifar-resnet18+weightnet,cifar-resnet18+se"
@@ -26,7 +26,7 @@ MODELS = "cifar-resnet18,cifar-resnet18+involution,cifar-resnet18+condconv,cifar
     "--limit", type=click.IntRange(min=1), metavar="N", help="N images of --data, of as many classes as there are."
 )
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one.")
-@click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode.")
+@workers_option
 @click.option("--curves", metavar="FILE", callback=check_plot, help="Draw the learning curves of --folder.")
 @progress_option
 @output_options(plot=True)

@@ -14,6 +14,7 @@ from itd_cli.options import (
     model_options,
     preprocess_options,
     print_json,
+    workers_option,
 )
 from itd_cli.progress import Progress, progress_option
 
@@ -33,7 +34,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("--batch-size", type=_COUNT, default=64, show_default=True, metavar="N")
 @click.option("--precision", default="fp32", show_default=True, metavar="P", help="fp32, tf32, bf16 or fp16.")
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one.")
-@click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode.")
+@workers_option
 @progress_option
 @click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")
 def evaluate(as_json: bool, progress: Progress, **fields: Any) -> None:

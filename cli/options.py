@@ -155,6 +155,12 @@ class_subset_option = click.option(
 """`--class-subset S`: for sets of fewer classes than the network's, such as ImageNet-A and -R."""
 
 
+workers_option = click.option(
+    "--workers", type=click.IntRange(0, 1024), default=0, metavar="N", help="Processes that decode."
+)
+"""`--workers N`: a number that no machine has would be started, one by one, until it has no memory left."""
+
+
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Throw away a result of another run at --out; one of the same run goes on."
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from itd_cli.options import echo, model_options, preprocess_options
+from itd_cli.options import echo, model_options, preprocess_options, workers_option
 from itd_cli.progress import Progress, progress_option
 
 
@@ -22,7 +22,7 @@ from itd_cli.progress import Progress, progress_option
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, metavar="N", help="Likeliest classes.")
 @click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Images at once; default 8, 64 on a GPU.")
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one.")
-@click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode.")
+@workers_option
 @progress_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 def predict(images: tuple[str, ...], as_json: bool, progress: Progress, **given: Any) -> None:

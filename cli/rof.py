@@ -9,7 +9,17 @@ from typing import Any
 
 import click
 
-from itd_cli.options import SOURCE, echo, labels_option, model_options, note, preprocess_options, print_json, resumable
+from itd_cli.options import (
+    SOURCE,
+    echo,
+    labels_option,
+    model_options,
+    note,
+    preprocess_options,
+    print_json,
+    resumable,
+    workers_option,
+)
 from itd_cli.progress import Progress, progress_option
 
 
@@ -76,7 +86,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--precision", default="fp32", show_default=True, metavar="P", help="fp32, bf16 or fp16."),
             click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
             click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one."),
-            click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="That decode."),
+            workers_option,
             click.option("--out", metavar="FILE", help="Default rof/<model>-<attr>.safetensors."),
             progress_option,
             click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output."),

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from itd_cli.options import SOURCE, bootstrap_options, emit, labels_option, note, noted, output_options
+from itd_cli.options import SOURCE, bootstrap_options, emit, labels_option, note, noted, output_options, workers_option
 from itd_cli.progress import Progress, progress_option
 
 
@@ -27,7 +27,7 @@ from itd_cli.progress import Progress, progress_option
 @click.option("--method", default="features-logistic", show_default=True, metavar="M",
               help="Which one to save: cascade, averaging, {features,thumbnail}-{logistic,boosting,head}.")  # fmt: skip
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one.")
-@click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode.")
+@workers_option
 @click.option("--partial", is_flag=True, help="Also read a result whose sweep is not finished.")
 @bootstrap_options
 @progress_option

@@ -7,7 +7,17 @@ from typing import Any
 
 import click
 
-from itd_cli.options import SOURCE, echo, labels_option, model_options, note, preprocess_options, print_json, resumable
+from itd_cli.options import (
+    SOURCE,
+    echo,
+    labels_option,
+    model_options,
+    note,
+    preprocess_options,
+    print_json,
+    resumable,
+    workers_option,
+)
 from itd_cli.progress import Progress, progress_option
 from itd_cli.rof import epoch_images_option, milestones_option, show_steps
 
@@ -38,7 +48,7 @@ _COUNT = click.IntRange(min=1)
 @click.option("--precision", default="fp32", show_default=True, metavar="P", help="fp32, bf16 or fp16.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one.")
-@click.option("--workers", type=click.IntRange(min=0), default=0, metavar="N", help="Processes that decode.")
+@workers_option
 @click.option("--out", metavar="FILE", help="Default trained/<model>.safetensors.")
 @progress_option
 @click.option("--json", "as_json", is_flag=True, help="Print only JSON on standard output.")

@@ -101,3 +101,16 @@ def test_no_number_of_any_option_is_a_bug() -> None:
                 for text in ("9" * 20, "9" * 5000, "-1", "nan", "1e999", "²"):
                     with contextlib.suppress(click.ClickException, ItdError):
                         command.make_context(command.name, [parameter.opts[0], text])
+
+
+def test_no_command_starts_more_processes_than_a_machine_has() -> None:
+    taking = 0
+    for target, _ in COMMANDS.values():
+        module, _, attribute = target.partition(":")
+        command = getattr(importlib.import_module(module), attribute)
+        for parameter in command.params:
+            if parameter.name == "workers":
+                taking += 1
+                with pytest.raises(click.BadParameter, match="not in the range 0<=x<=1024"):
+                    parameter.type_cast_value(click.Context(command), "1025")
+    assert taking == 8

@@ -64,7 +64,7 @@ WORDS = (
     "present", "4,288", "288,4", "averaging", "cascade", "features-head", "onecycle", "multistep", "10%", "101%",
     "frozen",
 )  # fmt: skip
-_SLOW = {"--workers": ("-1", "0", "x", ""), "--epochs": ("-1", "0", "1", "x")}
+_SLOW = {"--workers": ("-1", "0", "x", "", "9999"), "--epochs": ("-1", "0", "1", "x")}
 """Of options whose large values are asked for in earnest."""
 _WRITTEN = ("--csv", "--plot", "--out", "-o", "--save", "--curves")
 """Options that name what is written: a pipe waits for its reader there, as it should."""
