@@ -284,3 +284,12 @@ def end_sweeps(reports: list[Any]) -> None:
     """Ends the command with exit status 3 where units were set aside."""
     if any(report.failed for report in reports):
         click.get_current_context().exit(SET_ASIDE)
+
+
+def show_sweep(begun: Any, progress: Progress) -> Callable[[int], Any]:
+    """Notes of what a sweep is about to do, and its progress in images, those that are there already among them."""
+    for text in start_notes(begun):
+        note(text)
+    configs = len(begun.job.space)
+    progress.start(begun.already + begun.todo, "images", done=begun.already, grain="rows", grains=configs)
+    return progress.update
