@@ -21,8 +21,13 @@ _FULL = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
     "unable to find an engine",
+    "could not create a memory",
+    "could not execute a primitive",
 )
-"""What CUDA, torch's allocator of the CPU, cuBLAS and cuDNN say; the last found no room for any of its algorithms."""
+"""What CUDA, torch's allocator of the CPU, cuBLAS, cuDNN and oneDNN say; an engine is an algorithm that there is room
+for."""
+_PRIMITIVE = "could not create a primitive"
+"""oneDNN's of memory, where nothing follows; a primitive descriptor that it lacks has other reasons."""
 
 
 def resolve_device(device: Any = None) -> torch.device:
@@ -57,10 +62,19 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in _FULL)
+    text = str(error)
+    return isinstance(error, RuntimeError) and (text == _PRIMITIVE or any(phrase in text for phrase in _FULL))
 
 
-def memory_shortage(error: BaseException, device: torch.device, what: str = "a single image") -> MemoryShortageError:
+def raise_if_memory(error: BaseException, device: torch.device | str = "cpu", what: str = "a single image") -> None:
+    """MemoryShortageError for an error that says that memory ran out, which is nothing wrong with a network."""
+    if is_out_of_memory(error):
+        raise memory_shortage(error, device, what) from error
+
+
+def memory_shortage(
+    error: BaseException, device: torch.device | str, what: str = "a single image"
+) -> MemoryShortageError:
     """What is raised where the least that can be run at once is too much. what: that."""
     return MemoryShortageError(
         f"out of memory on {device} with {what} ({first_line(error, 80)}); give a smaller `crop_px` or another "
@@ -81,26 +95,27 @@ class Halves:
     def run(self, count: int, work: Callable[[slice], T]) -> list[T]:
         """What `work` gives for each piece of `count` rows, in order. A piece that does not fit is given again, halved.
 
-        Raises MemoryShortageError where a single row does not fit.
+        Raises MemoryShortageError where a single row does not fit, tried twice.
 
         >>> Halves(torch.device("cpu")).run(3, lambda rows: (rows.start, rows.stop))
         [(0, 3)]
         """
         done: list[T] = []
-        first = 0
+        first, tried = 0, False
         while first < count:
             size = min(count - first, self.most or count)
             try:
                 done.append(work(slice(first, first + size)))
-                first += size
+                first, tried = first + size, False
                 continue
             except (RuntimeError, MemoryError, OSError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if size == 1:
+                if tried:
                     raise memory_shortage(error, self.device) from error
-            self.most = size // 2  # after the error, which holds what filled the memory
-            free_memory(self.device)
+            tried = size == 1
+            self.most = max(1, size // 2)
+            free_memory(self.device)  # after the error, which holds what filled the memory
         return done
 
 

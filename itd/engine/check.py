@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from itd.device import free_memory, is_out_of_memory, memory_shortage
+from itd.device import free_memory, raise_if_memory
 from itd.engine.executor import Sink
 from itd.engine.ops import CHANNELS_LAST
 from itd.engine.plain import PlainExecutor
@@ -57,8 +57,7 @@ def _check_tree(program: Program, input_shape: tuple[int, int, int], name: str) 
     except ItdError:
         raise
     except Exception as error:  # what torch.fx recorded may hold for other numbers of images than these
-        if is_out_of_memory(error):
-            raise memory_shortage(error, program.device, "two images") from error
+        raise_if_memory(error, program.device, "two images")
         raise TraceError(f"{name} as torch.fx traces it cannot be run ({first_line(error)})") from error
     for key, expected in plain.items():
         if tree[key].shape != expected.shape:

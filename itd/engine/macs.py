@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from itd.device import raise_if_memory
 from itd.errors import ItdError, ModelError, SpaceError
 from itd.layers import LAYERS
 from itd.layers.condconv import CondConv2d
@@ -265,6 +266,7 @@ def _counted(model: nn.Module, config: Any, shape: tuple[int, ...]) -> Macs:
     except ItdError:
         raise
     except Exception as error:
+        raise_if_memory(error, own)
         refused = error
     size = " x ".join(map(str, shape[1:]))
     raise ModelError(

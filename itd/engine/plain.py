@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from itd.device import Halves, is_out_of_memory, memory_shortage, moved
+from itd.device import Halves, moved, raise_if_memory
 from itd.engine.costs import PrefixCosts
 from itd.engine.executor import Sink
 from itd.engine.macs import Macs, macs
@@ -112,8 +112,7 @@ def _logits_shape(
         except ItdError:
             raise
         except Exception as error:  # a network may raise anything
-            if is_out_of_memory(error):
-                raise memory_shortage(error, pixels.device) from error
+            raise_if_memory(error, pixels.device)
             size = " x ".join(map(str, input_shape))
             raise ModelError(
                 f"the network cannot be run on an image of zeros of {size} ({first_line(error)}); mend it, or give "

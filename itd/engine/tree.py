@@ -207,21 +207,29 @@ class TreeExecutor:
     # -- one chunk ----------------------------------------------------------------------------------------------------
 
     def _run_chunk(
-        self, queues: list[dict[Shapes, Queue]], number: int, shapes: Shapes, segment: Segment, sink: Sink
+        self,
+        queues: list[dict[Shapes, Queue]],
+        number: int,
+        shapes: Shapes,
+        segment: Segment,
+        sink: Sink,
+        again: bool = False,
     ) -> None:
-        """Run a chunk; out of memory, run its halves, and keep later ones as small."""
+        """Run a chunk; out of memory, run its halves, and keep later ones as small. again: a row's second try."""
         try:
             pushes = self._run_rows(number, segment, sink)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if len(segment) == 1:
+            if again:
                 raise memory_shortage(error, self.device, f"a single image at {shapes}") from error
         else:
             for below, child in pushes:
                 self._push(queues, below, child)
             return
         half = self._keep_below(number, shapes, len(segment))
+        if len(segment) == 1:
+            return self._run_chunk(queues, number, shapes, segment, sink, again=True)
         self._run_chunk(queues, number, shapes, segment.part(0, half), sink)
         self._run_chunk(queues, number, shapes, segment.part(half, len(segment)), sink)
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from itd.device import raise_if_memory
 from itd.errors import ItdError, ModelError
 from itd.patcher.families import AutoSites, ModelEntry, SiteModule
 from itd.patcher.layout import Layer, Stage, layers_of, measurable, send, stages_of, stem_of
@@ -231,6 +232,7 @@ class _Search:
             with model.configured(config):
                 send(model, self.shape)
         except Exception as error:  # whatever the network raises, it does not run
+            raise_if_memory(error)
             return window and _TOO_SMALL.search(str(error)) is not None
         return True
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from itd.device import raise_if_memory
 from itd.errors import ModelError
 from itd.layers.conv import PerSampleConv2d
 from itd.patcher.kinds import POOLS, takes
@@ -68,6 +69,7 @@ def measurable(model: nn.Module, shape: tuple[int, int, int]) -> nn.Module:
     try:
         send(probe, shape)
     except Exception as error:
+        raise_if_memory(error)
         size = " x ".join(map(str, shape[1:]))
         raise ModelError(
             f"{type(model).__name__} does not take an image of {size} with {shape[0]} channels: {first_line(error)}; "

@@ -24,9 +24,10 @@ from itd.patcher.families import AutoSites, ModelEntry, SiteModule, Sites
 from itd.patcher.kinds import check_pool_half, side, why_not
 from itd.patcher.output_stride import output_stride
 from itd.patcher.registry import MODELS, as_sites, registered, resolve_sites
+from itd.patcher.storage import uncopied
 from itd.space import ATTRIBUTES, SITES, Conventions, Setting, SiteSpec, Space, build_space, format_value
 from itd.space.setting import OPTIONS
-from itd.text import listed, one_line, shorten
+from itd.text import listed, shorten
 
 
 class DynamicModel(nn.Module):
@@ -138,10 +139,7 @@ def _unpatched_copy(model: nn.Module) -> nn.Module:
     try:
         new = copy.deepcopy(model, memo=dict(shared))
     except Exception as error:  # a module may hold anything
-        raise ModelError(
-            f"{type(model).__name__} cannot be copied ({one_line(error)}); take what is no parameter, buffer or plain "
-            "value out of it"
-        ) from error
+        raise uncopied(model, error) from error
     if not isinstance(new, DynamicModel):
         return new
     for modules in new.sites.values():

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from itd.errors import ModelError
+from itd.device import is_out_of_memory, memory_shortage
+from itd.errors import ItdError, ModelError
 from itd.text import one_line
 
 _MAKERS = (torch.empty, torch.zeros, torch.ones)
@@ -49,7 +50,14 @@ def copy_on(model: nn.Module, device: torch.device) -> nn.Module:
         with torch.no_grad():  # the copy of a script has no history of its own
             return copy.deepcopy(model, memo).to(device).eval()
     except Exception as error:  # a module may hold anything
-        raise ModelError(
-            f"{type(model).__name__} cannot be copied ({one_line(error)}); take what is no parameter, buffer or plain "
-            "value out of it"
-        ) from error
+        raise uncopied(model, error) from error
+
+
+def uncopied(model: nn.Module, error: Exception) -> ItdError:
+    """Why a network cannot be copied: for want of memory, or because of what it holds."""
+    if is_out_of_memory(error):
+        return memory_shortage(error, "cpu", "a copy of the network")
+    return ModelError(
+        f"{type(model).__name__} cannot be copied ({one_line(error)}); take what is no parameter, buffer or plain "
+        "value out of it"
+    )

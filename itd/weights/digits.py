@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from itd.data.cache import cache_folder
 from itd.data.digits import digits_images
 from itd.data.preprocess import DIGITS_PREPROCESS
+from itd.device import raise_if_memory
 from itd.errors import ModelError
 from itd.files import temporary, unwritable, write_atomic
 from itd.patcher.names import is_timm, model_slug
@@ -177,6 +178,7 @@ def _require_fit(model_name: str, model: nn.Module, device: torch.device) -> Non
         with torch.inference_mode():
             model.eval()(torch.zeros(1, 3, 64, 64, device=device))
     except (RuntimeError, AssertionError, ValueError) as error:
+        raise_if_memory(error, device)
         raise ModelError(
             f"{model_name} cannot take the 64 x 64 images of the embedded digits ({one_line(error)}); pass `data=DIR` "
             "and `weights`, or another `model`"

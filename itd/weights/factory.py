@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from itd.data.preprocess import Preprocess
+from itd.device import raise_if_memory
 from itd.errors import ModelError
 from itd.patcher.factories import build_factory
 from itd.patcher.model import logits_of
@@ -69,6 +70,7 @@ def count_logits(name: str, network: nn.Module, side_px: int) -> int:
         try:
             logits = _logits(network, side_px, "cpu")
         except Exception as error:  # the user's code may raise anything
+            raise_if_memory(error)
             raise ModelError(
                 f"{name} cannot take an image of 3 x {side_px} x {side_px} ({first_line(error)}); give the size that "
                 "it takes (`crop_px`, `resize_px`), or weights whose file says it"

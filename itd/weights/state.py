@@ -21,8 +21,8 @@ from itd.errors import ItdWarning, ModelError
 from itd.patcher.factories import build_factory
 from itd.patcher.names import is_factory, is_timm
 from itd.patcher.registry import build_model
+from itd.patcher.storage import uncopied
 from itd.patcher.timm_models import build_timm
-from itd.text import one_line
 from itd.weights.files import FILE_SUFFIXES
 
 NONE = "none"
@@ -202,10 +202,7 @@ def _copied(network: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(network)
     except Exception as error:  # a module of a user's own may hold anything
-        raise ModelError(
-            f"{type(network).__name__} cannot be copied ({one_line(error)}); take what is no parameter, buffer or "
-            "plain value out of it"
-        ) from error
+        raise uncopied(network, error) from error
 
 
 @contextlib.contextmanager

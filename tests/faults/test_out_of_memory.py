@@ -20,15 +20,19 @@ from itd.data.preprocess import DIGITS_PREPROCESS
 from itd.device import Halves, is_out_of_memory, moved
 from itd.engine import check
 from itd.engine.check import check_plain, check_tree
+from itd.engine.macs import macs
 from itd.engine.plain import PlainExecutor
 from itd.engine.program import compile_program
 from itd.errors import DataError, MemoryShortageError
 from itd.patcher import model_space, patch
+from itd.patcher.layout import measurable
+from itd.patcher.storage import copy_on
 from itd.selectors.predict import PredictRequest, predict
 from itd.training import trainer
 from itd.training.data import TrainingSet
 from itd.training.evaluate import label_ranks
 from itd.training.recalibrate import RecalibratedExecutor
+from itd.weights.factory import count_logits
 from support import engine
 from support.commands import one_line, run
 from support.networks import MyNet
@@ -38,6 +42,7 @@ ERRORS: dict[str, Callable[[], Exception]] = {
     "cudnn": lambda: RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     "cublas": lambda: RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     "engine": lambda: RuntimeError("GET was unable to find an engine to execute this computation"),
+    "onednn": lambda: RuntimeError("could not create a primitive"),
     "cpu": lambda: RuntimeError("[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate memory"),
     "python": lambda: MemoryError(),
 }
@@ -110,7 +115,13 @@ def estimated(executor: RecalibratedExecutor) -> RecalibratedExecutor:
 @pytest.mark.parametrize("error", ERRORS)
 def test_each_way_of_saying_it_is_known(error: str) -> None:
     assert is_out_of_memory(ERRORS[error]())
-    for other in (RuntimeError("shape mismatch"), ValueError("out of memory"), OSError(28, "No space left")):
+    descriptor = RuntimeError("could not create a primitive descriptor for a convolution forward propagation primitive")
+    for other in (
+        descriptor,
+        RuntimeError("shape mismatch"),
+        ValueError("out of memory"),
+        OSError(28, "No space left"),
+    ):
         assert not is_out_of_memory(other)
 
 
@@ -128,7 +139,7 @@ def test_every_executor_halves_and_gives_the_same_logits(way: str, error: str) -
 
 @pytest.mark.parametrize("way", executors())
 def test_memory_that_runs_out_once_at_any_call_changes_nothing(way: str) -> None:
-    """Also where segments that wait are joined, and where pictures are moved to the device."""
+    """Also where segments that wait are joined, and where a single image is run."""
     make = executors()[way]
     expected = engine.logits(make(), images(5), 5)
     for last in itertools.count(1):
@@ -141,6 +152,11 @@ def test_memory_that_runs_out_once_at_any_call_changes_nothing(way: str) -> None
         if not memory.raised:
             break
     assert last > 10
+    for last in range(1, 20):
+        executor = make()
+        with Scarce(ERRORS["torch"], last=last):
+            found = engine.logits(executor, images(1), 5)
+        torch.testing.assert_close(found, expected[:, :1], rtol=1e-4, atol=1e-5)
 
 
 def test_segments_are_joined_in_halves(random_network) -> None:
@@ -244,6 +260,24 @@ def test_statistics_of_a_batch_are_never_halved() -> None:
     with Scarce(ERRORS["torch"], most=3), pytest.raises(MemoryShortageError) as error:
         executor.run(images(2), lambda *_: None)
     assert "the 4 images that statistics are estimated on" in str(error.value) and "`images`" in str(error.value)
+
+
+def test_a_lack_of_memory_is_not_taken_for_a_fault_of_the_network(monkeypatch) -> None:
+    for error in ERRORS.values():
+        model = MyNet().eval()
+        monkeypatch.setattr(
+            MyNet, "__deepcopy__", lambda self, memo, e=error: (_ for _ in ()).throw(e()), raising=False
+        )
+        for make in (lambda m=model: patch(m, SITES_OF_MINE), lambda m=model: copy_on(m, torch.device("cpu"))):
+            with pytest.raises(MemoryShortageError, match="out of memory on cpu with a copy of the network"):
+                make()
+        monkeypatch.undo()
+        monkeypatch.setattr(MyNet, "forward", lambda self, x, e=error: (_ for _ in ()).throw(e()))
+        for run_it in (lambda m=model: count_logits("mine", m, 24), lambda m=model: measurable(m, (3, 24, 24)),
+                       lambda m=model: macs(m, input_shape=(3, 24, 24))):  # fmt: skip
+            with pytest.raises(MemoryShortageError, match="out of memory on cpu with a single image"):
+                run_it()
+        monkeypatch.undo()
 
 
 @pytest.fixture
