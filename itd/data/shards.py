@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from itd.data.classes import numbered_classes
-from itd.data.decode import decoded, unreadable
+from itd.data.decode import MAX_BYTES, decoded, unreadable
 from itd.data.images import ImageSet
 from itd.errors import DataError
 from itd.text import listed, one_line
@@ -49,6 +49,11 @@ class ShardReader:
     def content(self, index: int, name: str) -> bytes:
         """The bytes of an image. Its shard is opened anew: a handle would be shared by processes that were forked."""
         path, size = self.shards[self.shard[index]], int(self.size[index])
+        if size > MAX_BYTES:
+            raise DataError(
+                f"cannot decode image {index}, {name} in {path}: it has {size:,} bytes; allowed are {MAX_BYTES:,}; "
+                "pack the shard without it, or pass `allow_missing` to record it as missing"
+            )
         try:
             with open(path, "rb") as file:
                 file.seek(int(self.offset[index]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 from pathlib import Path
 
@@ -173,6 +174,11 @@ def test_images_that_are_only_paths_are_read_from_them(tmp_path: Path) -> None:
     assert (np.asarray(reader(1, "1.png")) == pixels_of(encoded(1))).all()
     (root / "1.png").unlink()
     with pytest.raises(DataError, match=r"row 1: there are no bytes, and the file .*1\.png cannot be read: no such"):
+        hf._rows(dataset, "image", "label", "x")
+    os.mkfifo(root / "1.png")
+    with pytest.raises(
+        DataError, match=r"row 1: there are no bytes, and the file .*1\.png cannot be read: it is no file"
+    ):
         hf._rows(dataset, "image", "label", "x")
 
 

@@ -43,3 +43,15 @@ def test_headers_that_lie_are_one_line(kind: str, tmp_path: Path) -> None:
     with within(20), pytest.raises(DataError, match=r"s\.tar cannot be read after") as error:
         shard_images(path, num_classes=2)
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_an_image_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    path, size = tmp_path / "s.tar", 8**11 - 1
+    with open(path, "wb") as file:
+        file.write(header("a.png", size=size))
+        file.seek(-size % 512 + size, 1)  # a hole: it takes no space
+        file.write(header("a.cls", b"0") + bytes(1024))
+    images = shard_images(path, num_classes=2)
+    assert images.sizes_bytes.tolist() == [size]
+    with pytest.raises(DataError, match=r"cannot decode image 0, s\.tar/a\.png in .*8,589,934,591 bytes; allowed are"):
+        images.load(0)
