@@ -289,3 +289,25 @@ def test_the_command_says_all_as_json(folder: Path, tmp_path: Path) -> None:
 def test_a_hash_is_of_fields_and_not_of_their_order() -> None:
     assert sealed({"a": 1, "b": [2.5, None]})["sha256"] == sealed({"b": [2.5, None], "a": 1})["sha256"]
     assert b'"sha256"' in to_json(sealed({}))
+
+
+def test_a_part_that_overlaps_another_is_put_aside(folder: Path, scores: dict[str, np.ndarray]) -> None:
+    """As two machines without locks can leave it, which swept with two limits."""
+    before = rows(folder)
+    short = synthetic.open_writer(folder.with_name("s"), 6, space=synthetic.make_space(6, default=DEFAULT))
+    synthetic.write_units(short, {name: array[..., :6] for name, array in scores.items()})
+    stray = folder.with_name("s") / "part-00000004-00000005.parquet"
+    for file in (stray, *records(stray)):
+        shutil.copy(file, folder / file.relative_to(stray.parent))
+    report = verify(folder)
+    assert [(one.file, one.reason) for one in report.damaged] == [
+        ("part-00000004-00000007.parquet", "it overlaps part-00000004-00000005.parquet; delete one of them")
+    ]
+    with pytest.warns(
+        ItdWarning, match=r"part-00000004-00000007\.parquet is damaged: it overlaps .*moved to _itd/bad/"
+    ):
+        again = writer(folder)
+    assert [(unit.first, unit.last) for unit in again.todo()] == [(6, 7)]
+    synthetic.write_units(again, scores)
+    assert verify(folder).complete
+    pd.testing.assert_frame_equal(rows(folder), before)
