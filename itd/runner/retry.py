@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,15 @@ from itd.runner.options import RunOptions, missing_limit
 from itd.store import MissingImage, identity_there, unscored_there
 from itd.store.missing import read_missing
 from itd.text import visible
+from itd.weights.prepare import OnPrepare
 
 
-def find_problems(job: SweepJob, *, workers: int = 0, batch_size: int = 32) -> list[Problem]:
+def find_problems(
+    job: SweepJob, *, workers: int = 0, batch_size: int = 32, step: Callable[[int], Any] | None = None
+) -> list[Problem]:
     """Reads and decodes every selected image of a job; the problems there are, in the order of the selection.
+
+    step: called with how many images were just decoded.
 
     >>> from itd import SweepRequest
     >>> job = SweepRequest("resnet18", "dilation", sites="D", data="digits", weights="none", limit=4).job()
@@ -28,12 +33,18 @@ def find_problems(job: SweepJob, *, workers: int = 0, batch_size: int = 32) -> l
     []
     """
     batches = stream(job.images.pixels, [job.images.samples], batch_size=batch_size, workers=workers, keep_going=True)
-    return [problem for batch in batches for problem in batch.problems if problem is not None]
+    found: list[Problem] = []
+    for batch in batches:
+        found += [problem for problem in batch.problems if problem is not None]
+        if step is not None:
+            step(len(batch))
+    return found
 
 
-def require_decodable(job: SweepJob, options: RunOptions) -> None:
+def require_decodable(job: SweepJob, options: RunOptions, on_prepare: OnPrepare | None = None) -> None:
     """An ItdWarning for each image with a problem; DataError where there are more than may be missing."""
-    problems = find_problems(job, workers=options.workers)
+    step = on_prepare("decoding every image", len(job)) if on_prepare is not None else None
+    problems = find_problems(job, workers=options.workers, step=step)
     for problem in problems:
         warnings.warn(visible(problem.text), ItdWarning, stacklevel=4)
     allowed = missing_limit(options.allow_missing, len(job))

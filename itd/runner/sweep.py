@@ -21,7 +21,7 @@ from itd.runner.request import SweepRequest
 from itd.runner.retry import replaced_files, require_decodable
 from itd.runner.units import UnitRun, described
 from itd.runner.worker import Progress, Worker
-from itd.store import FailedUnit, ResultWriter, order_there, remove_other
+from itd.store import FailedUnit, ResultWriter, done_images, order_there, remove_other
 from itd.weights.prepare import OnPrepare, draw_bar
 
 
@@ -161,7 +161,8 @@ def sweep(
     job.check_unchanged()
     way = way_of(job, options)
     make = partial(make_executor, job, options, way)
-    return run_job(job, options, make, way=way.name, warning=way.note, on_start=on_start)
+    prepare = None if quiet else on_prepare
+    return run_job(job, options, make, way=way.name, warning=way.note, on_start=on_start, on_prepare=prepare)
 
 
 def run_job(
@@ -173,6 +174,7 @@ def run_job(
     warning: str | None = None,
     identity: Mapping[str, Any] | None = None,
     on_start: OnStart | None = None,
+    on_prepare: OnPrepare | None = None,
 ) -> SweepReport:
     """Computes and writes the units that are missing, with any executor.
 
@@ -188,7 +190,8 @@ def run_job(
         remove_other(options.out or job.default_out, identity, job.space)
     job = as_there(job, options, identity)
     if options.check_data:
-        require_decodable(job, options)
+        done_images(options.out or job.default_out, identity=identity, space=job.space, samples=job.images.samples)
+        require_decodable(job, options, on_prepare)
     writer = open_writer(job, options, identity, way)
     if replaced is not None:
         writer.go_on_with(replaced.now, replaced.missing)
