@@ -48,7 +48,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` lo
     from itd.selectors.evaluate import SelectRequest, select
     from itd.selectors.predict import PredictRequest, predict
     from itd.space import Conventions, Setting, Space
-    from itd.store import Result, open_result, verify
+    from itd.store import Result, open_result, repair, verify
     from itd.training.compare_layers import CompareLayersRequest, compare_layers
     from itd.training.evaluate import EvaluateRequest, evaluate
     from itd.training.recalibrate import RecalibrateRequest, recalibrate
@@ -115,6 +115,7 @@ _MODULES = {
     "itd.store": (
         "Result",
         "open_result",
+        "repair",
         "verify",
     ),
     "itd.training.compare_layers": (
@@ -189,6 +190,7 @@ __all__ = [
     "preferences",
     "recalibrate",
     "register_model",
+    "repair",
     "report",
     "rof",
     "select",
