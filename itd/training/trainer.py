@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import itertools
 import json
 import math
 import os
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from itd.checked import BadJson, anything, mapping, parse_json, text, whole
+from itd.checked import BadJson, anything, file_size, mapping, parse_json, text, whole
 from itd.device import is_out_of_memory
 from itd.errors import DataError, ItdError, MemoryShortageError, ModelError
 from itd.files import write_atomic
@@ -33,6 +34,7 @@ from itd.weights.archives import check_archive
 from itd.weights.files import require_tensors
 
 LOG_COLUMNS = ("epoch", "step", "configs", "lr", "loss")
+_MOST_LOG_BYTES = 2**30
 
 LossTerm = tuple[str, Callable[[], Tensor]]
 """What a term of a step's loss is called, and what computes it: a scalar whose gradient is added to the others'."""
@@ -288,9 +290,10 @@ class _Log:
         rows = []
         if path is not None and steps_done and path.exists():
             try:
+                file_size(path, _MOST_LOG_BYTES)
                 with open(path, newline="", encoding="utf-8") as file:
-                    rows = list(csv.DictReader(file))[:steps_done]
-            except (csv.Error, ValueError) as error:
+                    rows = list(itertools.islice(csv.DictReader(file), steps_done))
+            except (csv.Error, ValueError, OSError) as error:
                 raise DataError(f"{path} is not the log of a run ({one_line(error)}); move it away") from error
         writer = csv.DictWriter(self.text, LOG_COLUMNS, extrasaction="ignore")
         writer.writeheader()

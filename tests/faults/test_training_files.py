@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -105,3 +106,14 @@ def test_a_log_that_is_none_is_one_line_or_begun_anew(data: bytes, files: RunFil
         _Log(files.log, 10)
     except DataError as error:
         assert "\n" not in str(error) and files.log.read_bytes() == data
+
+
+def test_a_log_that_is_no_file_or_too_long_is_not_read(files: RunFiles) -> None:
+    os.mkfifo(files.log)
+    with pytest.raises(DataError, match=r"w\.csv is not the log of a run \(it is no file\)"):
+        _Log(files.log, 10)
+    files.log.unlink()
+    with open(files.log, "wb") as file:
+        file.truncate(10**12)  # a hole: it takes no space
+    with pytest.raises(DataError, match="it has 1,000,000,000,000 bytes; allowed are"):
+        _Log(files.log, 10)
