@@ -55,7 +55,7 @@ def _check_tree(folder: Path, entries: list[tuple[list[str], str]]) -> None:
     root.mkdir()
     try:
         for names, kind in entries:
-            with contextlib.suppress(OSError):  # a name that the file system cannot have
+            with contextlib.suppress(OSError, UnicodeError):  # a name that no file can have
                 _make(root.joinpath(*(name.replace("/", "_") for name in names)), root, kind)
         for read in (
             lambda: open_images(root, num_classes=None), lambda: open_images(root, num_classes=2),
@@ -74,6 +74,8 @@ def _first(images: object) -> None:
 
 def _make(path: Path, root: Path, kind: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(path):  # a pipe would wait for a reader
+        return
     if kind in ("image", "empty", "text"):
         path.write_bytes({"image": IMAGE, "empty": b"", "text": b"path,label\n"}[kind])
     elif kind in ("folder", "closed"):
