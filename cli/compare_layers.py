@@ -20,7 +20,7 @@ MODELS = "cifar-resnet18,cifar-resnet18+involution,cifar-resnet18+condconv,cifar
     "--side", "side_px", type=click.IntRange(min=8), metavar="PX", help="Of what is timed; default the data's."
 )
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, metavar="N")
-@click.option("--repeats", type=click.IntRange(min=3), default=10, show_default=True, metavar="N")
+@click.option("--repeats", type=click.IntRange(3, 10_000), default=10, show_default=True, metavar="N")
 @click.option("--epoch-images", type=click.IntRange(min=1), default=40_000, show_default=True, metavar="N")
 @click.option(
     "--limit", type=click.IntRange(min=1), metavar="N", help="N images of --data, of as many classes as there are."

@@ -49,12 +49,12 @@ def output_options(*, plot: bool = False) -> Callable[[F], F]:
 def bootstrap_options(command: F) -> F:
     """`--resamples N` and `--seed S`: of the 95% intervals, and of the halves that choosing and measuring keep to."""
     command = click.option(
-        "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the resamples."
+        "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the resamples."
     )(command)
     return click.option(
         "--resamples",
         "count",
-        type=click.IntRange(min=20),
+        type=click.IntRange(20, 100_000),
         default=1000,
         show_default=True,
         metavar="N",
@@ -66,7 +66,7 @@ def held_out_options(command: F) -> F:
     """`--folds N` and `--repeats N`: of the held-out curve."""
     command = click.option(
         "--repeats",
-        type=click.IntRange(min=1),
+        type=click.IntRange(1, 1000),
         default=20,
         show_default=True,
         metavar="N",

@@ -84,7 +84,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
                          help="Configurations in each batch, one for each part of it."),
             click.option("--distill", is_flag=True, help="The default's outputs teach the drawn configuration."),
             click.option("--precision", default="fp32", show_default=True, metavar="P", help="fp32, bf16 or fp16."),
-            click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True),
+            click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True),
             click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one."),
             workers_option,
             click.option("--out", metavar="FILE", help="Default rof/<model>-<attr>.safetensors."),

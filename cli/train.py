@@ -46,7 +46,7 @@ _COUNT = click.IntRange(min=1)
 @labels_option("--test-labels", "--test")
 @click.option("--test-every", type=_COUNT, default=1, show_default=True, metavar="N", help="Every Nth of --test.")
 @click.option("--precision", default="fp32", show_default=True, metavar="P", help="fp32, bf16 or fp16.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one.")
 @workers_option
 @click.option("--out", metavar="FILE", help="Default trained/<model>.safetensors.")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FOLDS = 10
 REPEATS = 20
+MOST_REPEATS = 1000
 INTERVAL_STEPS = 10
 """Steps of a list that get an interval."""
 INTERVAL_WORK = 6e10
@@ -130,7 +131,7 @@ def held_out(
         raise ResultError(
             "folds is 1, and a list has to be chosen on other folds; give 2 or more, or 0 to leave it out"
         )
-    require_number(repeats, "repeats", least=1)
+    require_number(repeats, "repeats", least=1, most=MOST_REPEATS)
     configs, n = scores.correct.shape
     folds = min(folds, n)
     if folds < 2:

@@ -14,8 +14,12 @@ import numpy as np
 
 from itd.analysis.scores import require_number
 from itd.errors import ResultError
+from itd.text import shorten
 
 RESAMPLES = 1000
+MOST_RESAMPLES = 100_000
+MOST_SEED = 2**32 - 1
+"""scikit-learn's, whose learners get the same one."""
 PERCENTILES = (2.5, 97.5)
 """The ends of a 95% interval."""
 _BLOCK = 4_000_000
@@ -200,7 +204,9 @@ def as_resamples(resamples: Resamples | int | None, n: int, seed: int = 0) -> Re
             )
         return resamples
     count = RESAMPLES if resamples is None else resamples
-    if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-        raise ResultError(f"resamples is {resamples!r}; give their number, or Resamples({n})")
-    require_number(seed, "seed", least=0)
+    if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MOST_RESAMPLES:
+        raise ResultError(
+            f"resamples is {shorten(repr(resamples))}; give their number, 0 to {MOST_RESAMPLES}, or Resamples({n})"
+        )
+    require_number(seed, "seed", least=0, most=MOST_SEED)
     return Resamples(n, count, seed)

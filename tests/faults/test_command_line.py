@@ -13,9 +13,11 @@ import click
 import pytest
 from PIL import Image
 
+import itd
 from itd.errors import ItdError
 from itd.text import visible
 from itd_cli.main import COMMANDS
+from support import synthetic
 from support.commands import one_line, run
 
 
@@ -114,3 +116,13 @@ def test_no_command_starts_more_processes_than_a_machine_has() -> None:
                 with pytest.raises(click.BadParameter, match="not in the range 0<=x<=1024"):
                     parameter.type_cast_value(click.Context(command), "1025")
     assert taking == 8
+
+
+def test_numbers_that_no_memory_holds_are_refused_by_name(tmp_path: Path) -> None:
+    path = synthetic.make_result(tmp_path / "r.parquet", synthetic.make_scores(6, 10))
+    for option in ("--resamples", "--repeats", "--seed"):
+        answer = run("greedy", path, option, "9" * 20)
+        assert answer.exit_code == 2 and "is not in the range" in answer.stderr and answer.stderr.count("\n") == 1
+    for name, most in (("resamples", 100_000), ("repeats", 1000), ("seed", 2**32 - 1)):
+        with pytest.raises(ItdError, match=rf"{name} is {'9' * 20}; give .* {most}"):
+            itd.greedy(itd.open_result(path), **{name: int("9" * 20)})
