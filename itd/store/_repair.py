@@ -57,7 +57,7 @@ def repair(path: str | Path) -> tuple[str, ...]:
             samples = manifests.from_runs(manifest["samples"])
             for part in list_parts(root):
                 _mend_record(root, part, configs, samples, notes)
-        parts, moved = whole_parts(root, configs.column("config").to_numpy(), samples)
+        parts, moved = whole_parts(root, manifest, configs.column("config").to_numpy())
         nulls = [image for one in parts for image in one.null_images]
         if nulls or missing_path(root).exists():
             as_parts_say(root, nulls, samples)

@@ -334,8 +334,9 @@ def records_more(manifest: Mapping[str, Any], provenance: Mapping[str, Any]) -> 
     return not recorded.issuperset(provenance)
 
 
-def require_own(folder: Path, manifest: dict[str, Any]) -> None:
-    """ResultError where another run has begun the result anew since this one opened it."""
+def require_own(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest as it is now; ResultError where another run has begun the result anew since this one opened it."""
     now = load_manifest(folder)
     if now is None or now["identity"] != manifest["identity"] or now["configs_sha256"] != manifest["configs_sha256"]:
         raise ResultError(f"{folder} was begun anew by another run in the meantime; give another `out`")
+    return now

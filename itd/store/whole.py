@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from itd.errors import ResultError
+from itd.store import manifest as manifests
 from itd.store.aside import put_aside
 from itd.store.files import SIDE, locked
 from itd.store.index import Index, read_index
@@ -76,16 +78,18 @@ def check_parts(
     return found
 
 
-def whole_parts(folder: Path, numbers: np.ndarray, samples: np.ndarray) -> tuple[list[Checked], list[str]]:
+def whole_parts(folder: Path, manifest: Mapping[str, Any], numbers: np.ndarray) -> tuple[list[Checked], list[str]]:
     """The parts of a result that are whole, the others moved to `_itd/bad`; and a note for each that was moved.
 
-    The parts are read without the lock; under it only what was damaged is looked at once more.
+    The parts are read without the lock; under it only what was damaged is looked at once more, by the manifest as it
+    is then: another run may have gone on to more images, or begun the result anew.
     """
-    found = check_parts(list_parts(folder), numbers, samples)
+    found = check_parts(list_parts(folder), numbers, manifests.from_runs(manifest["samples"]))
     damaged = {one.file for one in found if isinstance(one, Damage)}
     notes = []
     if damaged:
         with locked(folder / SIDE):
+            samples = manifests.from_runs(manifests.require_own(folder, manifest)["samples"])
             for part in list_parts(folder):
                 if part.name not in damaged:
                     continue

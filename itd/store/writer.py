@@ -323,8 +323,7 @@ class ResultWriter:
 
 def sound_parts(folder: Path, manifest: dict[str, Any], configs: pa.Table) -> list[Checked]:
     """The parts of a result that are whole; the others are moved to `_itd/bad`, with an ItdWarning for each."""
-    numbers, samples = configs.column("config").to_numpy(), manifests.from_runs(manifest["samples"])
-    parts, notes = whole_parts(folder, numbers, samples)
+    parts, notes = whole_parts(folder, manifest, configs.column("config").to_numpy())
     for text in notes:
         warnings.warn(text, ItdWarning, stacklevel=3)
     return parts
