@@ -188,6 +188,11 @@ def _how(command: Callable[..., Any]) -> Callable[..., Any]:
                 show_default=True,
                 help="The prefix tree, one plain forward for each configuration, or the tree where it can be.",
             ),
+            click.option(
+                "--cache",
+                metavar="DIR",
+                help="Keep decoded images there, for sweeps of the same images and preprocessing.",
+            ),
             click.option("--shard", callback=_shard, metavar="i/n", help="Only this part of the work, for job arrays."),
             click.option(
                 "--out",

@@ -32,6 +32,11 @@ class FolderReader:
         path = os.path.join(self.root, name)
         return decoded(path, index, path)
 
+    def stamp(self, index: int, name: str) -> tuple[int, int]:
+        """Size and time of a file; OSError where it is gone."""
+        found = os.stat(os.path.join(self.root, name))
+        return found.st_size, found.st_mtime_ns
+
     def content(self, index: int, name: str) -> bytes:
         """The bytes of a file; errors as of `decoded`."""
         path = os.path.join(self.root, name)

@@ -6,6 +6,7 @@ as those of a file are.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import io
 import os
@@ -42,6 +43,12 @@ class HfReader:
 
     def __call__(self, index: int, name: str) -> Image.Image:
         return decoded(io.BytesIO(self.content(index, name)), index, f"{name} of {self.source}")
+
+    def stamp(self, index: int, name: str) -> tuple[int, int]:
+        """A number that stands for the whole data set, as the library has it: it has no files of single images."""
+        return 0, int.from_bytes(
+            hashlib.sha256(str(getattr(self.dataset, "_fingerprint", "")).encode()).digest()[:7], "little"
+        )
 
     def content(self, index: int, name: str) -> bytes:
         """The bytes of an image's file; errors as of `decoded`."""

@@ -56,6 +56,19 @@ class ImageSet:
         of_file = getattr(self.read, "content", None)
         return of_file(index, self.names[index]) if of_file is not None else self.load(index).tobytes()
 
+    def stamp(self, index: int) -> tuple[int, int] | None:
+        """(size in bytes, time of the last change in ns) of the image's file; None where it has none, or is gone."""
+        of_file = getattr(self.read, "stamp", None)
+        try:
+            return None if of_file is None else of_file(index, self.names[index])
+        except OSError:
+            return None
+
+    @property
+    def place(self) -> str:
+        """Where the images are, whatever the user called it."""
+        return os.path.realpath(self.folder or self.source)
+
     def is_gone(self) -> bool:
         """Whether the folder that the images are in is not there any more, or has nothing in it: a lost mount."""
         if self.folder is None:

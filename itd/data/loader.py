@@ -17,7 +17,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from itd.data.crops import CropCache
 from itd.data.dataset import ItemError, UnsteadyImageError
+from itd.data.images import ImageSet
 from itd.data.preprocess import Preprocess
 from itd.errors import DataError, ImageReadError
 from itd.text import one_line
@@ -48,17 +50,20 @@ class Pixels:
 
     images: what holds them. preprocess: from a PIL image to a float tensor; None where the images are tensors of floats
     already. shape: what each must have; None is not looked at. digests: sample -> `digest` of its pixels at an earlier
-    reading, which a later one must give again.
+    reading, which a later one must give again. crops: where the decoded images of an `ImageSet` are kept.
     """
 
     images: Images
     preprocess: Callable[[Any], Any] | None
     shape: Shape | None = None
     digests: Mapping[int, str] = field(default_factory=dict)
+    crops: CropCache | None = None
 
     def __getitem__(self, index: int) -> Tensor:
         """Raises DataError naming the sample where it cannot be decoded, ItemError where it is not what it must be."""
-        pixels = self._preprocessed(self.images.load(index), index)
+        pixels = self._from_crops(index)
+        if pixels is None:
+            pixels = self._preprocessed(self.images.load(index), index)
         if not bool(pixels.isfinite().all()):
             raise ItemError(
                 f"sample {index} has values that are not finite; a fused activation can make numbers of them, so mend "
@@ -75,6 +80,11 @@ class Pixels:
                 "set and of preprocess=, so that every reading gives the same pixels"
             )
         return pixels
+
+    def _from_crops(self, index: int) -> Tensor | None:
+        if self.crops is None or not isinstance(self.images, ImageSet) or not isinstance(self.preprocess, Preprocess):
+            return None
+        return self.preprocess.normalised(self.crops.crop(index, self.images, self.preprocess))
 
     def _preprocessed(self, image: Image.Image | Tensor, index: int) -> Tensor:
         if isinstance(image, Tensor):

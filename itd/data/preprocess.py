@@ -122,11 +122,20 @@ class Preprocess:
 
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """image: a PIL image -> pixels: (3, side_px, side_px) float32."""
+        return self.normalised(self.crop(image))
+
+    def crop(self, image: Image.Image) -> np.ndarray:
+        """image: a PIL image -> (side_px, side_px, 3) uint8, all but the mean and the standard deviation."""
         image = image if image.mode == "RGB" else image.convert("RGB")
         image = self._square(image, self.context_px or self.crop_px)
         if image.width != self.side_px:
             image = image.resize((self.side_px, self.side_px), INTERPOLATIONS[self.interpolation])
-        pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).contiguous().to(torch.float32)
+        return np.array(image, dtype=np.uint8)
+
+    def normalised(self, crop: np.ndarray) -> torch.Tensor:
+        """crop: (side_px, side_px, 3) uint8 -> pixels: (3, side_px, side_px) float32."""
+        values = torch.from_numpy(np.array(crop, dtype=np.uint8))
+        pixels = values.permute(2, 0, 1).contiguous().to(torch.float32)
         mean, std = (torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (self.mean, self.std))
         return pixels.div_(255).sub_(mean).div_(std)
 

@@ -46,6 +46,10 @@ class ShardReader:
     def __call__(self, index: int, name: str) -> Image.Image:
         return decoded(io.BytesIO(self.content(index, name)), index, f"{name} in {self.shards[self.shard[index]]}")
 
+    def stamp(self, index: int, name: str) -> tuple[int, int]:
+        """Size of an image and time of its shard; OSError where that is gone."""
+        return int(self.size[index]), os.stat(self.shards[self.shard[index]]).st_mtime_ns
+
     def content(self, index: int, name: str) -> bytes:
         """The bytes of an image. Its shard is opened anew: a handle would be shared by processes that were forked."""
         path, size = self.shards[self.shard[index]], int(self.size[index])

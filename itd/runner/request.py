@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from itd.data.contents import contents_sha256
+from itd.data.crops import CropCache
 from itd.data.folder import corruptions
 from itd.data.images import CLASS_SPREAD, ImageSet, select
 from itd.data.loader import Pixels
@@ -50,7 +51,7 @@ class SweepRequest(PreprocessChanges):
     GPU). workers: processes that decode. shard: (i, n), the i-th of n parts of the work. images_per_unit: of a new
     result. executor: auto, tree or plain. overwrite: a result of another run at `out` is thrown away. allow_missing,
     retry_missing, check_data, fail_fast: as of `itd.sweep`. hash_data: the contents of the files are part of what the
-    result is of, and not their names and sizes alone.
+    result is of, and not their names and sizes alone. cache: a folder where decoded images are kept for other sweeps.
     """
 
     model: str
@@ -85,6 +86,7 @@ class SweepRequest(PreprocessChanges):
     check_data: bool = False
     fail_fast: bool = False
     hash_data: bool = False
+    cache: str | None = None
 
     def space_list(self) -> SpaceList | None:
         """What the space file lists, None without one; SpaceError where options that make a space come with it."""
@@ -189,7 +191,8 @@ class SweepRequest(PreprocessChanges):
         if self.hash_data:
             step = on_prepare("reading the contents of the images", len(images)) if on_prepare is not None else None
             identity["contents_sha256"] = contents_sha256(images, step)
-        pixels = Pixels(images, preprocess, preprocess.shape)
+        crops = None if self.cache is None else CropCache.open(self.cache, images, preprocess)
+        pixels = Pixels(images, preprocess, preprocess.shape, crops=crops)
         subset = class_subset(self.class_subset, images)
         if subset is not None:
             identity["class_subset"] = list(subset)

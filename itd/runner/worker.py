@@ -16,8 +16,9 @@ from itd.data.contents import content_sha256
 from itd.data.images import ImageSet
 from itd.data.loader import IO, MEMORY, UNDECODABLE, UNSTEADY, Batch, DecoderDiedError, Pixels, Problem, ahead, stream
 from itd.data.subset import kept_mask
+from itd.device import is_out_of_memory
 from itd.engine.executor import Executor
-from itd.engine.tree import default_batch_size, is_out_of_memory
+from itd.engine.tree import default_batch_size
 from itd.errors import DataError, ItdError, NotFiniteError
 from itd.runner.job import SweepJob
 from itd.runner.scores import COLUMNS, ScoreBuffer
