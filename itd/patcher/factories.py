@@ -25,7 +25,7 @@ from torch import nn
 from itd.checked import BadFile, read_bytes
 from itd.errors import ModelError
 from itd.patcher.names import FactoryName, parse_factory
-from itd.text import first_line, listed
+from itd.text import first_line, listed, one_line
 
 _SEED = 0
 _MOST_SOURCE_BYTES = 16 * 2**20
@@ -139,13 +139,11 @@ def _load_file(where: str) -> ModuleType:
     path = Path(where).absolute()
     try:
         source = read_bytes(path, _MOST_SOURCE_BYTES)
-    except BadFile as error:
-        raise ModelError(f"cannot read {where}: {error}; give a file of Python source") from error
-    except OSError as error:
+    except (BadFile, OSError) as error:
         files = [p.name for p in path.parent.glob("*.py") if p.is_file()]
         near = difflib.get_close_matches(path.name, files, n=3, cutoff=0.5)
         hint = f"; did you mean {near[0]}?" if near else "; a path is taken from the current folder"
-        raise ModelError(f"cannot read {where}: {first_line(error.strerror or error).lower()}{hint}") from error
+        raise ModelError(f"cannot read {where}: {one_line(error)}{hint}") from error
     try:
         return _module_of(str(path), source)
     except (Exception, SystemExit) as error:  # the user's code may raise anything

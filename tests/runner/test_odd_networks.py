@@ -123,7 +123,7 @@ def request_(name, **more):
         ("odd.py:Locked", r"Locked cannot be copied \(cannot pickle '_thread.lock' object\)"),
         ("odd.py:Fixed", r"does not take an image of 64 x 64 .*; give the size that it takes \(`input_px`; of a sweep"),
         ("pack/nets.py:Net", "attempted relative import.*; give a file of a package as package.module:NAME"),
-        ("folder.py:Net", r"cannot read folder\.py: is a directory; did you mean odd\.py"),
+        ("folder.py:Net", r"cannot read folder\.py: it is no file; did you mean odd\.py"),
         ("odd.py:Net(width=4)(width=5)", "what stands in brackets is not key=value"),
     ],
 )
