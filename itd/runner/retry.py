@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from itd.data.contents import content_sha256, contents_sha256
@@ -14,8 +13,7 @@ from itd.data.loader import Problem, stream
 from itd.errors import DataError, ItdWarning
 from itd.runner.job import SweepJob
 from itd.runner.options import RunOptions, missing_limit
-from itd.store import MissingImage, identity_there, unscored_there
-from itd.store.missing import read_missing
+from itd.store import MissingImage, identity_there, noted_there, unscored_there
 from itd.text import visible
 from itd.weights.prepare import OnPrepare
 
@@ -59,13 +57,13 @@ def require_decodable(job: SweepJob, options: RunOptions, on_prepare: OnPrepare 
 class Replaced:
     """Files that were replaced since a result was begun, none of which has scores in it.
 
-    before: the identity that the result has. now: the one to give it. missing: the images with null rows, as their
-    files are now.
+    before: the identity that the result has. now: the one to give it, the same where only notes are behind. notes: the
+    images without scores, as their files are now.
     """
 
     before: dict[str, Any]
     now: dict[str, Any]
-    missing: list[MissingImage]
+    notes: list[MissingImage]
 
 
 def replaced_files(job: SweepJob, out: str, identity: Mapping[str, Any]) -> Replaced | None:
@@ -80,7 +78,9 @@ def replaced_files(job: SweepJob, out: str, identity: Mapping[str, Any]) -> Repl
         return None
     hashed = here.get("contents_sha256") is not None
     if all(there.get(name) == here.get(name) for name in ("data", "contents_sha256")):
-        return None
+        noted = [one for one in noted_there(out) if one.sample < len(images)]
+        notes = [_as_now(one, images, hashed) for one in noted]
+        return None if notes == noted else Replaced(here, here, notes)
     unscored = [one for one in unscored_there(out) if one.sample < len(images)]
     if images.fingerprint({one.sample: one.bytes for one in unscored if one.bytes is not None}) != there.get("data"):
         return None
@@ -88,13 +88,10 @@ def replaced_files(job: SweepJob, out: str, identity: Mapping[str, Any]) -> Repl
     if hashed:
         hashes = {one.sample: one.contents_sha256 for one in unscored if one.contents_sha256 is not None}
         before["contents_sha256"] = contents_sha256(images, instead=hashes)
-    missing = [
-        replace(
-            one,
-            bytes=int(images.sizes_bytes[one.sample]),
-            contents_sha256=content_sha256(images, one.sample) if hashed else None,
-        )
-        for one in read_missing(Path(out))
-        if one.sample < len(images)
-    ]
-    return Replaced(before, here, missing)
+    return Replaced(before, here, [_as_now(one, images, hashed) for one in unscored])
+
+
+def _as_now(one: MissingImage, images: ImageSet, hashed: bool) -> MissingImage:
+    """The note of an image as its file is now."""
+    contents = content_sha256(images, one.sample) if hashed else None
+    return replace(one, bytes=int(images.sizes_bytes[one.sample]), contents_sha256=contents)

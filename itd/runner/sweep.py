@@ -12,13 +12,13 @@ from typing import Any
 import torch
 
 from itd.engine.executor import Executor
-from itd.errors import ItdError, ItdWarning, ModelError, SetAsideWarning
+from itd.errors import ItdError, ItdWarning, ModelError, ResultError, SetAsideWarning
 from itd.runner.executors import make_executor, way_of
 from itd.runner.job import SweepJob
 from itd.runner.options import RunOptions, checked_options, missing_limit
 from itd.runner.provenance import provenance
 from itd.runner.request import SweepRequest
-from itd.runner.retry import replaced_files, require_decodable
+from itd.runner.retry import Replaced, replaced_files, require_decodable
 from itd.runner.units import UnitRun, described
 from itd.runner.worker import Progress, Worker
 from itd.store import FailedUnit, ResultWriter, done_images, order_there, remove_other
@@ -192,16 +192,7 @@ def run_job(
     if options.check_data:
         done_images(options.out or job.default_out, identity=identity, space=job.space, samples=job.images.samples)
         require_decodable(job, options, on_prepare)
-    writer = open_writer(job, options, identity, way)
-    if replaced is not None:
-        writer.go_on_with(replaced.now, replaced.missing)
-        if replaced.missing and not options.retry_missing:
-            warnings.warn(
-                f"{writer.path} has null rows of {len(replaced.missing)} images, and files were replaced since; "
-                "`retry_missing` computes them again",
-                ItdWarning,
-                stacklevel=3,
-            )
+    writer = _opened(job, options, identity, way, replaced)
     already = writer.done_images
     units = writer.todo(options.shard)
     todo = sum(len(unit) for unit in units)
@@ -226,6 +217,28 @@ def run_job(
     for line in report.set_aside:
         warnings.warn(line, SetAsideWarning, stacklevel=3)
     return report
+
+
+def _opened(
+    job: SweepJob, options: RunOptions, identity: dict[str, Any], way: str, replaced: Replaced | None
+) -> ResultWriter:
+    """`open_writer`; where files were replaced, the result then is of those that are there now."""
+    if replaced is None:
+        return open_writer(job, options, identity, way)
+    try:
+        writer = open_writer(job, options, identity, way)
+    except ResultError:  # another run may have gone on with them in the meantime
+        writer = open_writer(job, options, replaced.now, way)
+    writer.go_on_with(replaced.now, replaced.notes)
+    nulls = len(writer.null_images)
+    if nulls and replaced.now != replaced.before and not options.retry_missing:
+        warnings.warn(
+            f"{writer.path} has null rows of {nulls} images, and files were replaced since; `retry_missing` computes "
+            "them again",
+            ItdWarning,
+            stacklevel=4,
+        )
+    return writer
 
 
 def report_of(

@@ -12,9 +12,9 @@ from itd.store.existing import (
     is_other,
     order_there,
     remove_other,
-    unscored_there,
 )
 from itd.store.missing import MissingImage
+from itd.store.replaced import noted_there, unscored_there
 from itd.store.result import Result, open_result
 from itd.store.samples import ImageNames, printable
 from itd.store.whole import Damage
@@ -35,6 +35,7 @@ __all__ = [
     "done_images",
     "identity_there",
     "is_other",
+    "noted_there",
     "open_result",
     "order_there",
     "printable",

@@ -21,6 +21,8 @@ from itd.store.aside import put_file_aside
 from itd.store.files import SIDE, disk_errors, is_sealed, locked, remove_stale, sealed, sha256, side_of, to_json
 from itd.store.missing import as_parts_say, missing_path
 from itd.store.part import Part, list_parts, make_record, read_columns, record_path, require_record
+from itd.store.replaced import FILE as REPLACED
+from itd.store.replaced import read_replaced, save_replaced
 from itd.store.samples import FILE as SAMPLES
 from itd.store.samples import HASH, read_samples, samples_path
 from itd.store.schema import setting_columns
@@ -54,6 +56,7 @@ def repair(path: str | Path) -> tuple[str, ...]:
             configs = None if manifest is None else _configs(root, manifest, notes)
             if manifest is None or configs is None:
                 return tuple(notes)
+            _mend_replaced(root, manifest, notes)
             samples = manifests.from_runs(manifest["samples"])
             for part in list_parts(root):
                 _mend_record(root, part, configs, samples, notes)
@@ -119,7 +122,7 @@ def _fields(root: Path, configs: pa.Table, notes: list[str]) -> dict[str, Any]:
         fields = parse_json(kept, anything)
         if isinstance(fields, dict) and is_sealed(fields):
             fields.pop("sha256")
-            return fields
+            return {**fields, "identity": {**fields["identity"], **_replaced(root, notes)}}
     notes.append(
         f"{root}: nothing says any more which network, weights and data it is of, so its figures can be read and "
         "no sweep can go on with it"
@@ -140,6 +143,15 @@ def _fields(root: Path, configs: pa.Table, notes: list[str]) -> dict[str, Any]:
     }
 
 
+def _replaced(root: Path, notes: list[str]) -> dict[str, Any]:
+    """The fields of the identity that became others as files were replaced."""
+    try:
+        return read_replaced(root)
+    except ResultError as error:
+        notes.append(f"{error}: no sweep can go on with the files that were replaced since")
+        return {}
+
+
 def _samples(root: Path) -> tuple[dict[str, str], np.ndarray]:
     """(the field of the names' hash, where they are there, (N,) the selected images)."""
     parts = list_parts(root)
@@ -156,6 +168,14 @@ def _samples(root: Path) -> tuple[dict[str, str], np.ndarray]:
         rows = read_columns(part, ["sample"]).column(0).to_numpy()
         found.append(rows[: part.last - part.first + 1])
     return {}, np.concatenate(found).astype(np.int32)
+
+
+def _mend_replaced(root: Path, manifest: dict[str, Any], notes: list[str]) -> None:
+    try:
+        read_replaced(root)
+    except ResultError:
+        save_replaced(root, manifest["identity"])
+        notes.append(f"{root / SIDE / REPLACED} was made anew from the manifest")
 
 
 def _mend_record(root: Path, part: Part, configs: pa.Table, samples: np.ndarray, notes: list[str]) -> None:

@@ -24,6 +24,7 @@ from itd.store.files import SIDE, disk_errors, locked, remove_stale
 from itd.store.identity import identity_differences, with_defaults
 from itd.store.index import Index
 from itd.store.part import list_parts, read_columns
+from itd.store.replaced import remove_notes
 from itd.store.result import ORIGIN, Result
 from itd.store.samples import Namer, read_samples
 from itd.store.schema import SCORES, TYPES, setting_columns, setting_type
@@ -212,12 +213,13 @@ def _open(
         with locked(folder / SIDE):
             manifest = manifests.load_manifest(folder)
             if manifest is None or not list_parts(folder):
+                remove_notes(folder)
                 manifest = manifests.begin(folder, configs, samples, fields, provenance, namer)
             else:
                 _check_same(folder, manifest, fields["identity"], configs, samples)
                 manifest = continued(folder, manifest, samples, provenance, namer)
             configs = manifests.load_configs(folder, manifest)
-    return ResultWriter(str(path), manifest, configs, samples, run=provenance["run"])
+        return ResultWriter(str(path), manifest, configs, samples, run=provenance["run"])
 
 
 def _namer(results: Sequence[Result]) -> Namer | None:

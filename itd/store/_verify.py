@@ -14,6 +14,8 @@ from itd.store import missing as missing_file
 from itd.store import samples as samples_file
 from itd.store.files import RESTORE, SIDE
 from itd.store.part import list_parts, single_part
+from itd.store.replaced import FILE as REPLACED
+from itd.store.replaced import read_replaced
 from itd.store.whole import Checked, Damage, check_parts, gaps
 
 MANIFEST = f"{SIDE}/manifest.json"
@@ -140,8 +142,9 @@ def _beside(root: Path, manifest: dict[str, Any] | None, samples: np.ndarray | N
             samples_file.read_samples(root, manifest, samples)
         except ResultError as error:
             damaged.append(Damage(f"{SIDE}/{samples_file.FILE}", str(error)))
-    try:
-        missing_file.read_missing(root)
-    except ResultError as error:
-        damaged.append(Damage(f"{SIDE}/{missing_file.FILE}", str(error)))
+    for file, read in ((missing_file.FILE, missing_file.read_missing), (REPLACED, read_replaced)):
+        try:
+            read(root)
+        except ResultError as error:
+            damaged.append(Damage(f"{SIDE}/{file}", str(error)))
     return damaged

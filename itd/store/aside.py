@@ -57,19 +57,29 @@ def failed_units(folder: Path) -> list[FailedUnit]:
 
 def save_failed(folder: Path, failed: FailedUnit, more: Mapping[str, str]) -> Path:
     """Notes that a unit failed; returns where. more: of the run that tried it."""
-    path = _failed_path(folder, failed.first, failed.last)
+    path = folder / SIDE / FAILED / f"{Path(part_name(failed.first, failed.last)).stem}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, to_json(sealed({**asdict(failed), **more})))
     return path
 
 
+def update_failed(folder: Path, images: Mapping[int, MissingImage]) -> None:
+    """Brings the notes of failed units up to what the files of some images, by position, are now."""
+    for path in sorted((folder / SIDE / FAILED).glob("part-*.json")):
+        with contextlib.suppress(ResultError, FileNotFoundError):
+            value = read_json(path, _check_failed)
+            noted = images_of(value.get("images", ()))
+            if any(images.get(one.image, one) != one for one in noted):
+                now = [asdict(images.get(one.image, one)) for one in noted]
+                write_whole(path, to_json(sealed({**value, "images": now})))
+
+
 def forget_failed(folder: Path, first: int, last: int) -> None:
-    """Removes the note that a unit failed, where there is one."""
-    _failed_path(folder, first, last).unlink(missing_ok=True)
-
-
-def _failed_path(folder: Path, first: int, last: int) -> Path:
-    return folder / SIDE / FAILED / f"{Path(part_name(first, last)).stem}.json"
+    """Removes the notes of units that failed within a unit, as of its images with a smaller limit."""
+    for path in (folder / SIDE / FAILED).glob("part-*.json"):
+        place = path.stem.split("-")[1:]
+        if all(number.isdecimal() for number in place) and first <= int(place[0]) and int(place[-1]) <= last:
+            path.unlink(missing_ok=True)
 
 
 def put_aside(part: Part) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,10 @@ import numpy as np
 from itd.errors import ResultError
 from itd.space import Space
 from itd.store import manifest as manifests
-from itd.store.aside import FAILED, failed_units
 from itd.store.files import SIDE, disk_errors, locked
 from itd.store.identity import identity_differences
-from itd.store.missing import MissingImage, missing_path, read_missing
 from itd.store.part import Part, list_parts, why_unsound
+from itd.store.replaced import remove_notes
 
 
 def done_images(
@@ -62,8 +60,7 @@ def remove_other(path: str | Path, identity: dict[str, Any], space: Space) -> bo
                     for record in part.records:
                         record.unlink(missing_ok=True)
                     part.path.unlink(missing_ok=True)
-                missing_path(folder).unlink(missing_ok=True)
-                shutil.rmtree(folder / SIDE / FAILED, ignore_errors=True)
+                remove_notes(folder)
             return other
 
 
@@ -139,9 +136,3 @@ def identity_there(path: str | Path) -> dict[str, Any] | None:
     """The identity of the result that is there; None where there is none."""
     manifest = manifests.load_manifest(Path(path))
     return None if manifest is None else manifest["identity"]
-
-
-def unscored_there(path: str | Path) -> list[MissingImage]:
-    """The images without scores in the result that is there: those with null rows, and those that failed their unit."""
-    folder = Path(path)
-    return read_missing(folder) + [image for unit in failed_units(folder) for image in unit.images]

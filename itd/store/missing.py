@@ -12,7 +12,9 @@ import numpy as np
 
 from itd.checked import fields, listing, maybe, text, whole
 from itd.errors import ResultError
-from itd.store.files import SIDE, read_json, sealed, to_json, write_whole
+from itd.store.files import SIDE, locked, read_json, sealed, to_json, write_whole
+from itd.store.index import read_index
+from itd.store.part import list_parts, require_record
 
 FILE = "missing.json"
 NOT_KNOWN = "not known: it was recorded before reasons were"
@@ -70,20 +72,40 @@ def save_missing(folder: Path, missing: Iterable[MissingImage]) -> None:
     write_whole(missing_path(folder), to_json(sealed({"missing": entries})))
 
 
-def as_parts_say(folder: Path, null_images: Sequence[int], samples: np.ndarray) -> list[MissingImage]:
-    """The images whose rows are null, each with its reason where that is known; the file is brought up to it.
+def as_parts_say(folder: Path, null_images: Sequence[int], samples: np.ndarray) -> None:
+    """Brings the file up to the images whose rows are null, each with its reason where that is known.
 
-    null_images: their positions, as the parts have them. samples: (N,) of the selected images.
+    null_images: their positions, as the parts have them. samples: (N,) of the selected images. Of an image that no part
+    holds a reason stays: another run may be about to write it.
     """
-    try:
-        noted, whole_file = read_missing(folder), True
-    except ResultError:
-        noted, whole_file = [], False
-    reasons = {one.image: one for one in noted}
-    found = [
-        reasons.get(image) or MissingImage(image, int(samples[image]), f"sample {samples[image]}", NOT_KNOWN)
-        for image in sorted(null_images)
-    ]
-    if not whole_file or not set(found) <= set(noted):
-        save_missing(folder, [*noted, *found])
+    with locked(folder / SIDE):
+        try:
+            noted, whole_file = read_missing(folder), True
+        except ResultError:
+            noted, whole_file = [], False
+        reasons = {one.image: one for one in noted}
+        found = [
+            reasons.get(image) or MissingImage(image, int(samples[image]), f"sample {samples[image]}", NOT_KNOWN)
+            for image in sorted(null_images)
+        ]
+        scored = with_scores(folder, reasons.keys() - set(null_images))
+        if not whole_file or scored or not set(found) <= set(noted):
+            save_missing(folder, [*(one for one in noted if one.image not in scored), *found])
+
+
+def with_scores(folder: Path, images: Iterable[int]) -> set[int]:
+    """Those of some positions of which a part can be read whose rows of them are not null."""
+    wanted = np.array(sorted(images), np.int64)
+    found: set[int] = set()
+    for part in list_parts(folder) if len(wanted) else ():
+        here = wanted[(wanted >= part.first) & (wanted <= part.last)] - part.first
+        if not len(here):
+            continue
+        try:
+            index = read_index(require_record(part), None, None)
+        except ResultError:
+            continue  # its images are to be computed again
+        if len(index.samples) == part.last - part.first + 1:
+            known = here if index.mask is None else here[index.mask[here]]
+            found.update((known + part.first).tolist())
     return found

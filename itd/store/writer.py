@@ -19,9 +19,9 @@ from itd.store import manifest as manifests
 from itd.store.aside import FailedUnit, failed_units, forget_failed, save_failed
 from itd.store.existing import begins_anew, check_target, coverage
 from itd.store.files import SIDE, disk_errors, locked, remove_stale, side_of
-from itd.store.identity import as_json
 from itd.store.missing import MissingImage, as_parts_say, missing_path, read_missing, save_missing
 from itd.store.part import Part, list_parts, make_record, part_name, put_part, read_columns
+from itd.store.replaced import go_on, remove_notes
 from itd.store.samples import ImageNames, Namer, brought_up
 from itd.store.schema import FLOATS, SCORES, encode, part_schema, part_table, setting_columns
 from itd.store.whole import Checked, whole_parts
@@ -135,6 +135,7 @@ class ResultWriter:
                 if manifest is not None and not begins_anew(folder, manifest, identity):
                     manifest = _continued(folder, manifest, identity, space, samples, provenance, namer)
                 else:
+                    remove_notes(folder)
                     manifest = manifests.create(
                         folder, identity, space, macs, samples, images_per_unit, provenance, macs_unknown, order, namer
                     )
@@ -170,16 +171,14 @@ class ResultWriter:
         with disk_errors(self.path):
             save_failed(self.folder, failed, {"time": time, **run})
 
-    def go_on_with(self, identity: Mapping[str, Any], missing: Sequence[MissingImage]) -> None:
+    def go_on_with(self, identity: Mapping[str, Any], notes: Sequence[MissingImage]) -> None:
         """Gives the result an identity of the same images but for files that were replaced, which had no scores.
 
-        missing: those with null rows, as their files are now.
+        notes: the images without scores, as their files are now.
         """
         with disk_errors(self.path), locked(self.folder / SIDE):
-            manifest = manifests.load_manifest(self.folder) or self.manifest
-            self.manifest = manifests.save(self.folder, {**manifest, "identity": as_json(identity)})
-            if missing:
-                save_missing(self.folder, missing)
+            manifest = manifests.require_own(self.folder, self.manifest)
+            self.manifest = go_on(self.folder, manifest, identity, notes)
 
     def todo(self, shard: tuple[int, int] | None = None) -> list[Unit]:
         """The units that are not there yet, by position.
@@ -256,28 +255,28 @@ class ResultWriter:
                 manifests.require_own(self.folder, self.manifest)
                 old = self._again.get((unit.first, unit.last))
                 if old is not None or self._may_write(unit):
-                    others = self._note_missing(unit, missing_images, most_missing)
-                    put_part(temp, target, record, replacing=old)
-                    if old is not None:
-                        save_missing(self.folder, [*others, *missing_images])
+                    notes = self._note_missing(unit, missing_images, most_missing)
+                    if put_part(temp, target, record, replacing=old) and notes is not None:
+                        save_missing(self.folder, notes)
                     self._again.pop((unit.first, unit.last), None)
                 forget_failed(self.folder, unit.first, unit.last)
 
-    def _note_missing(self, unit: Unit, missing: Sequence[MissingImage], most: int | None) -> list[MissingImage]:
-        """Writes down which images of a unit are missing, before its part; returns those of other units."""
+    def _note_missing(self, unit: Unit, missing: Sequence[MissingImage], most: int | None) -> list[MissingImage] | None:
+        """Writes down which images of a unit are missing, before its part; returns what to write after it, as an
+        earlier part or run had others, or None."""
         noted = read_missing(self.folder)
         others = [one for one in noted if not unit.first <= one.image <= unit.last]
-        if not missing:
-            return others
-        covered = self._covered(len(self.samples))
-        there = sum(1 for one in others if one.image < len(covered) and covered[one.image])
-        if most is not None and there + len(missing) > most:
-            raise TooManyMissingError(
-                f"{missing[0].reason}; {there + len(missing)} of {len(self.samples)} images would be missing, and "
-                f"`allow_missing` lets {most} be"
-            )
-        save_missing(self.folder, [*noted, *missing])
-        return others
+        if missing:
+            covered = self._covered(len(self.samples))
+            there = sum(1 for one in others if one.image < len(covered) and covered[one.image])
+            if most is not None and there + len(missing) > most:
+                raise TooManyMissingError(
+                    f"{missing[0].reason}; {there + len(missing)} of {len(self.samples)} images would be missing, and "
+                    f"`allow_missing` lets {most} be"
+                )
+            save_missing(self.folder, [*noted, *missing])
+        now = [*others, *missing]
+        return now if {one.image for one in noted} - {one.image for one in now} else None
 
     def _check(self, unit: Unit, labels: np.ndarray, scores: dict[str, np.ndarray], missing: np.ndarray) -> None:
         n = len(unit)
