@@ -6,6 +6,7 @@ handed, as the PIL image that it depicts, to a preprocessing of the user's.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -101,6 +102,8 @@ def read_item(dataset: Any, index: int) -> tuple[Any, int]:
         item = dataset[index]
     except (MemoryError, ItemError):
         raise
+    except ImageReadError as error:  # of a data set that reads by this package
+        raise ImageReadError(f"sample {index} cannot be read: {error}") from error
     except Exception as error:  # a data set of a user's own raises anything
         text = f"sample {index} cannot be read: {type(error).__name__}, {one_line(error)}"
         if _is_verdict(error):
@@ -112,9 +115,21 @@ def read_item(dataset: Any, index: int) -> tuple[Any, int]:
 
 
 def _is_verdict(error: Exception) -> bool:
-    """Whether Pillow says that it cannot decode what it has read. A network's errors are of kinds of OSError, too."""
+    """Whether Pillow says that it cannot decode what it has read. Of an OSError without a number, which others raise
+    where a disk fails (h5py does), it has to be Pillow's own code that raised it."""
     kinds = (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError)
-    return isinstance(error, kinds) or (type(error) is OSError and error.errno is None)
+    return isinstance(error, kinds) or (type(error) is OSError and error.errno is None and _is_of_pillow(error))
+
+
+def _is_of_pillow(error: Exception) -> bool:
+    """Whether an error, or one that it was raised from, comes from Pillow's code."""
+    one: BaseException | None = error
+    while one is not None:
+        frames = [frame for frame, _ in traceback.walk_tb(one.__traceback__)]
+        if frames and frames[-1].f_globals.get("__name__", "").partition(".")[0] == "PIL":
+            return True
+        one = one.__cause__ or one.__context__
+    return False
 
 
 def as_label(label: Any, index: int) -> int:

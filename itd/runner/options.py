@@ -88,7 +88,7 @@ class RunOptions:
 def missing_limit(allowed: bool | int | str, images: int) -> int:
     """How many of the selected images a result may record as missing.
 
-    allowed: a number, or a share as in "2%", which is at least one; True is 1%, False none.
+    allowed: a number, or a share as in "2%", which is at least one unless it is 0%; True is 1%, False none.
 
     >>> missing_limit(True, 50_000), missing_limit("2%", 30), missing_limit(7, 30), missing_limit(False, 30)
     (500, 1, 7, 0)
@@ -101,7 +101,10 @@ def missing_limit(allowed: bool | int | str, images: int) -> int:
             f"`allow_missing={shorten(str(allowed))}` is not allowed; give a number of images, or a share of the "
             "selected ones, as in 1%"
         )
-    return int(found[1]) if found[1] else max(1, math.floor(images * float(found[2]) / 100))
+    if found[1]:
+        return int(found[1])
+    share = float(found[2]) / 100
+    return max(1, math.floor(images * share)) if share else 0
 
 
 def checked_options(job: Any, **keywords: Any) -> RunOptions:

@@ -10,8 +10,8 @@ from itd.data.images import ImageSet
 from itd.data.loader import IO, MEMORY, UNDECODABLE, DecoderDiedError
 from itd.errors import TooManyMissingError
 from itd.runner.worker import UnitFailure, UnitScores, Worker
-from itd.store import FailedUnit, ResultWriter, Unit
-from itd.text import first_line, shorten, visible
+from itd.store import FailedUnit, ResultWriter, Unit, printable
+from itd.text import first_line, one_line, shorten, visible
 
 ATTEMPTS = 3
 """At a unit for which there is not enough memory; the second and third come after all other units."""
@@ -48,8 +48,8 @@ class UnitRun:
 
     def _attempt(self, units: Sequence[Unit], attempt: int, new: int) -> list[Unit]:
         """The units that are to be tried again. new: how many of the first ones no run has ever tried."""
-        again: list[Unit] = []
-        seen = 0
+        again: list[UnitFailure] = []
+        seen = failures = 0
         try:
             with contextlib.closing(self.worker.attempts(units)) as outcomes:
                 for outcome in outcomes:
@@ -59,18 +59,21 @@ class UnitRun:
                         continue
                     if self.fail_fast:
                         raise failure.error
+                    failures += 1
                     if failure.kind == MEMORY and attempt < ATTEMPTS:
-                        again.append(failure.unit)
-                        continue
-                    self._set_aside(failure, attempt)
-                    self.stopped = self._why_stop(failure, seen <= new)
+                        again.append(failure)
+                    else:
+                        self._set_aside(failure, attempt)
+                    self.stopped = self._why_stop(failure, failures == seen == FIRST <= new)
                     if self.stopped is not None:
+                        for short in again:
+                            self._set_aside(short, attempt)
                         return []
         except DecoderDiedError:
             if self.fail_fast or attempt == ATTEMPTS:
                 raise
-            again += units[seen:]
-        return again
+            return [short.unit for short in again] + list(units[seen:])
+        return [short.unit for short in again]
 
     def _written(self, scores: UnitScores) -> UnitFailure | None:
         """Writes a unit; its failure where it has too many missing images."""
@@ -89,16 +92,18 @@ class UnitRun:
         return None
 
     def _set_aside(self, failure: UnitFailure, attempt: int) -> None:
-        unit, reason = failure.unit, shorten(visible(first_line(failure.error, 1000)), 1000)
+        unit, said = failure.unit, first_line if failure.kind == MEMORY else one_line  # torch's errors go on for pages
+        reason = shorten(printable(visible(said(failure.error, 1000))), 1000)
         failed = FailedUnit(unit.first, unit.last, failure.kind, reason, attempt, failure.images)
         self.failed.append(failed)
         self.writer.set_aside(failed)
 
-    def _why_stop(self, failure: UnitFailure, is_new: bool) -> str | None:
+    def _why_stop(self, failure: UnitFailure, at_first: bool) -> str | None:
+        """Why a run ends. at_first: all that it tried failed, as many as that says enough."""
         images = self.worker.job.images.pixels.images
         if failure.kind == IO and isinstance(images, ImageSet) and images.is_gone():
             return f"the folder of the images, {images.folder}, is gone or empty; bring it back"
-        if is_new and not self.done and len(self.failed) == FIRST:
+        if at_first:
             return f"the first {FIRST} units all failed, so that the others would, too; mend what is said of them"
         return None
 

@@ -109,6 +109,11 @@ class _ProblemError(Exception):
         self.problem, self.images, self.done = problem, images, done
 
 
+def _noted(text: str) -> str:
+    """A text as one line that a note can hold: names of files may have line ends and more."""
+    return shorten(printable(visible(text).replace("\n", "\\n").replace("\t", "\\t")), 1000)
+
+
 def _content_sha256(images: ImageSet, sample: int) -> str | None:
     """The hash of what an image's file contains; None where it cannot be read."""
     try:
@@ -263,8 +268,8 @@ class Worker:
         return MissingImage(
             image=unit.first + place,
             sample=sample,
-            name=shorten(printable(visible(images.names[sample])), 1000),
-            reason=shorten(printable(visible(one_line(problem.text, 1000))), 1000),
+            name=_noted(images.names[sample]),
+            reason=_noted(one_line(problem.text, 1000)),
             bytes=int(held.sizes_bytes[sample]) if held is not None else None,
             contents_sha256=_content_sha256(held, sample) if held is not None and hashed else None,
         )

@@ -191,6 +191,7 @@ def test_a_limit_that_is_none_is_refused(given: object) -> None:
 
 def test_shares_are_of_the_selected_images_and_at_least_one() -> None:
     assert [missing_limit(share, 130) for share in (True, "1%", "5%", "0.1%", 0, "3", False)] == [1, 1, 6, 1, 0, 3, 0]
+    assert missing_limit("0%", 130) == 0
 
 
 def test_missing_images_are_computed_again_once_their_files_are_replaced(
@@ -297,6 +298,23 @@ def test_three_failures_at_the_very_start_stop_the_run(request_: SweepRequest) -
     assert report.done == 8 and not report.failed
 
 
+def test_a_run_that_lacks_memory_from_the_start_stops(request_: SweepRequest) -> None:
+    with pytest.warns(SetAsideWarning) as noted:
+        report = failing(request_, dict.fromkeys(range(1, 99), MemoryError("x")))
+    assert "the first 3 units all failed" in str(noted[-1].message) and report.stopped
+    assert [(one.kind, one.attempts) for one in report.failed] == [("memory", 1)] * 3
+
+
+@pytest.mark.parametrize("name", ["a\nb.png", "a\tb.png", "a\x1b[2Jb.png", "a\r\nb\u2028.png", "\udce9.png"])
+def test_any_name_can_be_noted(name: str, request_: SweepRequest, folder: Path) -> None:
+    (folder / "cat/0.png").unlink()
+    (folder / "cat" / name).write_bytes(b"no image")
+    report = set_aside(request_, r"image \d, .*cat/.*\.png: cannot identify")
+    assert [one.images[0].name.isprintable() for one in report.failed] == [True]
+    assert sweep(replace(request_, allow_missing=1), quiet=True).nulls == 1
+    assert sweep(request_, quiet=True).nulls == 1 and verify(request_.out).complete
+
+
 def test_a_bug_is_no_failure_of_a_unit(request_: SweepRequest) -> None:
     with pytest.raises(RuntimeError, match="shapes"):
         failing(request_, {2: RuntimeError("mat1 and mat2 shapes cannot be multiplied")})
@@ -392,32 +410,37 @@ def test_each_part_says_which_run_wrote_it(request_: SweepRequest) -> None:
 
 
 class Photos:
-    """A data set of a user's own, which raises at one of its images."""
+    """A data set of a user's own, which raises at one of its images, or reads it from a file."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: Exception | Path) -> None:
         self.error, self.targets = error, [0, 1, 0, 1]
 
     def __len__(self) -> int:
         return 4
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        if index == 3 and self.error is not None:
+        if index == 3 and isinstance(self.error, Exception):
             raise self.error
+        if index == 3 and self.error is not None:
+            with Image.open(self.error) as image:
+                image.load()
         return Image.new("RGB", (32, 32), (index * 40, 9, 9)), self.targets[index]
 
 
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
+        (Path("cut.png"), "undecodable"),
         (OSError(errno.EIO, "Input/output error"), "io"),
-        (OSError("image file is truncated"), "undecodable"),
+        (OSError("Can't synchronously read data (file read failed: errno = 5)"), "io"),  # as h5py's
+        (ImageReadError("cannot read image 3"), "io"),  # as an ImageSet's
         (UnidentifiedImageError("cannot identify image file"), "undecodable"),
         (ConnectionError("reset"), "io"),
         (ValueError("no such thing"), "refused"),
     ],
 )
 def test_a_data_set_of_objects_says_by_its_error_whether_bytes_were_read(
-    error: Exception, kind: str, tmp_path: Path
+    error: Exception | Path, kind: str, tmp_path: Path
 ) -> None:
     from torchvision.models import resnet18
     from torchvision.transforms.functional import to_tensor
@@ -426,6 +449,10 @@ def test_a_data_set_of_objects_says_by_its_error_whether_bytes_were_read(
 
     net = itd.patch(resnet18(num_classes=2).eval(), {"A": "layer4.0.conv2"})
     space = itd.model_space(net, ["dilation"], options={("A", "dilation"): (1, 2)}, input_shape=(3, 32, 32))
+    if isinstance(error, Path):
+        error = tmp_path / error
+        Image.effect_noise((64, 64), 99).save(error)
+        damage(error)
     photos = Photos(error)
     job = itd.SweepJob(net, space, photos, name="mine", preprocess=to_tensor, fingerprint="photos")
     with pytest.warns(SetAsideWarning, match="sample 3 cannot be read"):
