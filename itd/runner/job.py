@@ -30,7 +30,7 @@ from itd.runner.sites import sites_texts
 from itd.space import Space
 from itd.store import ImageNames
 from itd.text import shorten
-from itd.weights.load import content_sha256
+from itd.weights.content import content_sha256
 
 FINGERPRINT_SAMPLES = 64
 

@@ -18,7 +18,7 @@ from itd.errors import ItdError, TraceError
 from itd.patcher import DynamicModel
 from itd.space import Space
 from itd.text import first_line
-from itd.weights.load import content_sha256
+from itd.weights.content import content_sha256
 
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+", re.IGNORECASE)
 """Where an object lies in memory, which is another place in each process."""

@@ -20,8 +20,9 @@ from itd.checked import BadJson, anything, mapping, read_json, text
 from itd.errors import DataError, ItdError
 from itd.files import unwritable, write_atomic
 from itd.training.schedule import Schedule
+from itd.weights.content import content_sha256
 from itd.weights.files import PREPROCESS_KEY
-from itd.weights.load import Weights, content_sha256
+from itd.weights.load import Weights
 
 
 @dataclass(frozen=True)

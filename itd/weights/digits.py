@@ -25,6 +25,7 @@ from itd.patcher.names import is_timm, model_slug
 from itd.patcher.registry import build_model
 from itd.patcher.timm_models import timm_module
 from itd.text import one_line
+from itd.weights.content import content_sha256
 from itd.weights.files import PREPROCESS_KEY, read_file
 from itd.weights.prepare import OnPrepare, draw_bar
 
@@ -227,6 +228,7 @@ def _publish(model: nn.Module, facts: dict[str, object], path: Path) -> None:
     from safetensors.torch import save
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    facts = {**facts, "sha256": content_sha256(state)}
     header = {TRAINED_KEY: json.dumps(facts), PREPROCESS_KEY: json.dumps(DIGITS_PREPROCESS.identity())}
     try:
         write_atomic(path, save(state, metadata=header), exclusive=True)

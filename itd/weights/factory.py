@@ -15,8 +15,9 @@ from itd.patcher.model import logits_of
 from itd.patcher.names import canonical_name
 from itd.patcher.storage import copy_on
 from itd.text import first_line
+from itd.weights.content import content_sha256
 from itd.weights.files import read_file
-from itd.weights.state import NONE, Weights, content_sha256, is_weights_file, normalised
+from itd.weights.state import NONE, Weights, is_weights_file, normalised
 
 AS_BUILT = "as built"
 

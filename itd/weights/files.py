@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from itd.checked import BadJson, listing, maybe, number, parse_json, text, whole
+from itd.checked import BadJson, anything, listing, maybe, number, parse_json, text, whole
 from itd.checked import fields as fields_of
 from itd.data.preprocess import MAX_SIDE_PX, Preprocess
 from itd.errors import DataError, ModelError
 from itd.text import one_line
 from itd.weights.archives import BadArchive, check_archive
+from itd.weights.content import content_sha256
 
 FILE_SUFFIXES = (".pth", ".pt", ".safetensors")
 PREPROCESS_KEY = "itd.preprocess"
@@ -71,6 +72,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Preprocess | None]
     if not state:
         raise ModelError(f"weights file {path} holds no tensors; pass a state dict")
     state = require_tensors(path, state)
+    _require_recorded(path, header, state)
     if PREPROCESS_KEY not in header:
         return state, None
     try:
@@ -80,6 +82,18 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Preprocess | None]
         raise ModelError(
             f"weights file {path} names a preprocessing that cannot be read ({one_line(error)}); write the file again"
         ) from error
+
+
+def _require_recorded(path: Path, header: Mapping[str, str], state: Mapping[str, Tensor]) -> None:
+    """ModelError where a file that a training wrote does not hold the tensors whose hash its header records."""
+    for key in (key for key in header if key.startswith("itd.") and key != PREPROCESS_KEY):
+        try:
+            record = parse_json(header[key], anything)
+        except BadJson as error:
+            raise _damaged(path, error) from error
+        recorded = record.get("sha256") if isinstance(record, dict) else None
+        if recorded is not None and recorded != content_sha256(state):
+            raise _damaged(path, ValueError("its tensors are not those that its header records"))
 
 
 def _read_pth(path: Path) -> dict[str, Tensor]:

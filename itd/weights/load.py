@@ -19,6 +19,7 @@ from itd.data.preprocess import DIGITS_PREPROCESS, Preprocess
 from itd.errors import ModelError
 from itd.patcher.names import is_factory, is_timm
 from itd.patcher.registry import check_model_name
+from itd.weights.content import content_sha256
 from itd.weights.factory import factory_weights
 from itd.weights.files import read_file
 from itd.weights.prepare import OnPrepare, draw_bar
@@ -28,7 +29,6 @@ from itd.weights.state import (
     Weights,
     apply_weights,
     check_classes,
-    content_sha256,
     count_classes,
     download_timeout,
     is_weights_file,
@@ -43,7 +43,6 @@ __all__ = [
     "NONE",
     "Weights",
     "apply_weights",
-    "content_sha256",
     "load_weights",
     "plan_weights",
     "skeleton_of",

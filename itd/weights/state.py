@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import re
 import socket
 import warnings
@@ -23,6 +22,7 @@ from itd.patcher.names import is_factory, is_timm
 from itd.patcher.registry import build_model
 from itd.patcher.storage import uncopied
 from itd.patcher.timm_models import build_timm
+from itd.weights.content import content_sha256, is_counter
 from itd.weights.files import FILE_SUFFIXES
 
 NONE = "none"
@@ -82,9 +82,9 @@ def apply_weights(model: nn.Module, weights: Weights) -> None:
     if state is None:
         assert weights.built is not None
         state = weights.built.state_dict()
-    own = {name: tensor for name, tensor in model.state_dict().items() if not _is_counter(name)}
+    own = {name: tensor for name, tensor in model.state_dict().items() if not is_counter(name)}
     missing = [name for name in own if name not in state]
-    unexpected = [name for name in state if name not in own and not _is_counter(name)]
+    unexpected = [name for name in state if name not in own and not is_counter(name)]
     reshaped = [name for name in own if name in state and own[name].shape != state[name].shape]
     kinds = [name for name in own if name in state and _kind(own[name]) != _kind(state[name])]
     faults = []
@@ -114,29 +114,6 @@ def _kind(tensor: Tensor) -> str:
     if tensor.dtype == torch.bool:
         return "bool"
     return "complex" if tensor.is_complex() else "float" if tensor.is_floating_point() else "whole"
-
-
-def content_sha256(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of a state dict's content, whatever file held it and at whatever floating precision.
-
-    Over name, dtype, shape and little-endian bytes of each tensor, names sorted, floating tensors cast to float32.
-    BatchNorm's `num_batches_tracked` is left out: no inference reads it, and not every file has it.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        if _is_counter(name):
-            continue
-        tensor = state[name].detach().cpu().contiguous()
-        tensor = tensor.to(torch.float32) if tensor.is_floating_point() else tensor
-        values = tensor.numpy()
-        values = values.astype(values.dtype.newbyteorder("<"), copy=False)
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\n".encode())
-        digest.update(values.tobytes())
-    return digest.hexdigest()
-
-
-def _is_counter(name: str) -> bool:
-    return name.endswith("num_batches_tracked")
 
 
 def normalised(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from itd.errors import ModelError
 from itd.patcher.names import TIMM
 from itd.patcher.timm_models import timm_module, timm_name
 from itd.text import first_line, listed
+from itd.weights.content import content_sha256
 from itd.weights.files import read_file
 from itd.weights.prepare import OnPrepare, draw_bar
 from itd.weights.state import (
@@ -27,7 +28,6 @@ from itd.weights.state import (
     NOT_FETCHED,
     Weights,
     check_classes,
-    content_sha256,
     count_classes,
     download_timeout,
     is_weights_file,

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from itd.data.preprocess import Preprocess
 from itd.errors import ItdError, ModelError
+from itd.weights.content import content_sha256
 from itd.weights.files import PREPROCESS_KEY, read_file
 from itd.weights.load import apply_weights
 from itd.weights.state import Weights
@@ -141,3 +142,24 @@ def test_damaged_archives_are_one_line(tmp_path: Path) -> None:
             read_file(path)
         except ItdError as error:
             assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("key", ["itd.train", "itd.rof", "itd.trained"])
+def test_weights_that_a_training_wrote_are_known_by_the_hash_that_they_carry(key: str, tmp_path: Path) -> None:
+    state = {"a.weight": torch.arange(200.0).reshape(20, 10), "a.num_batches_tracked": torch.tensor(3)}
+    record = {"sha256": content_sha256(state), "torch": "2"}
+    path, choose = tmp_path / "w.safetensors", random.Random(0)
+    save_file(state, path, metadata={key: json.dumps(record)})
+    assert torch.equal(read_file(path)[0]["a.weight"], state["a.weight"])
+    data = path.read_bytes()
+    for _ in range(100):
+        spoiled = bytearray(data)
+        spoiled[-1 - choose.randrange(800)] ^= 1 << choose.randrange(8)
+        path.write_bytes(spoiled)
+        with pytest.raises(ModelError, match=r"w\.safetensors .*its tensors are not those that its header records"):
+            read_file(path)
+    save_file(state, path, metadata={key: "{"})
+    with pytest.raises(ModelError, match="it is not JSON"):
+        read_file(path)
+    save_file(state, path, metadata={"somebody.else": "{"})
+    assert read_file(path)[1] is None

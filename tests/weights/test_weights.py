@@ -12,8 +12,9 @@ from torchvision import models
 
 from itd.data.preprocess import Preprocess
 from itd.errors import ModelError
+from itd.weights.content import content_sha256
 from itd.weights.files import PREPROCESS_KEY
-from itd.weights.load import apply_weights, content_sha256, load_weights
+from itd.weights.load import apply_weights, load_weights
 
 StateDict = dict[str, Tensor]
 
