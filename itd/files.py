@@ -55,7 +55,7 @@ def write_atomic(
         (True, False, 'first')
     """
     target = Path(os.path.realpath(target))
-    if _is_special(target):
+    if folder is None and _is_special(target):  # in a folder of the caller's a pipe has no business
         target.write_bytes(data.encode() if isinstance(data, str) else data)
         return True
     with temporary(target, folder=folder) as temp:

@@ -18,7 +18,18 @@ from itd.files import write_atomic
 from itd.space import ATTRIBUTES, SITES
 from itd.store import manifest as manifests
 from itd.store.aside import put_file_aside
-from itd.store.files import SIDE, disk_errors, is_sealed, locked, remove_stale, sealed, sha256, side_of, to_json
+from itd.store.files import (
+    SIDE,
+    disk_errors,
+    is_sealed,
+    locked,
+    read_beside,
+    remove_stale,
+    sealed,
+    sha256,
+    side_of,
+    to_json,
+)
 from itd.store.missing import as_parts_say, missing_path
 from itd.store.part import Part, list_parts, make_record, read_columns, record_path, require_record
 from itd.store.replaced import FILE as REPLACED
@@ -101,7 +112,7 @@ def _made_anew(root: Path, notes: list[str]) -> dict[str, Any] | None:
     """A manifest of what configurations, names and parts say; None where they do not say enough."""
     path = manifests.manifest_path(root)
     try:
-        data = (root / SIDE / "configs.parquet").read_bytes()
+        data = read_beside(root / SIDE / "configs.parquet")
         configs = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
         fields = _fields(root, configs, notes)
         named, samples = _samples(root)
@@ -156,7 +167,7 @@ def _samples(root: Path) -> tuple[dict[str, str], np.ndarray]:
     """(the field of the names' hash, where they are there, (N,) the selected images)."""
     parts = list_parts(root)
     try:
-        data = samples_path(root).read_bytes()
+        data = read_beside(samples_path(root))
         rows = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
         return {HASH: sha256(data)}, rows.column("sample").to_numpy().astype(np.int32)
     except FileNotFoundError:

@@ -115,10 +115,11 @@ def _verify_folder(root: Path) -> VerifyReport:
 
 
 def _manifest(root: Path, damaged: list[Damage]) -> dict[str, Any] | None:
-    """The manifest; None where it is damaged, which is then said, or where there is nothing yet that it would be of."""
+    """The manifest; None where it is damaged, which is then said, or where there is no part yet that it would be of: a
+    run that ends while it begins a result leaves all but the manifest."""
     try:
         manifest = manifests.load_manifest(root)
-        if manifest is None and (list_parts(root) or (root / CONFIGS).exists()):
+        if manifest is None and list_parts(root):
             damaged.append(Damage(MANIFEST, f"it is not there; {RESTORE}"))
         return manifest
     except ResultError as error:

@@ -21,6 +21,8 @@ SIDE = "_itd"
 """The sub-folder that readers of the table never see."""
 
 DAY_S = 86_400
+_MOST_BESIDE = 2**32
+"""Names of ten million images take less."""
 _ON = "nothing already written is lost"
 
 
@@ -105,6 +107,11 @@ def _with_hash(check: Check) -> Check:
             raise BadJson("its fields do not match the hash that it carries")
 
     return both
+
+
+def read_beside(path: Path) -> bytes:
+    """A file of the side folder; OSError where it cannot be read, `itd.checked.BadFile` for what is no file."""
+    return checked.read_bytes(path, _MOST_BESIDE)
 
 
 def to_json(value: Any) -> bytes:

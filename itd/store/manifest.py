@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from itd.checked import BadJson
+from itd.checked import BadFile, BadJson
 from itd.errors import ResultError
 from itd.space import ATTRIBUTES, Space
 from itd.store.fields import check_manifest
-from itd.store.files import OWN_HASH, SIDE, read_json, sealed, sha256, to_json, write_whole
+from itd.store.files import OWN_HASH, SIDE, read_beside, read_json, sealed, sha256, to_json, write_whole
 from itd.store.identity import as_json, identity_differences
 from itd.store.part import list_parts
 from itd.store.samples import HASH, Namer, write_samples
@@ -103,7 +103,8 @@ def create(
         The manifest as it was written.
 
     Raises:
-        ResultError: there are parts already, so the manifest of another result was lost.
+        ResultError: there are parts already, so the manifest of another result was lost; or the identity has what no
+            manifest can hold, such as a name of two lines.
     """
     fields = {
         "identity": identity,
@@ -136,18 +137,22 @@ def begin(
         )
     fields = {**fields, "identity": as_json(fields["identity"])}
     data = _encode_configs(configs, {**fields, "provenance": [as_json(provenance)]})
-    write_whole(folder / SIDE / "configs.parquet", data)
-    named = {} if namer is None else {HASH: write_samples(folder, namer(samples))}
     manifest = {
         "identity": fields["identity"],
         "images": len(samples),
         "samples": to_runs(samples),
-        **named,
         **{name: value for name, value in fields.items() if name != "identity"},
         "configs": configs.num_rows,
         "configs_sha256": sha256(data),
         "provenance": [as_json(provenance)],
     }
+    try:
+        check(manifest)
+    except BadJson as error:
+        raise ResultError(f"no result can be of this run: {error}; give another") from error
+    write_whole(folder / SIDE / "configs.parquet", data)
+    if namer is not None:
+        manifest[HASH] = write_samples(folder, namer(samples))
     return save(folder, manifest)
 
 
@@ -172,7 +177,9 @@ def load_configs(folder: Path, manifest: dict[str, Any]) -> pa.Table:
     """The configurations of a result: config, settings, macs, is_default."""
     path = folder / SIDE / "configs.parquet"
     try:
-        data = path.read_bytes()
+        data = read_beside(path)
+    except BadFile as error:
+        raise ResultError(f"{path} is damaged: {error}; restore it from a copy") from error
     except OSError as error:
         raise ResultError(f"{path} cannot be read: {error.strerror}; restore it from a copy") from error
     if sha256(data) != manifest["configs_sha256"]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +23,8 @@ from itd.files import publish, write_atomic
 from itd.store.fields import check_record
 from itd.store.files import SIDE, read_json, sealed, sha256, side_of, to_json
 from itd.text import one_line
+
+T = TypeVar("T")
 
 _NAME = re.compile(r"^part-(\d{8,})-(\d{8,})\.parquet$")
 _RECORD = re.compile(r"^(part-\d{8,}-\d{8,})(?:\.[0-9a-f]{16})?\.json$")
@@ -121,6 +123,21 @@ def require_record(part: Part) -> Part:
     if part.record is None:
         raise _damaged(part, "it has no record")
     return part
+
+
+def read_latest(part: Part, read: Callable[[Part], T]) -> T:
+    """What `read` gives of a part; once more where another run has given it another record since it was listed."""
+    try:
+        return read(part)
+    except ResultError:
+        if not is_replaced(part):
+            raise
+        return read(single_part(part.path))
+
+
+def is_replaced(part: Part) -> bool:
+    """Whether a part has other records than when it was listed, as one has that a run made again."""
+    return part.first >= 0 and single_part(part.path).records != part.records
 
 
 def why_unsound(part: Part) -> str | None:

@@ -19,7 +19,17 @@ from itd.space import SITES
 from itd.store import manifest as manifests
 from itd.store.identity import with_defaults
 from itd.store.index import Index, read_index
-from itd.store.part import Part, list_parts, read_columns, read_schema, require_record, single_part, with_record
+from itd.store.part import (
+    Part,
+    is_replaced,
+    list_parts,
+    read_columns,
+    read_latest,
+    read_schema,
+    require_record,
+    single_part,
+    with_record,
+)
 from itd.store.samples import read_samples
 from itd.store.schema import SCORES, TYPES, check_columns, default_of, plain, setting_columns, setting_type
 
@@ -185,7 +195,14 @@ class Result:
 
         def fill(i: int) -> None:
             index = self._indices[i]
-            table = read_columns(index.part, [column], threads=len(self._indices) == 1)
+            try:
+                table = read_columns(index.part, [column], threads=len(self._indices) == 1)
+            except ResultError as error:
+                if not is_replaced(index.part):
+                    raise
+                raise ResultError(
+                    f"{index.part.path} was made again by another run since {self.path} was opened; open it again"
+                ) from error
             out[:, starts[i] : starts[i + 1]] = index.arrange(table.column(0))
 
         for_each(fill, range(len(self._indices)))
@@ -276,7 +293,7 @@ def _open_folder(path: str, root: Path, manifest: dict[str, Any], parts: list[Pa
     columns = setting_columns(manifest["attributes"])
     return _assemble(
         path,
-        for_each(read, parts),
+        for_each(lambda part: read_latest(part, read), parts),
         attributes=manifest["attributes"],
         sites=manifest["sites"],
         numbers=numbers,

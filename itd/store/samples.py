@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from itd.errors import ResultError
-from itd.store.files import SIDE, sha256, write_whole
+from itd.store.files import SIDE, read_beside, sha256, write_whole
 
 HASH = "samples_sha256"
 """The manifest's field; a result that is older than the file does not have it."""
@@ -88,7 +88,7 @@ def read_samples(folder: Path, manifest: Mapping[str, Any], samples: np.ndarray)
     if named is None:
         return None
     try:
-        data = path.read_bytes()
+        data = read_beside(path)
         same = sha256(data) == named
         rows = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
         longer = rows.schema.equals(SCHEMA) and rows.num_rows > len(samples)

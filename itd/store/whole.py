@@ -14,7 +14,7 @@ from itd.store import manifest as manifests
 from itd.store.aside import put_aside
 from itd.store.files import SIDE, locked
 from itd.store.index import Index, read_index
-from itd.store.part import Part, list_parts, read_columns, read_schema, require_record, with_record
+from itd.store.part import Part, list_parts, read_columns, read_latest, read_schema, require_record, with_record
 from itd.store.result import for_each
 from itd.store.schema import check_columns
 
@@ -53,13 +53,17 @@ def check_part(
     try:
         if samples is not None and not 0 <= part.first <= part.last < len(samples):
             return Damage(part.name, "it is not a part of this result; move it elsewhere")
-        part = require_record(part) if recorded else with_record(part)
-        schema, _ = read_schema(part)
-        check_columns(schema, str(part.path))
-        index = read_index(part, numbers, None if samples is None else samples[part.first : part.last + 1])
-        return Checked(part, read_columns(part, schema.names).num_rows, index)
+        return read_latest(part, lambda one: _checked(one, numbers, samples, recorded))
     except ResultError as error:
         return Damage(part.name, str(error))
+
+
+def _checked(part: Part, numbers: np.ndarray | None, samples: np.ndarray | None, recorded: bool) -> Checked:
+    part = require_record(part) if recorded else with_record(part)
+    schema, _ = read_schema(part)
+    check_columns(schema, str(part.path))
+    index = read_index(part, numbers, None if samples is None else samples[part.first : part.last + 1])
+    return Checked(part, read_columns(part, schema.names).num_rows, index)
 
 
 def check_parts(

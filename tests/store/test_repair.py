@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -311,3 +312,15 @@ def test_a_part_that_overlaps_another_is_put_aside(folder: Path, scores: dict[st
     synthetic.write_units(again, scores)
     assert verify(folder).complete
     pd.testing.assert_frame_equal(rows(folder), before)
+
+
+@pytest.mark.parametrize("name", ["configs.parquet", "samples.parquet", "missing.json", "manifest.json"])
+def test_a_pipe_in_place_of_a_file_is_damage_and_holds_nothing_up(name: str, folder: Path) -> None:
+    if name == "samples.parquet":
+        write_names(folder)
+        synthetic.changed(folder / "_itd/manifest.json", samples_sha256="0" * 64)
+    path = folder / "_itd" / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    assert [one.file for one in verify(folder).damaged] == [f"_itd/{name}"]
+    repair(folder)
