@@ -13,6 +13,9 @@ from itd.text import first_line
 
 T = TypeVar("T")
 
+MOST_ELEMENTS = 2**31 - 1
+"""Elements of the largest value that a GPU's convolutions take: their indices have 32 bits."""
+
 _FULL = (
     "out of memory",
     "not enough memory",
@@ -92,10 +95,11 @@ class Halves:
         self.device = device
         self.most: int | None = None
 
-    def run(self, count: int, work: Callable[[slice], T]) -> list[T]:
+    def run(self, count: int, work: Callable[[slice], T], limit: int | None = None) -> list[T]:
         """What `work` gives for each piece of `count` rows, in order. A piece that does not fit is given again, halved.
 
-        Raises MemoryShortageError where a single row does not fit, tried twice.
+        limit: rows of a piece whatever the memory. Raises MemoryShortageError where a single row does not fit, tried
+        twice.
 
         >>> Halves(torch.device("cpu")).run(3, lambda rows: (rows.start, rows.stop))
         [(0, 3)]
@@ -103,7 +107,7 @@ class Halves:
         done: list[T] = []
         first, tried = 0, False
         while first < count:
-            size = min(count - first, self.most or count)
+            size = min(count - first, self.most or count, limit or count)
             try:
                 done.append(work(slice(first, first + size)))
                 first, tried = first + size, False
@@ -121,6 +125,8 @@ class Halves:
 
 def moved(pixels: torch.Tensor, device: torch.device, dtype: torch.dtype, **how: Any) -> torch.Tensor:
     """Images on a device where they fit, else as they are: then each piece is moved as it is run. how: as of `to`."""
+    if pixels.numel() > MOST_ELEMENTS:
+        return pixels
     try:
         return pixels.to(device, dtype, **how)
     except (RuntimeError, MemoryError) as error:

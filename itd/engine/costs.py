@@ -1,4 +1,4 @@
-"""What a sweep costs before it is run: multiply-accumulates, bytes, and which configurations cannot run at all.
+"""What a sweep costs before it is run: multiply-accumulates, bytes, elements, and which configurations cannot run.
 
 Shapes are followed with meta tensors, one image at a time, each distinct shape once.
 """
@@ -18,6 +18,7 @@ from itd.engine.ops import Op, ShapeError, WindowError
 from itd.engine.prefixes import BranchSetting, Fork, Prefixes
 from itd.engine.rows import META_ROWS, Scalar, counted, mapped, scalar_key
 from itd.engine.site_ops import SiteOp
+from itd.engine.sizes import LargestValue
 from itd.engine.stages import Branch, Stage
 from itd.errors import SpaceError, TraceError
 from itd.space import Setting, Space, format_config
@@ -30,11 +31,13 @@ Values = Mapping[int, Any]
 class Cost:
     """One stage or branch for one image of some shapes: multiply-accumulates, most bytes in use, what leaves.
 
-    unknown: names of operators whose multiply-accumulates are not counted.
+    largest: elements of the largest value in it. unknown: names of operators whose multiply-accumulates are not
+    counted.
     """
 
     macs: int
     peak_bytes: int
+    largest: int
     out: Shapes
     unknown: frozenset[str] = frozenset()
 
@@ -93,10 +96,13 @@ class Costs:
             self._branch[key] = self._tried(lambda: self._run_branch(number, setting, shapes))
         return _known(self._branch[key])
 
-    def work_bytes(self, number: int, shapes: Shapes, fork: Fork | None) -> int:
-        """Bytes for one row of a stage and then of every branch out of it: what a chunk is sized by."""
+    def of_row(self, number: int, shapes: Shapes, fork: Fork | None) -> tuple[int, int]:
+        """What a chunk is sized by, of one row of a stage and then of every branch out of it.
+
+        Bytes, and elements of the largest value.
+        """
         stage = self.stage(number, shapes)
-        peak = stage.peak_bytes
+        peak, largest = stage.peak_bytes, stage.largest
         if fork is not None:
             held = self._bytes(stage.out)
             for setting in fork.settings:
@@ -104,9 +110,9 @@ class Costs:
                     cost = self.branch(number + 1, setting, stage.out)
                 except WindowError:
                     continue
-                peak = max(peak, held + cost.peak_bytes)
+                peak, largest = max(peak, held + cost.peak_bytes), max(largest, cost.largest)
                 held += self._bytes(cost.out)
-        return peak
+        return peak, largest
 
     def _tried(self, work: Callable[[], Cost]) -> Cost | ValueError:
         try:
@@ -125,26 +131,30 @@ class Costs:
 
     def _run_stage(self, stage: Stage, shapes: Shapes) -> Cost:
         values: dict[int, Any] = self._metas(stage.entering, shapes)
-        macs, peak, unknown = 0, _live(values), set[str]()
+        macs, peak, unknown, largest = 0, _live(values), set[str](), LargestValue(values.values())
         for node, frees in zip(stage.nodes, stage.frees, strict=True):
             op = fixed_op(node)
             args, kwargs = arguments(node, values, META_ROWS)
-            out = op.meta(*args, **kwargs)
+            with largest:
+                out = op.meta(*args, **kwargs)
             values[node.id] = out
             macs += op.macs(out, *args, **kwargs)
             unknown |= set(op.uncounted(out, *args, **kwargs))
             peak = max(peak, _live(values) + op.scratch(out, *args))
             for i in frees:
                 del values[i]
-        return Cost(macs // META_ROWS, peak // META_ROWS, self._shapes(stage.leaving, values), frozenset(unknown))
+        out = self._shapes(stage.leaving, values)
+        return Cost(macs // META_ROWS, peak // META_ROWS, _each(largest.elements), out, frozenset(unknown))
 
     def _run_branch(self, number: int, setting: BranchSetting, shapes: Shapes) -> Cost:
         stage, before = self.stages[number], self.stages[number - 1]
         assert stage.branch is not None
         values = self._metas(before.leaving, shapes)
-        macs, scratch = apply_meta(stage.branch, setting, values, self.attributes)
+        with LargestValue(values.values()) as largest:
+            macs, scratch = apply_meta(stage.branch, setting, values, self.attributes)
         out = self._shapes(stage.entering, values)
-        return Cost(macs // META_ROWS, scratch // META_ROWS + self._bytes(out), out)
+        peak = scratch // META_ROWS + self._bytes(out)
+        return Cost(macs // META_ROWS, peak, _each(largest.elements), out)
 
     def _shapes(self, ids: Sequence[int], values: Values) -> Shapes:
         """The shapes of one image's rows, and sizes; TraceError for a value that is neither."""
@@ -187,6 +197,11 @@ def apply_meta(
 
 def _live(values: Values) -> int:
     return sum(v.numel() * v.element_size() for v in values.values() if isinstance(v, Tensor))
+
+
+def _each(elements: int) -> int:
+    """Elements for each row of a meta tensor, rounded up."""
+    return -(-elements // META_ROWS)
 
 
 def _known(cost: Cost | ValueError) -> Cost:

@@ -19,6 +19,7 @@ from itd.engine.costs import PrefixCosts
 from itd.engine.executor import Sink
 from itd.engine.macs import Macs, macs
 from itd.engine.precision import Precision
+from itd.engine.sizes import LargestValue, within
 from itd.errors import ItdError, ModelError, SpaceError
 from itd.patcher import DynamicModel, logits_of
 from itd.space import Setting, Space, format_config
@@ -41,6 +42,7 @@ class PlainExecutor:
     ) -> None:
         self.precision, self.device, self.space = precision or Precision(), torch.device(device), space
         self.model = copy.deepcopy(model).to(device=self.device, dtype=self.precision.dtype)
+        self._limits: dict[tuple[int, torch.Size], int] = {}
 
     def run(self, pixels: Tensor, sink: Sink, configs: Iterable[int] | None = None) -> None:
         """Every configuration, or those given, on every image. pixels: (N, C, H, W) float32."""
@@ -48,19 +50,35 @@ class PlainExecutor:
         with torch.inference_mode(), self.precision.flags():
             pixels = moved(pixels, self.device, self.precision.dtype)
             for number in range(len(self.space)) if configs is None else configs:
-                halves.run(len(images), partial(self._run_some, number, pixels, images, sink))
+                limit = self._limit(number, pixels, halves)
+                halves.run(len(images), partial(self._run_some, number, pixels, images, sink), limit)
 
     def _run_some(self, number: int, pixels: Tensor, images: np.ndarray, sink: Sink, rows: slice) -> None:
         """One configuration on some rows of the images."""
+        logits = self._logits(number, pixels, rows)
+        count = len(images[rows])
+        if logits.ndim != 2 or len(logits) != count:
+            raise ModelError(
+                f"the network gives logits of the shape {tuple(logits.shape)} for {count} images; they "
+                f"must be ({count}, K), a row for each image: a squeeze may take the images' side away"
+            )
+        sink(np.full(count, number), images[rows], logits)
+
+    def _logits(self, number: int, pixels: Tensor, rows: slice) -> Tensor:
         some = pixels[rows].to(self.device, self.precision.dtype).contiguous()
         with self.model.configured(self.space.configs[number]):
-            logits = logits_of(self.model(some))
-        if logits.ndim != 2 or len(logits) != len(some):
-            raise ModelError(
-                f"the network gives logits of the shape {tuple(logits.shape)} for {len(some)} images; they "
-                f"must be ({len(some)}, K), a row for each image: a squeeze may take the images' side away"
-            )
-        sink(np.full(len(some), number), images[rows], logits)
+            return logits_of(self.model(some))
+
+    def _limit(self, number: int, pixels: Tensor, halves: Halves) -> int | None:
+        """How many images have no value with more elements than a GPU takes, told from one; a CPU takes any."""
+        if self.device.type == "cpu" or len(pixels) < 2:
+            return None
+        key = number, pixels.shape[1:]
+        if key not in self._limits:
+            with LargestValue([pixels[:1]]) as largest:
+                halves.run(1, partial(self._logits, number, pixels))
+            self._limits[key] = within(largest.elements)
+        return self._limits[key]
 
 
 _TOO_SMALL = re.compile(r"[Kk]ernel size|[Oo]utput size is too small|smaller than|window")

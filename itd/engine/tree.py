@@ -23,6 +23,7 @@ from itd.engine.ops import CHANNELS_LAST, ShapeError, WindowError
 from itd.engine.prefixes import BranchSetting
 from itd.engine.program import Program
 from itd.engine.rows import shape_key
+from itd.engine.sizes import within
 from itd.engine.stages import Branch, Stage
 from itd.errors import SpaceError
 
@@ -131,7 +132,7 @@ class TreeExecutor:
                 self._run_chunk(queues, number, shapes, segment, sink)
 
         with torch.inference_mode(), self.precision.flags():
-            Halves(self.device).run(len(pixels), run_some)
+            Halves(self.device).run(len(pixels), run_some, limit=within(pixels[:1].numel()))
 
     def _prefixes_of(self, configs: list[int]) -> list[np.ndarray]:
         """For each fork (longer prefixes,) bool: those that some configurations go on with."""
@@ -188,13 +189,13 @@ class TreeExecutor:
         if key not in self._limits:
             fork = self.prefixes.forks[number] if number < len(self.prefixes.forks) else None
             try:
-                row_bytes = self.program.costs.work_bytes(number, shapes, fork)
+                row_bytes, row_elements = self.program.costs.of_row(number, shapes, fork)
             except (WindowError, ShapeError) as error:
                 raise SpaceError(
                     f"a configuration of this space cannot run at this image size ({error}); leave it out, as a sweep "
                     "does, or give larger images"
                 ) from error
-            self._limits[key] = max(1, self.budget_bytes // max(1, row_bytes))
+            self._limits[key] = min(within(row_elements), max(1, self.budget_bytes // max(1, row_bytes)))
         return self._limits[key]
 
     def _keep_below(self, number: int, shapes: Shapes, rows: int) -> int:
