@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from itd.errors import ResultError
-from itd.store import open_result, verify, whole
+from itd.store import ResultWriter, _verify, open_result, result, verify, whole
+from itd.store import manifest as manifests
 from support import synthetic
 
 SCORES = synthetic.make_scores(6, 10)
@@ -51,3 +53,67 @@ def test_parts_of_a_run_that_begins_anew_stay(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ResultError, match="was begun anew by another run"):
         writer(path, 4)
     assert verify(path).complete and open_result(path).configs == 5
+
+
+@pytest.fixture
+def missing(tmp_path: Path) -> Path:
+    """Ten images, the rows of one of which are null."""
+    path = tmp_path / "m.parquet"
+    synthetic.write_units(writer(path), SCORES, np.arange(10) == 5)
+    return path
+
+
+def retry(path: Path) -> None:
+    """Computes the part with null rows again."""
+    space = synthetic.make_space(6)
+    again = ResultWriter.open(
+        path, identity={"model": "resnet50", "space": space.identity()}, space=space,
+        macs=[1000 + i for i in range(6)], samples=np.arange(10), images_per_unit=4, provenance={"tool": "tests"},
+        retry_missing=True,
+    )  # fmt: skip
+    synthetic.write_units(again, SCORES)
+
+
+@pytest.mark.parametrize("where", [result, _verify])
+def test_a_part_that_is_made_again_while_it_is_read_is_whole(
+    where: object, missing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = result.list_parts
+
+    def late(folder: Path) -> object:
+        found = parts(folder)
+        monkeypatch.setattr(where, "list_parts", parts)
+        retry(missing)
+        return found
+
+    monkeypatch.setattr(where, "list_parts", late)
+    assert open_result(missing).nulls == 0 if where is result else verify(missing).complete
+
+
+def test_a_part_that_was_made_again_since_is_not_called_damaged(missing: Path) -> None:
+    opened = open_result(missing)
+    assert opened.nulls == 1
+    retry(missing)
+    with pytest.raises(ResultError, match=r"was made again by another run since .* was opened; open it again"):
+        opened.matrix("quality")
+    assert open_result(missing).matrix("quality").shape == (6, 10)
+
+
+def test_a_run_that_ends_while_it_begins_a_result_damages_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "r.parquet"
+    monkeypatch.setattr(manifests, "save", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        writer(path)
+    monkeypatch.undo()
+    assert verify(path).ok and (path / "_itd/configs.parquet").exists()
+    synthetic.write_units(writer(path), SCORES)
+    assert verify(path).complete
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "x" * 5000, "\udce9"])
+def test_what_no_manifest_can_hold_is_refused_before_anything_is_written(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ResultError, match=r"no result can be of this run: identity.data is .*, not a text of one line"):
+        writer(tmp_path / "r.parquet", identity={"model": "resnet50", "data": name})
+    assert not (tmp_path / "r.parquet/_itd/configs.parquet").exists()
