@@ -140,3 +140,9 @@ def free_memory(device: torch.device) -> None:
     """Gives back what torch keeps for later, so that others' and larger pieces of memory fit."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory of a GPU that nobody uses now; what torch keeps for later and does not use is free too."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

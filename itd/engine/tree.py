@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from itd.device import Halves, free_memory, memory_shortage
+from itd.device import Halves, free_bytes, free_memory, memory_shortage
 from itd.device import is_out_of_memory as is_out_of_memory
 from itd.engine.costs import Shapes, arguments, fixed_op, resolve, site_op
 from itd.engine.executor import Sink
@@ -94,9 +94,9 @@ def _joined(segments: list[Segment]) -> Segment:
 
 
 def default_budget_bytes(device: torch.device) -> int:
-    """How much memory one chunk may take: about what stays in a CPU's last cache, a sixteenth of a GPU's memory."""
+    """How much memory one chunk may take: a sixteenth of a GPU's free memory, on a CPU what its last cache holds."""
     if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory // 16
+        return max(1, free_bytes(device) // 16)
     return 48 << 20
 
 

@@ -9,7 +9,7 @@ from itd.engine.plain import PlainExecutor
 from itd.engine.precision import Precision
 from itd.engine.program import compile_program
 from itd.engine.sizes import LargestValue
-from itd.engine.tree import TreeExecutor
+from itd.engine.tree import TreeExecutor, default_budget_bytes
 from itd.patcher import MODELS, build_model, model_space, parse_sites, patch
 
 SHAPE = (3, 224, 224)
@@ -83,3 +83,13 @@ def test_no_value_of_a_plain_forward_has_more_elements_than_a_gpu_indexes():
     most = MOST_ELEMENTS // (192 * 224**2)
     assert largest.elements == most * 192 * 224**2
     assert rows == [most, 300 - most, 300]
+
+
+def test_what_others_hold_of_a_gpu_is_not_budgeted(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (30 * GB, 141 * GB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 12 * GB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 10 * GB)
+    assert default_budget_bytes(torch.device("cuda", 0)) == 2 * GB
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 141 * GB))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 10 * GB)
+    assert default_budget_bytes(torch.device("cuda", 0)) == 1
