@@ -105,6 +105,17 @@ def default_batch_size(device: torch.device) -> int:
     return 64 if device.type == "cuda" else 8
 
 
+def rounded(rows: int, images: int) -> int:
+    """Rows of a chunk, rounded down so that few counts occur, for each of which a GPU's libraries prepare anew.
+
+    images: in the tree at once, which most prefixes have rows of; a multiple, or where fewer fit a power of two.
+
+    >>> rounded(200, 64), rounded(50, 64)
+    (192, 32)
+    """
+    return rows - rows % images if rows >= images else 1 << (rows.bit_length() - 1)
+
+
 class TreeExecutor:
     """Runs a space on batches of images.
 
@@ -117,6 +128,7 @@ class TreeExecutor:
         self.stages, self.prefixes = program.stages, program.prefixes
         self.budget_bytes = budget_bytes or default_budget_bytes(self.device)
         self._limits: dict[tuple[int, Shapes], int] = {}
+        self._images = 0
         self._wanted: list[np.ndarray] | None = None
 
     def run(self, pixels: Tensor, sink: Sink, configs: Iterable[int] | None = None) -> None:
@@ -126,6 +138,7 @@ class TreeExecutor:
 
         def run_some(rows: slice) -> None:
             some = pixels[rows].to(self.device, self.precision.dtype, memory_format=CHANNELS_LAST, non_blocking=True)
+            self._images = len(some)
             queues: list[dict[Shapes, Queue]] = [{} for _ in self.stages]
             self._push(queues, 0, Segment({0: some}, np.zeros(len(some), np.int64), images[rows]))
             for number, shapes, segment in self._schedule(queues):
@@ -196,7 +209,7 @@ class TreeExecutor:
                     "does, or give larger images"
                 ) from error
             self._limits[key] = min(within(row_elements), max(1, self.budget_bytes // max(1, row_bytes)))
-        return self._limits[key]
+        return self._limits[key] if self.device.type == "cpu" else rounded(self._limits[key], self._images)
 
     def _keep_below(self, number: int, shapes: Shapes, rows: int) -> int:
         """Half of the rows that did not fit; later chunks of the same kind are no larger."""

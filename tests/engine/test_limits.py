@@ -1,10 +1,14 @@
 """What bounds the rows of a chunk on a large GPU, counted on shapes alone."""
 
+import functools
+
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from itd.device import MOST_ELEMENTS
+from itd.engine import tree
 from itd.engine.plain import PlainExecutor
 from itd.engine.precision import Precision
 from itd.engine.program import compile_program
@@ -16,12 +20,35 @@ SHAPE = (3, 224, 224)
 GB = 10**9
 
 
+@functools.cache
 def program_on_shapes(name, attribute, swept=None):
     """A registered network's whole space in bf16, or that of some sites, on the meta device."""
     with torch.device("meta"):
         model = patch(build_model(name, 1000), name)
     space = model_space(model, [attribute], entry=MODELS[name], swept=swept)
     return compile_program(model, space, device="meta", precision=Precision("bf16"))
+
+
+class Launches(TorchDispatchMode):
+    """Counts what is launched inside its block, and collects the shapes of convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.count, self.shapes = 0, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        if "conv" in func.__name__:
+            self.shapes.add((tuple(args[0].shape), tuple(args[1].shape), str(args[3:])))
+        return func(*args, **(kwargs or {}))
+
+
+def launched(program):
+    """(distinct convolutions, launches) of 64 images in a sixteenth of 141 GB."""
+    executor = TreeExecutor(program, budget_bytes=141 * GB // 16)
+    with Launches() as launches:
+        executor.run(images(64), ignore)
+    return len(launches.shapes), launches.count
 
 
 def images(count):
@@ -53,7 +80,7 @@ def test_no_value_of_a_tree_has_more_elements_than_a_gpu_indexes(name, attribute
 
 
 def test_rows_are_only_as_many_as_images_that_a_gpu_indexes():
-    executor = TreeExecutor(program_on_shapes("mobilenet_v2", "dilation", ["D"]), budget_bytes=141 * GB)
+    executor = TreeExecutor(program_on_shapes("mobilenet_v2", "dilation", "D"), budget_bytes=141 * GB)
     sizes = []
     run = executor._run_rows
     executor._run_rows = lambda number, rows, sink: sizes.append((number, len(rows))) or run(number, rows, sink)
@@ -83,6 +110,38 @@ def test_no_value_of_a_plain_forward_has_more_elements_than_a_gpu_indexes():
     most = MOST_ELEMENTS // (192 * 224**2)
     assert largest.elements == most * 192 * 224**2
     assert rows == [most, 300 - most, 300]
+
+
+TABLE = {
+    ("resnet50", "stride"): (313, 2634, 296, 2565),
+    ("resnet50", "dilation"): (54, 275, 54, 275),
+    ("resnet50", "size"): (73, 564, 73, 564),
+    ("resnext50_32x4d", "stride"): (304, 2704, 279, 2651),
+    ("resnext50_32x4d", "dilation"): (54, 275, 54, 275),
+    ("resnext50_32x4d", "size"): (54, 275, 54, 275),
+    ("mobilenet_v2", "stride"): (380, 2529, 361, 2457),
+    ("mobilenet_v2", "dilation"): (52, 165, 52, 165),
+    ("mobilenet_v2", "size"): (52, 165, 52, 165),
+    ("densenet121", "stride"): (1533, 10690, 1433, 11283),
+    ("densenet121", "dilation"): (133, 650, 133, 650),
+    ("densenet121", "size"): (148, 780, 148, 780),
+}
+"""Distinct convolutions and launches for 64 images: with as many rows as fit, and with rounded ones, which are run."""
+
+
+@pytest.mark.parametrize(("name", "attribute"), TABLE)
+def test_rows_are_rounded_so_that_fewer_convolutions_occur(name, attribute, monkeypatch):
+    program = program_on_shapes(name, attribute)
+    TreeExecutor(program, budget_bytes=GB).run(images(1), ignore)
+    after = launched(program)
+    monkeypatch.setattr(tree, "rounded", lambda rows, images: rows)
+    assert (*launched(program), *after) == TABLE[name, attribute]
+
+
+def test_rounded_rows_are_no_worse_over_twelve_sweeps():
+    before, _, after, _ = (sum(column) for column in zip(*TABLE.values(), strict=True))
+    assert len(TABLE) == 12 and after < before
+    assert all(after <= before and more <= 1.06 * few for before, few, after, more in TABLE.values())
 
 
 def test_what_others_hold_of_a_gpu_is_not_budgeted(monkeypatch):
