@@ -284,8 +284,15 @@ def _rows_of(value: Any, index: Tensor, rows: int) -> Any:
         return value
     if value.shape[0] != rows:
         return value.unflatten(0, (rows, -1)).index_select(0, index).flatten(0, 1)
-    picked = value.index_select(0, index)
-    return picked.contiguous(memory_format=CHANNELS_LAST) if picked.ndim == 4 else picked
+    return maps_of(value, index) if value.ndim == 4 else value.index_select(0, index)
+
+
+def maps_of(maps: Tensor, index: Tensor) -> Tensor:
+    """Some rows of maps (rows, C, H, W), channels-last: whole rows are copied as they lie in memory.
+
+    The same as `maps.index_select(0, index)`, which makes them channel after channel, value by value.
+    """
+    return maps.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
 
 
 def take_branch(
