@@ -20,6 +20,7 @@ from itd.store import manifest as manifests
 from itd.store.aside import put_file_aside
 from itd.store.files import (
     SIDE,
+    UnreadableError,
     disk_errors,
     is_sealed,
     locked,
@@ -87,7 +88,7 @@ def _manifest(root: Path, notes: list[str]) -> dict[str, Any] | None:
     path = manifests.manifest_path(root)
     try:
         manifest = manifests.load_manifest(root)
-    except manifests.OtherFormatError:
+    except (manifests.OtherFormatError, UnreadableError):
         raise
     except ResultError as error:
         manifest = None
@@ -158,6 +159,8 @@ def _replaced(root: Path, notes: list[str]) -> dict[str, Any]:
     """The fields of the identity that became others as files were replaced."""
     try:
         return read_replaced(root)
+    except UnreadableError:
+        raise
     except ResultError as error:
         notes.append(f"{error}: no sweep can go on with the files that were replaced since")
         return {}
@@ -184,6 +187,8 @@ def _samples(root: Path) -> tuple[dict[str, str], np.ndarray]:
 def _mend_replaced(root: Path, manifest: dict[str, Any], notes: list[str]) -> None:
     try:
         read_replaced(root)
+    except UnreadableError:
+        raise
     except ResultError:
         save_replaced(root, manifest["identity"])
         notes.append(f"{root / SIDE / REPLACED} was made anew from the manifest")
@@ -194,6 +199,8 @@ def _mend_record(root: Path, part: Part, configs: pa.Table, samples: np.ndarray,
     try:
         require_record(part)
         return
+    except UnreadableError:
+        raise
     except ResultError:
         pass
     alone = Part(part.path, part.first, part.last)

@@ -16,6 +16,7 @@ from itd import checked, files
 from itd.checked import BadJson, Check
 from itd.errors import ResultError
 from itd.files import HOST, TEMPORARY, write_atomic
+from itd.text import one_line
 
 SIDE = "_itd"
 """The sub-folder that readers of the table never see."""
@@ -96,6 +97,23 @@ def read_json(path: Path, check: Check) -> Any:
         return checked.read_json(path, _with_hash(check))
     except BadJson as error:
         raise ResultError(f"{path} is damaged: {error}; {RESTORE}") from error
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except (OSError, MemoryError) as error:
+        raise unreadable(path, error) from error
+
+
+class UnreadableError(ResultError):
+    """A file that cannot be read now, so that nobody knows whether it is damaged."""
+
+
+def unreadable(path: Path, error: BaseException) -> UnreadableError:
+    """What is raised of a file that the system does not give."""
+    if isinstance(error, MemoryError):
+        return UnreadableError(f"there is not enough memory to read {path}; end other programs, then try again")
+    if isinstance(error, PermissionError):
+        return UnreadableError(f"{path} cannot be read: permission denied; make it readable")
+    return UnreadableError(f"{path} cannot be read: {one_line(error)}; see that its disk is there, then try again")
 
 
 def _with_hash(check: Check) -> Check:

@@ -45,8 +45,6 @@ def load_manifest(folder: Path) -> dict[str, Any] | None:
         return None
     except OtherFormatError as error:
         raise OtherFormatError(f"{path} {error}: use the itd that wrote it") from error
-    except OSError as error:
-        raise ResultError(f"{path} cannot be read: {error.strerror}; make it readable") from error
 
 
 class OtherFormatError(ResultError):

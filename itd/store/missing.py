@@ -12,7 +12,7 @@ import numpy as np
 
 from itd.checked import fields, listing, maybe, text, whole
 from itd.errors import ResultError
-from itd.store.files import SIDE, locked, read_json, sealed, to_json, write_whole
+from itd.store.files import SIDE, UnreadableError, locked, read_json, sealed, to_json, write_whole
 from itd.store.index import read_index
 from itd.store.part import list_parts, require_record
 
@@ -81,6 +81,8 @@ def as_parts_say(folder: Path, null_images: Sequence[int], samples: np.ndarray) 
     with locked(folder / SIDE):
         try:
             noted, whole_file = read_missing(folder), True
+        except UnreadableError:
+            raise
         except ResultError:
             noted, whole_file = [], False
         reasons = {one.image: one for one in noted}

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from itd.errors import ResultError
 from itd.files import publish, write_atomic
 from itd.store.fields import check_record
-from itd.store.files import SIDE, read_json, sealed, sha256, side_of, to_json
+from itd.store.files import SIDE, UnreadableError, read_json, sealed, sha256, side_of, to_json, unreadable
 from itd.text import one_line
 
 T = TypeVar("T")
@@ -101,16 +101,18 @@ def _list_records(side: Path) -> dict[str, list[Path]]:
 
 def with_record(part: Part) -> Part:
     """The part with its record, where there is one; ResultError where there is none that can be read."""
-    records, unreadable = [], None
+    records, spoiled = [], None
     for path in part.records:
         try:
             records.append(read_json(path, check_record))
         except FileNotFoundError:
             continue
+        except UnreadableError:
+            raise
         except ResultError:
-            unreadable = path
-    if unreadable is not None and not records:
-        raise _damaged(part, f"its record {SIDE}/{unreadable.name} cannot be read")
+            spoiled = path
+    if spoiled is not None and not records:
+        raise _damaged(part, f"its record {SIDE}/{spoiled.name} cannot be read")
     if len(records) > 1:
         footer = _footer_sha256(part.path)
         records.sort(key=lambda record: record["footer_sha256"] != footer)
@@ -225,10 +227,15 @@ def _opened(part: Part) -> Iterator[pq.ParquetFile]:
             yield file
     except FileNotFoundError as error:
         raise ResultError(f"{part.path} does not exist any more; make it with `itd sweep`") from error
-    except PermissionError as error:
-        raise ResultError(f"{part.path} cannot be read: permission denied; make it readable") from error
     except (pa.ArrowException, OSError, ValueError, MemoryError, OverflowError) as error:
+        if isinstance(error, PermissionError) or (part.record is not None and _is_of_system(error)):
+            raise unreadable(part.path, error) from error
         raise _damaged(part, one_line(error)) from error
+
+
+def _is_of_system(error: Exception) -> bool:
+    """Whether a file cannot be read now, of one whose footer and columns match its record: that is no damage."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
 
 
 def _check_footer(part: Part, record: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from itd.errors import ResultError
 from itd.store import manifest as manifests
 from itd.store.aside import put_aside
-from itd.store.files import SIDE, locked
+from itd.store.files import SIDE, UnreadableError, locked
 from itd.store.index import Index, read_index
 from itd.store.part import Part, list_parts, read_columns, read_latest, read_schema, require_record, with_record
 from itd.store.result import for_each
@@ -25,6 +25,10 @@ class Damage:
 
     file: str
     reason: str
+
+
+class Unreadable(Damage):
+    """A file that cannot be read now: it may be whole, and stays where it is."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ def check_part(
         if samples is not None and not 0 <= part.first <= part.last < len(samples):
             return Damage(part.name, "it is not a part of this result; move it elsewhere")
         return read_latest(part, lambda one: _checked(one, numbers, samples, recorded))
+    except UnreadableError as error:
+        return Unreadable(part.name, str(error))
     except ResultError as error:
         return Damage(part.name, str(error))
 
@@ -86,7 +92,8 @@ def whole_parts(folder: Path, manifest: Mapping[str, Any], numbers: np.ndarray) 
     """The parts of a result that are whole, the others moved to `_itd/bad`; and a note for each that was moved.
 
     The parts are read without the lock; under it only what was damaged is looked at once more, by the manifest as it
-    is then: another run may have gone on to more images, or begun the result anew.
+    is then: another run may have gone on to more images, or begun the result anew. What cannot be read is no damage but
+    an UnreadableError.
     """
     found = check_parts(list_parts(folder), numbers, manifests.from_runs(manifest["samples"]))
     damaged = {one.file for one in found if isinstance(one, Damage)}
@@ -101,6 +108,8 @@ def whole_parts(folder: Path, manifest: Mapping[str, Any], numbers: np.ndarray) 
                 if isinstance(one, Checked) and not _overlaps(one.part, found):
                     found.append(one)  # another run has made it anew in the meantime
                     continue
+                if isinstance(one, Unreadable):
+                    raise UnreadableError(one.reason)
                 notes.append(_moved(part, one))
     return sorted((one for one in found if isinstance(one, Checked)), key=lambda one: one.part.first), notes
 

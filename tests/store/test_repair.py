@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -324,3 +326,46 @@ def test_a_pipe_in_place_of_a_file_is_damage_and_holds_nothing_up(name: str, fol
     os.mkfifo(path)
     assert [one.file for one in verify(folder).damaged] == [f"_itd/{name}"]
     repair(folder)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.EIO, "Input/output error"), r"cannot be read: input/output error; see that its disk is there"),
+        (OSError(errno.EMFILE, "Too many open files"), "cannot be read: too many open files"),
+        (PermissionError(errno.EACCES, "Permission denied"), "cannot be read: permission denied; make it readable"),
+        (MemoryError("realloc failed"), "there is not enough memory to read"),
+    ],
+)
+@pytest.mark.parametrize("file", ["part-00000004-00000007.parquet", "part-00000004-00000007.json", "manifest.json"])
+def test_what_cannot_be_read_now_is_not_put_aside(
+    error: Exception, words: str, file: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(path: object, *given: object, **more: object) -> object:
+        if re.fullmatch(file.replace(".", r"(\.[0-9a-f]{16})?\."), str(path).rpartition("/")[2]):
+            raise error
+        return opened(path, *given, **more)  # type: ignore[arg-type]
+
+    opened = open
+    monkeypatch.setattr("builtins.open", away)
+    for use in (writer, repair, open_result):
+        with pytest.raises(ResultError, match=words):
+            use(folder)
+    report = verify(folder)
+    named = "_itd/manifest.json" if file == "manifest.json" else "part-00000004-00000007.parquet"
+    assert [one.file for one in report.damaged] == [named] and not report.ok
+    monkeypatch.undo()
+    assert verify(folder).complete and not (folder / "_itd/bad").exists()
+
+
+def test_a_file_beside_the_parts_that_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "_itd/missing.json").write_bytes(to_json(sealed({"missing": []})))
+    opened = open
+
+    def away(path: object, *given: object, **more: object) -> object:
+        if str(path).endswith("missing.json"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return opened(path, *given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("builtins.open", away)
+    assert [one.file for one in verify(folder).damaged] == ["_itd/missing.json"]
