@@ -11,7 +11,7 @@ import stat
 from typing import IO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from itd.errors import DataError, ImageReadError
 from itd.text import one_line
@@ -45,6 +45,8 @@ def decoded(file: str | IO[bytes], index: int, where: str) -> Image.Image:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         why = f"it has more than {MAX_PIXELS:,} pixels"
+    except UnidentifiedImageError as error:  # whose text has an address in memory
+        raise DataError(_message(index, where, f"it is none of {', '.join(FORMATS)}")) from error
     except Exception as error:  # PIL's decoders raise a dozen unrelated types on damaged files
         raise DataError(_message(index, where, one_line(error))) from error
     raise DataError(_message(index, where, why))

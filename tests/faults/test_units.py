@@ -309,7 +309,7 @@ def test_a_run_that_lacks_memory_from_the_start_stops(request_: SweepRequest) ->
 def test_any_name_can_be_noted(name: str, request_: SweepRequest, folder: Path) -> None:
     (folder / "cat/0.png").unlink()
     (folder / "cat" / name).write_bytes(b"no image")
-    report = set_aside(request_, r"image \d, .*cat/.*\.png: cannot identify")
+    report = set_aside(request_, r"image \d, .*cat/.*\.png: it is none of JPEG")
     assert [one.images[0].name.isprintable() for one in report.failed] == [True]
     assert sweep(replace(request_, allow_missing=1), quiet=True).nulls == 1
     assert sweep(request_, quiet=True).nulls == 1 and verify(request_.out).complete
