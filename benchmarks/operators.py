@@ -1,8 +1,8 @@
 """The learned operators over seeds: cifar-resnet18 with each, trained on the digits at one scale.
 
-The digits are resized to 16 px, so that five trainings of each operator take an hour on one core. Each is tested on the 360 digits of other writers
-at that scale and at many. One line of JSON for each operator and seed goes to `--out`; those that are there already are
-not run again. Then a table: means over seeds with 95% intervals of Student's t.
+The digits are resized to 16 px, so that five trainings of each operator take an hour on one core. Each is tested on the
+360 digits of other writers at that scale and at many. One line of JSON for each operator and seed goes to `--out`;
+those that are there already are not run again. Then a table: means over seeds with 95% intervals of Student's t.
 
     python benchmarks/operators.py --seeds 5 --out results/controls/operators.jsonl
     python benchmarks/operators.py --seeds 0 --out results/controls/operators.jsonl       # the table alone
@@ -44,13 +44,18 @@ def trained(operator: str, seed: int, epochs: int, precision: str, out: Path) ->
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Means over seeds as Markdown."""
-    lines = ["| operator | seeds | n | top-1 at the scale of training | top-1 at many scales |", f"|{'---|' * 5}"]
-    for operator in OPERATORS:
-        of = [row for row in rows if row["operator"] == operator]
-        if of:
-            cells = (interval([100 * row[key] for row in of]) for key in ("one_scale", "many_scales"))
-            lines.append(f"| {operator} | {len(of)} | {of[0]['n']} | {' | '.join(cells)} |")
+    """Means over seeds as Markdown, and what each operator has more than the plain convolution, seed by seed."""
+    of = {name: {row["seed"]: row for row in rows if row["operator"] == name} for name in OPERATORS}
+    columns = ("at the scale of training", "more than conv", "at many scales", "more than conv")
+    lines = [f"| operator | seeds | n | {' | '.join(columns)} |", f"|{'---|' * 7}"]
+    for name, seeds in of.items():
+        cells = []
+        for key in ("one_scale", "many_scales"):
+            cells.append(interval([100 * row[key] for row in seeds.values()]))
+            more = [100 * (row[key] - of["conv"][seed][key]) for seed, row in seeds.items()]
+            cells.append("-" if name == "conv" else f"{interval(more)}")
+        n = next(iter(seeds.values()))["n"]
+        lines.append(f"| {name} | {len(seeds)} | {n} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -271,6 +271,14 @@ def controls() -> str:
     return table(lines("rof-stride", "controls")) + "\n"
 
 
+def operators() -> str:
+    """The learned operators trained alike on the digits, over seeds."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from operators import table
+
+    return table(lines("operators", "controls")) + "\n"
+
+
 def all_strides() -> str:
     """What the range of total output strides leaves out of ResNet-50's 400 stride configurations."""
     inside, above, below = (opened(f"resnet50-stride{part}-val1300") for part in ("", "-above288", "-below4"))
@@ -301,7 +309,7 @@ def lines(name: str, folder: str = "networks") -> list[dict[str, Any]]:
 TABLES: dict[str, Callable[[], str]] = {
     function.__name__: function
     for function in (oracle, held_out, baselines, combined, efficiency, preferences, defaults, fine_tuning, distinct,
-                     selectors, gain, second, mirror, zoo, auto_sites, controls, all_strides)
+                     selectors, gain, second, mirror, zoo, auto_sites, controls, operators, all_strides)
 }  # fmt: skip
 """name -> what makes it."""
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n\n)(.*?)(\n?<!-- end -->)", re.DOTALL)

@@ -154,6 +154,17 @@ def test_what_the_documents_say_in_words_is_what_the_results_say(repository):
         said = f"{mean[treatment, 'first_5']:.1f} against {mean[treatment, 'as_many_guesses']:.1f}"
         assert said in tuning, said
     assert f"right on {mean['scale', 'static']:.0f}%" in tuning
+    written = (repository / "results" / "controls" / "operators.jsonl").read_text()
+    trained = {(row["operator"], row["seed"]): row for row in map(json.loads, written.splitlines())}
+    assert len(trained) == 25
+    less = {
+        (name, key): 100 * np.mean([trained["conv", s][key] - trained[name, s][key] for s in range(5)])
+        for name in ("involution", "condconv")
+        for key in ("one_scale", "many_scales")
+    }
+    assert f"Involution is {less['involution', 'one_scale']:.1f} points below it" in layers
+    assert f"CondConv is {less['condconv', 'many_scales']:.1f} points below, involution" in layers
+    assert f"involution {less['involution', 'many_scales']:.1f}, and no operator" in layers
     gains = gain([opened(repository, name) for name in LEARNED])
     first = [100 * one.held_out.steps[4].over_static.value for one in gains]
     assert f"gain {min(first):.0f} to {max(first):.0f} points" in layers
