@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from itd.errors import ItdError
 from itd_cli.options import echo, note, print_json, results_argument
 
 
@@ -26,14 +27,18 @@ def verify(results: tuple[str, ...], repair: bool, as_json: bool) -> None:
     \b
     JSON: [{path, ok, parts, rows, images, damaged: [{file, reason}], missing: [[first, last]], unprotected: [file]}]
     """
+    from itd.store import Damage, VerifyReport
     from itd.store import repair as mend
     from itd.store import verify as check
 
     reports = []
     for path in results:
-        for line in mend(path) if repair else ():
-            note(line)
-        reports.append(check(path))
+        try:
+            for line in mend(path) if repair else ():
+                note(line)
+            reports.append(check(path))
+        except ItdError as error:  # the others are still to be said
+            reports.append(VerifyReport(path, 0, 0, 0, (Damage(".", str(error)),), ()))
     if as_json:
         print_json([report.as_dict() for report in reports])
     else:

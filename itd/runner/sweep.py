@@ -46,6 +46,7 @@ class SweepReport:
     images: selected. already: there before. done: added now. left: not there yet. executor: tree, or plain where no
     work was shared. nulls: images that are there and have null rows, as they cannot be decoded. failed: units that were
     set aside; the same sweep tries them again. stopped: why it ended before its last unit, None where it did not.
+    kept: images of units that `retry_missing` was to compute again and did not, so that they are there as they were.
     """
 
     out: str
@@ -58,11 +59,12 @@ class SweepReport:
     nulls: int = 0
     failed: tuple[FailedUnit, ...] = ()
     stopped: str | None = None
+    kept: int = 0
 
     @property
     def left(self) -> int:
         """Images that are not there yet."""
-        return self.images - self.already - self.done
+        return self.images - self.already - self.done - self.kept
 
     @property
     def set_aside(self) -> list[str]:
@@ -256,6 +258,7 @@ def report_of(
         nulls=len(writer.null_images),
         failed=() if run is None else tuple(run.failed),
         stopped=None if run is None else run.stopped,
+        kept=writer.kept_images,
     )
 
 

@@ -30,6 +30,10 @@ statistics are the weights' own. choices: the readings of the paper that come fi
 that is added to the identity later gets its default here, so that older results go on."""
 
 
+OF_DATA = ("data", "contents_sha256")
+"""The fields of an identity that a replaced file changes."""
+
+
 def with_defaults(identity: Mapping[str, Any]) -> dict[str, Any]:
     """An identity with the fields that it lacks at their defaults, those of its own first and in their order.
 

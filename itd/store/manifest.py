@@ -15,7 +15,7 @@ from itd.errors import ResultError
 from itd.space import ATTRIBUTES, Space
 from itd.store.fields import check_manifest
 from itd.store.files import OWN_HASH, SIDE, read_beside, read_json, sealed, sha256, to_json, write_whole
-from itd.store.identity import as_json, identity_differences
+from itd.store.identity import OF_DATA, as_json, identity_differences
 from itd.store.part import list_parts
 from itd.store.samples import HASH, Namer, write_samples
 from itd.store.schema import setting_columns, setting_type
@@ -339,9 +339,21 @@ def records_more(manifest: Mapping[str, Any], provenance: Mapping[str, Any]) -> 
     return not recorded.issuperset(provenance)
 
 
+_BEGUN_ANEW = "{} was begun anew by another run in the meantime; give another `out`"
+
+
 def require_own(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The manifest as it is now; ResultError where another run has begun the result anew since this one opened it."""
     now = load_manifest(folder)
-    if now is None or now["identity"] != manifest["identity"] or now["configs_sha256"] != manifest["configs_sha256"]:
-        raise ResultError(f"{folder} was begun anew by another run in the meantime; give another `out`")
+    if now is None or now["configs_sha256"] != manifest["configs_sha256"]:
+        raise ResultError(_BEGUN_ANEW.format(folder))
+    there, own = now["identity"], manifest["identity"]
+    others = [name for name in {*there, *own} if there.get(name) != own.get(name)]
+    if others and set(others) <= set(OF_DATA):
+        raise ResultError(
+            f"{folder} goes on with files that were replaced while this run was at work; nothing already written is "
+            "lost: give the same command again"
+        )
+    if others:
+        raise ResultError(_BEGUN_ANEW.format(folder))
     return now

@@ -14,12 +14,10 @@ from itd.checked import fields, hexadecimal, maybe, text
 from itd.store import manifest as manifests
 from itd.store.aside import FAILED, failed_units, update_failed
 from itd.store.files import SIDE, read_json, sealed, to_json, write_whole
-from itd.store.identity import as_json
+from itd.store.identity import OF_DATA, as_json
 from itd.store.missing import MissingImage, missing_path, read_missing, save_missing, with_scores
 
 FILE = "replaced.json"
-OF_DATA = ("data", "contents_sha256")
-"""The fields of an identity that a replaced file changes."""
 _check = fields({}, {"data": maybe(text), "contents_sha256": maybe(hexadecimal), "sha256": hexadecimal})
 
 

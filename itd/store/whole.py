@@ -18,6 +18,9 @@ from itd.store.part import Part, list_parts, read_columns, read_latest, read_sch
 from itd.store.result import for_each
 from itd.store.schema import check_columns
 
+_ROWS_AT_ONCE = 2**20
+"""Of a part with more rows one column after the other is read, as eight parts are read at a time."""
+
 
 @dataclass(frozen=True)
 class Damage:
@@ -69,7 +72,11 @@ def _checked(part: Part, numbers: np.ndarray | None, samples: np.ndarray | None,
     schema, _ = read_schema(part)
     check_columns(schema, str(part.path))
     index = read_index(part, numbers, None if samples is None else samples[part.first : part.last + 1])
-    return Checked(part, read_columns(part, schema.names).num_rows, index)
+    rows = len(index.numbers) * len(index.samples)
+    each = [schema.names] if rows <= _ROWS_AT_ONCE else [[name] for name in schema.names]
+    for names in each:
+        read_columns(part, names)
+    return Checked(part, rows, index)
 
 
 def check_parts(

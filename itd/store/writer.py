@@ -146,8 +146,12 @@ class ResultWriter:
     @property
     def done_images(self) -> int:
         """How many of the selected images are there already, without those that are to do again."""
-        again = sum(last - first + 1 for first, last in self._again)
-        return int(self._covered(len(self.samples)).sum()) - again
+        return int(self._covered(len(self.samples)).sum()) - self.kept_images
+
+    @property
+    def kept_images(self) -> int:
+        """How many images are there and to do again."""
+        return sum(last - first + 1 for first, last in self._again)
 
     @property
     def null_images(self) -> list[MissingImage]:

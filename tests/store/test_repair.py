@@ -285,8 +285,11 @@ def test_the_command_says_all_as_json(folder: Path, tmp_path: Path) -> None:
     assert (
         answer.exit_code == 0 and "moved to _itd/bad/" in answer.stderr and "not there yet: 4 images" in answer.stdout
     )
-    answer = run("verify", tmp_path / "nowhere")
-    assert answer.exit_code == 1 and "is not a result" in answer.stderr
+    for first, second in ((tmp_path / "nowhere", folder), (folder, tmp_path / "nowhere")):
+        answer = run("verify", first, second)  # what is no result keeps nothing from being said
+        assert (
+            answer.exit_code == 1 and "nowhere is not a result" in answer.stdout and ": whole, 2 parts" in answer.stdout
+        )
 
 
 def test_a_hash_is_of_fields_and_not_of_their_order() -> None:
@@ -369,3 +372,33 @@ def test_a_file_beside_the_parts_that_cannot_be_read_is_named(folder: Path, monk
 
     monkeypatch.setattr("builtins.open", away)
     assert [one.file for one in verify(folder).damaged] == ["_itd/missing.json"]
+
+
+def test_a_large_part_is_read_one_column_after_the_other(folder: Path, monkeypatch) -> None:
+    from itd.store import whole
+
+    read, asked = whole.read_columns, []
+
+    def reading(part: object, names: list[str], **how: object) -> object:
+        asked.append(len(names))
+        return read(part, names, **how)
+
+    monkeypatch.setattr(whole, "read_columns", reading)
+    assert verify(folder).complete and set(asked) == {12}
+    asked.clear()
+    monkeypatch.setattr(whole, "_ROWS_AT_ONCE", 12)
+    assert verify(folder).complete and asked.count(1) == 24 and asked.count(12) == 1
+    part = sorted(folder.glob("part-*"))[0]
+    part.write_bytes(flipped(part.read_bytes(), 300))
+    assert [one.file for one in verify(folder).damaged] == [part.name]
+
+
+def test_a_run_whose_files_another_found_replaced_is_told_to_go_on(folder: Path, scores: dict[str, np.ndarray]) -> None:
+    sorted(folder.glob("part-*"))[1].unlink()
+    first, second = writer(folder), writer(folder)
+    second.go_on_with({**second.manifest["identity"], "data": "another"}, [])
+    with pytest.raises(ResultError, match=r"files that were replaced while this run was at work; .*same command again"):
+        synthetic.write_units(first, scores)
+    second.go_on_with({**second.manifest["identity"], "model": "another"}, [])
+    with pytest.raises(ResultError, match="was begun anew by another run"):
+        synthetic.write_units(first, scores)
