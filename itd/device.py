@@ -125,8 +125,6 @@ class Halves:
 
 def moved(pixels: torch.Tensor, device: torch.device, dtype: torch.dtype, **how: Any) -> torch.Tensor:
     """Images on a device where they fit, else as they are: then each piece is moved as it is run. how: as of `to`."""
-    if pixels.numel() > MOST_ELEMENTS:
-        return pixels
     try:
         return pixels.to(device, dtype, **how)
     except (RuntimeError, MemoryError) as error:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from itd.device import Halves, moved, raise_if_memory
+from itd.device import MOST_ELEMENTS, Halves, moved, raise_if_memory
 from itd.engine.costs import PrefixCosts
 from itd.engine.executor import Sink
 from itd.engine.macs import Macs, macs
@@ -48,7 +48,8 @@ class PlainExecutor:
         """Every configuration, or those given, on every image. pixels: (N, C, H, W) float32."""
         images, halves = np.arange(len(pixels)), Halves(self.device)
         with torch.inference_mode(), self.precision.flags():
-            pixels = moved(pixels, self.device, self.precision.dtype)
+            if pixels.numel() <= MOST_ELEMENTS:
+                pixels = moved(pixels, self.device, self.precision.dtype)
             for number in range(len(self.space)) if configs is None else configs:
                 limit = self._limit(number, pixels, halves)
                 halves.run(len(images), partial(self._run_some, number, pixels, images, sink), limit)
