@@ -214,8 +214,8 @@ class Worker:
             raise
         except DataError as error:
             failure = UnitFailure(unit, Problem.of(error, -1).kind, error)
-        except (MemoryError, RuntimeError) as error:
-            if not (isinstance(error, MemoryError) or is_out_of_memory(error)):
+        except Exception as error:  # an executor says in several ways that memory ran out
+            if not is_out_of_memory(error):
                 raise
             failure = UnitFailure(unit, MEMORY, error)
         for _ in batches:  # those of the unit that were not looked at

@@ -15,7 +15,16 @@ from PIL import Image, UnidentifiedImageError
 
 from itd import SweepRequest, plan, sweep
 from itd.data.loader import DecoderDiedError
-from itd.errors import DataError, ImageReadError, ItdError, ItdWarning, NotFiniteError, ResultError, SetAsideWarning
+from itd.errors import (
+    DataError,
+    ImageReadError,
+    ItdError,
+    ItdWarning,
+    MemoryShortageError,
+    NotFiniteError,
+    ResultError,
+    SetAsideWarning,
+)
 from itd.runner.executors import make_executor, way_of
 from itd.runner.options import RunOptions, missing_limit
 from itd.runner.sweep import run_job
@@ -467,3 +476,15 @@ def test_rows_of_a_unit_that_failed_do_not_count_as_progress(request_: SweepRequ
     counted: list[int] = []
     report = set_aside(replace(request_, batch_size=1), "images 2 to 3", on_start=lambda begun: counted.append)
     assert sum(counted) == report.done * report.configs and min(counted) < 0
+
+
+@pytest.mark.parametrize(
+    "shortage", [MemoryShortageError("out of memory on cpu with a single image"), OSError(errno.ENOMEM, "x")]
+)
+def test_a_shortage_that_halving_does_not_mend_sets_its_unit_aside(request_: SweepRequest, shortage: Exception) -> None:
+    """What the executors raise once a single image does not fit: three attempts, and the others finish."""
+    report = failing(request_, {2: shortage, 5: shortage})
+    assert report.done == 8 and not report.failed
+    with pytest.warns(SetAsideWarning, match="images 2 to 3"):
+        report = failing(replace(request_, out=request_.out + "2"), {2: shortage, 5: shortage, 6: shortage})
+    assert report.done == 6 and [(one.kind, one.attempts) for one in report.failed] == [("memory", 3)]
