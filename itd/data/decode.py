@@ -6,13 +6,13 @@ What a file's first bytes say is looked at before anything is decoded: its forma
 from __future__ import annotations
 
 import io
-import os
-import stat
 from typing import IO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from itd import checked
+from itd.checked import BadFile
 from itd.errors import DataError, ImageReadError
 from itd.text import one_line
 
@@ -58,13 +58,9 @@ def read_bytes(path: str, index: int, where: str) -> bytes:
     Raises ImageReadError where the disk does not give them, DataError for what is no file, or too large.
     """
     try:
-        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise DataError(_message(index, where, "it is no file"))
-            if found.st_size > MAX_BYTES:
-                raise DataError(_message(index, where, f"it has {found.st_size:,} bytes; allowed are {MAX_BYTES:,}"))
-            return file.read(MAX_BYTES + 1)
+        return checked.read_bytes(path, MAX_BYTES)
+    except BadFile as error:
+        raise DataError(_message(index, where, str(error))) from error
     except OSError as error:
         raise unreadable(index, where, error) from error
 

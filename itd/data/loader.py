@@ -236,7 +236,7 @@ def stream(
             pin_memory=pin_memory,
         )
         items = iter(loader)
-    return _batches(pixels, _guarded(items), keep_going)
+    return _batches(pixels, guarded(items), keep_going)
 
 
 def _batches(pixels: Pixels, items: Generator[Any, None, None], keep_going: bool) -> Iterator[Batch]:
@@ -260,7 +260,7 @@ class _Batches:
                 yield np.asarray(samples[first : first + self.batch_size]).tolist()
 
 
-def _guarded(items: Iterator[Any]) -> Generator[Any, None, None]:
+def guarded(items: Iterator[Any]) -> Generator[Any, None, None]:
     """The items; a worker that was killed (most often for memory) becomes one line."""
     try:
         yield from items

@@ -9,11 +9,11 @@ from typing import Any
 
 from itd.data.contents import content_sha256, contents_sha256
 from itd.data.images import ImageSet
-from itd.data.loader import Problem, stream
+from itd.data.loader import UNDECODABLE, Problem, stream
 from itd.errors import DataError, ItdWarning
 from itd.runner.job import SweepJob
 from itd.runner.options import RunOptions, missing_limit
-from itd.store import MissingImage, identity_there, noted_there, unscored_there
+from itd.store import OF_DATA, MissingImage, identity_there, noted_there, unscored_there
 from itd.text import visible
 from itd.weights.prepare import OnPrepare
 
@@ -46,7 +46,7 @@ def require_decodable(job: SweepJob, options: RunOptions, on_prepare: OnPrepare 
     for problem in problems:
         warnings.warn(visible(problem.text), ItdWarning, stacklevel=4)
     allowed = missing_limit(options.allow_missing, len(job))
-    if len(problems) > allowed or any(problem.kind != "undecodable" for problem in problems):
+    if len(problems) > allowed or any(problem.kind != UNDECODABLE for problem in problems):
         raise DataError(
             f"{len(problems)} of {len(job)} images cannot be used, and {allowed} may be missing; mend the files "
             "that are named above, or pass `allow_missing` for those that cannot be decoded"
@@ -77,7 +77,7 @@ def replaced_files(job: SweepJob, out: str, identity: Mapping[str, Any]) -> Repl
     if there is None or not isinstance(images, ImageSet) or "union" in there:
         return None
     hashed = here.get("contents_sha256") is not None
-    if all(there.get(name) == here.get(name) for name in ("data", "contents_sha256")):
+    if all(there.get(name) == here.get(name) for name in OF_DATA):
         noted = [one for one in noted_there(out) if one.sample < len(images)]
         notes = [_as_now(one, images, hashed) for one in noted]
         return None if notes == noted else Replaced(here, here, notes)

@@ -185,14 +185,15 @@ def run_job(
     """
     started = time.perf_counter()
     identity = {**job.identity(options.precision.name), **(identity or {})}
-    replaced = replaced_files(job, options.out or job.default_out, identity)
+    out = options.out or job.default_out
+    replaced = replaced_files(job, out, identity)
     if replaced is not None:
         identity = replaced.before
     if options.overwrite:
-        remove_other(options.out or job.default_out, identity, job.space)
+        remove_other(out, identity, job.space)
     job = as_there(job, options, identity)
     if options.check_data:
-        done_images(options.out or job.default_out, identity=identity, space=job.space, samples=job.images.samples)
+        done_images(out, identity=identity, space=job.space, samples=job.images.samples)
         require_decodable(job, options, on_prepare)
     writer = _opened(job, options, identity, way, replaced)
     already = writer.done_images

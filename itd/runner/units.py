@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from itd.data.images import ImageSet
 from itd.data.loader import IO, MEMORY, UNDECODABLE, DecoderDiedError
 from itd.errors import TooManyMissingError
-from itd.runner.worker import UnitFailure, UnitScores, Worker
-from itd.store import FailedUnit, ResultWriter, Unit, printable
-from itd.text import first_line, one_line, shorten, visible
+from itd.runner.worker import UnitFailure, UnitScores, Worker, note_text
+from itd.store import FailedUnit, ResultWriter, Unit
+from itd.text import first_line, one_line
 
 ATTEMPTS = 3
 """At a unit for which there is not enough memory; the second and third come after all other units."""
@@ -93,7 +93,7 @@ class UnitRun:
 
     def _set_aside(self, failure: UnitFailure, attempt: int) -> None:
         unit, said = failure.unit, first_line if failure.kind == MEMORY else one_line  # torch's errors go on for pages
-        reason = shorten(printable(visible(said(failure.error, 1000))), 1000)
+        reason = note_text(said(failure.error, 1000))
         failed = FailedUnit(unit.first, unit.last, failure.kind, reason, attempt, failure.images)
         self.failed.append(failed)
         self.writer.set_aside(failed)

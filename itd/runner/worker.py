@@ -109,7 +109,7 @@ class _ProblemError(Exception):
         self.problem, self.images, self.done = problem, images, done
 
 
-def _noted(text: str) -> str:
+def note_text(text: str) -> str:
     """A text as one line that a note can hold: names of files may have line ends and more."""
     return shorten(printable(visible(text).replace("\n", "\\n").replace("\t", "\\t")), 1000)
 
@@ -268,8 +268,8 @@ class Worker:
         return MissingImage(
             image=unit.first + place,
             sample=sample,
-            name=_noted(images.names[sample]),
-            reason=_noted(one_line(problem.text, 1000)),
+            name=note_text(images.names[sample]),
+            reason=note_text(one_line(problem.text, 1000)),
             bytes=int(held.sizes_bytes[sample]) if held is not None else None,
             contents_sha256=_content_sha256(held, sample) if held is not None and hashed else None,
         )

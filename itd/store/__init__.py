@@ -13,6 +13,7 @@ from itd.store.existing import (
     order_there,
     remove_other,
 )
+from itd.store.identity import OF_DATA
 from itd.store.missing import MissingImage
 from itd.store.replaced import noted_there, unscored_there
 from itd.store.result import Result, open_result
@@ -21,6 +22,7 @@ from itd.store.whole import Damage
 from itd.store.writer import ResultWriter, Unit
 
 __all__ = [
+    "OF_DATA",
     "Damage",
     "FailedUnit",
     "ImageNames",

@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 
 from itd.checked import BadJson, anything, parse_json
 from itd.errors import ResultError
-from itd.files import write_atomic
 from itd.space import ATTRIBUTES, SITES
 from itd.store import manifest as manifests
 from itd.store.aside import put_file_aside
@@ -26,13 +25,10 @@ from itd.store.files import (
     locked,
     read_beside,
     remove_stale,
-    sealed,
     sha256,
-    side_of,
-    to_json,
 )
 from itd.store.missing import as_parts_say, missing_path
-from itd.store.part import Part, list_parts, make_record, read_columns, record_path, require_record
+from itd.store.part import Part, list_parts, make_record, read_columns, require_record, write_record
 from itd.store.replaced import FILE as REPLACED
 from itd.store.replaced import read_replaced, save_replaced
 from itd.store.samples import FILE as SAMPLES
@@ -210,8 +206,7 @@ def _mend_record(root: Path, part: Part, configs: pa.Table, samples: np.ndarray,
     record = make_record(part.path.read_bytes())
     for lost in part.records:
         put_file_aside(lost, root / SIDE)
-    target = record_path(part.path, record["content_sha256"])
-    write_atomic(target, to_json(sealed(record)), folder=side_of(target))
+    target, _ = write_record(part.path, record)
     notes.append(f"{target} was made anew: the part passes the checksums of its pages, and nothing else vouches for it")
 
 

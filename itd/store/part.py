@@ -154,14 +154,19 @@ def why_unsound(part: Part) -> str | None:
     return None if size == record["bytes"] else f"it has {size} of {record['bytes']} bytes"
 
 
+def write_record(part: Path, record: dict[str, Any]) -> tuple[Path, bool]:
+    """(where the record of a part is, whether it was not there before)."""
+    path = record_path(part, record["content_sha256"])
+    return path, write_atomic(path, to_json(sealed(record)), folder=side_of(part), exclusive=True)
+
+
 def put_part(temp: Path, target: Path, record: dict[str, Any], *, replacing: Part | None = None) -> bool:
     """Gives a written part its final name, after its record.
 
     replacing: the part that is there and makes way, with its records; None puts it only if absent. Returns False where
     somebody was first; then nothing of this one is left.
     """
-    path = record_path(target, record["content_sha256"])
-    wrote = write_atomic(path, to_json(sealed(record)), folder=side_of(target), exclusive=True)
+    path, wrote = write_record(target, record)
     if not publish(temp, target, exclusive=replacing is None):
         if wrote:
             path.unlink(missing_ok=True)

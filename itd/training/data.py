@@ -20,7 +20,7 @@ from torchvision import transforms
 from itd.data.cifar import CIFAR10_PREPROCESS, CIFAR100_PREPROCESS
 from itd.data.digits import DIGITS
 from itd.data.images import ImageSet
-from itd.data.loader import _guarded
+from itd.data.loader import guarded
 from itd.data.open import is_digits, open_images
 from itd.data.preprocess import Preprocess
 from itd.errors import DataError
@@ -117,7 +117,7 @@ class TrainingSet:
             collate_fn=_collate,
             generator=torch.Generator(),  # or it would draw from the generator that dropout uses
         )
-        with contextlib.closing(_guarded(iter(loader))) as batches:
+        with contextlib.closing(guarded(iter(loader))) as batches:
             for batch in batches:
                 if isinstance(batch, str):
                     raise DataError(batch)
