@@ -13,7 +13,7 @@ DEMO_RESULTS := $(DEMO_ATTRS:%=demo/$(DEMO_MODEL)-%.parquet)
 BENCH_MODELS ?= resnet50 resnext50_32x4d mobilenet_v2 densenet121
 BENCH_ATTRS ?= stride dilation size
 BENCH_IMAGES ?= 4
-BENCH_GPU_IMAGES ?= 32
+BENCH_GPU_IMAGES ?= 256
 
 RECIPE_OPS ?= conv involution condconv weightnet se
 RECIPE_DATA ?= cifar10
@@ -66,7 +66,7 @@ bench: env
 
 bench-gpu: env
 	set -e; for model in $(BENCH_MODELS); do for attr in $(BENCH_ATTRS); do \
-	  $(BIN)/python benchmarks/sweep.py --model $$model --attr $$attr --images $(BENCH_GPU_IMAGES) --device cuda; \
+	  $(BIN)/python benchmarks/sweep.py --model $$model --attr $$attr --images $(BENCH_GPU_IMAGES) --device cuda --precision bf16; \
 	done; done
 	$(ITD) compare-layers --device cuda --repeats 30
 
