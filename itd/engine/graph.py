@@ -297,7 +297,7 @@ class _Builder:
             weight = weight * scale.view(-1, 1, 1, 1)
             bias = shift if bias is None else bias * scale + shift
             node = follower
-        return node, (self._cast(weight), None if bias is None else self._cast(bias))
+        return node, (self._cast(weight), None if bias is None else self._wide(bias))
 
     def _addition_after(self, node: fx.Node) -> fx.Node | None:
         """The addition that this value alone goes to, where the other operand is there already."""
@@ -357,13 +357,17 @@ class _Builder:
 
     def _affine(self, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
         scale, shift = _scale_shift(norm)
-        return self._cast(scale), self._cast(shift)
+        return self._wide(scale), self._wide(shift)
 
     def _cast(self, tensor: Any) -> Any:
         if not isinstance(tensor, Tensor):
             return tensor
         dtype = self.dtype if tensor.is_floating_point() else tensor.dtype
         return tensor.detach().to(self.device, dtype)
+
+    def _wide(self, tensor: Tensor) -> Tensor:
+        """A bias, a scale or a shift: in float32 also where maps are in fewer bits, as one error moves a whole map."""
+        return tensor.detach().to(self.device, torch.promote_types(self.dtype, torch.float32))
 
     def _moved(self, module: nn.Module) -> nn.Module:
         return copy.deepcopy(module).to(device=self.device, dtype=self.dtype)

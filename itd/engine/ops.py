@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from itd.engine.macs import executed_macs, layer_macs
+from itd.engine.onednn import PackedConv, can_fuse
 from itd.engine.rows import META_ROWS, Rows, mapped
 from itd.errors import InputSizeError, TraceError
 from itd.layers import LAYERS
@@ -29,11 +30,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu6": lambda x: F.hardtanh_(x, 0.0, 6.0),
 }
 """What changes a tensor of its own in place."""
-_ONEDNN_ACTIVATION: dict[str | None, tuple[str, list[float]]] = {
-    None: ("none", []),
-    "relu": ("relu", []),
-    "relu6": ("hardtanh", [0.0, 6.0]),
-}
 
 
 class WindowError(ValueError):
@@ -61,16 +57,6 @@ def tried(work: Callable[[], Any], error: type[ValueError]) -> Any:
         return work()
     except (RuntimeError, IndexError, InputSizeError) as reason:
         raise error(str(reason).strip().splitlines()[0]) from reason
-
-
-def onednn_fuses(weight: Tensor) -> bool:
-    """Whether oneDNN's convolution with a packed weight and a fused activation can take this weight."""
-    return (
-        weight.device.type == "cpu"
-        and weight.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
-    )
 
 
 def meeting(work: Callable[[], Any], what: str, *tensors: Tensor) -> Any:
@@ -117,8 +103,8 @@ class Op:
 class ConvOp(Op):
     """A convolution with its normalisation folded in, an optional addition and an optional activation.
 
-    weight: (O, I/g, kh, kw); bias: (O,) or None. Called with x (N, I, H, W) and, where something is added before the
-    activation, `other` (N, O, H', W').
+    weight: (O, I/g, kh, kw); bias: (O,) or None, in float32 whatever the weight is in. Called with x (N, I, H, W) and,
+    where something is added before the activation, `other` (N, O, H', W').
     """
 
     windowed = True
@@ -138,30 +124,51 @@ class ConvOp(Op):
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         self.activation = activation
         self.pointwise = weight.shape[2:] == (1, 1) and stride == (1, 1) and padding == (0, 0)
-        self.packed: Tensor | None = None
-        self.fuses = onednn_fuses(weight)
+        geometry = (stride, padding, dilation, groups)
+        self.packed = PackedConv(self.weight, bias, *geometry) if can_fuse(weight) else None
+        self._trimmed: dict[torch.Size, ConvOp] = {}
 
     def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        if self.fuses and (other is None or tuple(other.shape) == self._out_shape(tuple(x.shape))):
-            return self._fused(x, other)
-        out = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        if max(self.padding) >= min(x.shape[2:]):
+            return self._trim(x.shape[2:])._run(x, other)
+        return self._run(x, other)
+
+    def _run(self, x: Tensor, other: Tensor | None) -> Tensor:
+        if self.packed is not None and (other is None or tuple(other.shape) == self._out_shape(tuple(x.shape))):
+            out, activated = self.packed(x, other, self.activation)
+            return out if activated or self.activation is None else ACTIVATIONS[self.activation](out)
+        inside = self.bias if self.bias is None or self.bias.dtype == self.weight.dtype else None
+        out = F.conv2d(x, self.weight, inside, self.stride, self.padding, self.dilation, self.groups)
+        if inside is not self.bias and self.bias is not None:
+            out = out.add_(self.bias.view(1, -1, 1, 1))
         if other is not None:
             out = out.add_(other) if out.shape == other.shape else out + other
         return ACTIVATIONS[self.activation](out) if self.activation else out
 
-    def _fused(self, x: Tensor, other: Tensor | None) -> Tensor:
-        geometry = (list(self.padding), list(self.stride), list(self.dilation), self.groups)
-        if self.packed is None:
-            self.packed = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *geometry, list(x.shape))
-        x = x.contiguous(memory_format=CHANNELS_LAST)
-        name, scalars = _ONEDNN_ACTIVATION[self.activation]
-        run = torch.ops.mkldnn._convolution_pointwise
-        if other is None:
-            return run(x, self.packed, self.bias, *geometry, name, scalars, "")
-        other = other.contiguous(memory_format=CHANNELS_LAST)
-        fused = "relu" if self.activation == "relu" else None  # the one activation that may follow an addition there
-        out = run.binary(x, other, self.packed, self.bias, *geometry, "add", 1.0, fused, [], "")
-        return ACTIVATIONS[self.activation](out) if self.activation and not fused else out
+    def _trim(self, size: torch.Size) -> ConvOp:
+        """The same without the taps that meet nothing but padding on maps of a size, which some libraries are slow at.
+
+        A dilation as wide as the map leaves a single row or column of taps.
+        """
+        if size not in self._trimmed:
+            rows, columns = (self._unmet(side, size[side]) for side in (0, 1))
+            self._trimmed[size] = self
+            if rows or columns:
+                kh, kw = self.weight.shape[2:]
+                weight = self.weight[:, :, rows : kh - rows, columns : kw - columns]
+                padding = self.padding[0] - rows * self.dilation[0], self.padding[1] - columns * self.dilation[1]
+                geometry = (self.stride, padding, self.dilation, self.groups)
+                self._trimmed[size] = ConvOp(weight, self.bias, *geometry, self.activation)
+        return self._trimmed[size]
+
+    def _unmet(self, side: int, length: int) -> int:
+        """How many taps, at each end of the kernel's side, meet padding alone on a map of a length."""
+        k, s, p, d = self.weight.shape[2 + side], self.stride[side], self.padding[side], self.dilation[side]
+        last = (length + 2 * p - d * (k - 1) - 1) // s * s  # where the last window begins, from the first
+        met = [i for i in range(k) if any(0 <= at + i * d - p < length for at in range(0, last + 1, s))]
+        if not met:
+            return 0
+        return min(met[0], k - 1 - met[-1], p // d)
 
     def _out_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         sides = zip(shape[2:], self.weight.shape[2:], self.stride, self.padding, self.dilation, strict=True)
