@@ -161,6 +161,15 @@ workers_option = click.option(
 """`--workers N`: a number that no machine has would be started, one by one, until it has no memory left."""
 
 
+sweep_workers_option = click.option(
+    "--workers",
+    type=click.IntRange(0, 1024),
+    metavar="N",
+    help="Processes that decode; default 0, on a GPU the cores of this machine.",
+)
+"""`--workers N` of a sweep, which goes on for long enough to have as many as the machine bears."""
+
+
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Throw away a result of another run at --out; one of the same run goes on."
 )

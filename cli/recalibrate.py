@@ -14,7 +14,7 @@ from itd_cli.options import (
     overwrite_option,
     preprocess_options,
     resumable,
-    workers_option,
+    sweep_workers_option,
 )
 from itd_cli.progress import Progress, progress_option
 from itd_cli.sweep import end_sweeps, note_report, show_sweep
@@ -44,7 +44,7 @@ from itd_cli.sweep import end_sweeps, note_report, show_sweep
 @click.option("--num-classes", type=click.IntRange(min=1), metavar="K", help="Default the weights' own, else 1000.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="Of the drawn images.")
 @click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one.")
-@workers_option
+@sweep_workers_option
 @click.option("--out", metavar="PATH", help="Default results/<model>-<attr>-recalibrated.parquet.")
 @overwrite_option
 @progress_option

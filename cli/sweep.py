@@ -20,7 +20,7 @@ from itd_cli.options import (
     overwrite_option,
     preprocess_options,
     resumable,
-    workers_option,
+    sweep_workers_option,
 )
 from itd_cli.plan import show_plans, start_notes
 from itd_cli.progress import Progress, progress_option
@@ -180,7 +180,7 @@ def _how(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--precision", default="fp32", show_default=True, metavar="P", help="fp32, tf32, bf16 or fp16."
             ),
-            workers_option,
+            sweep_workers_option,
             click.option(
                 "--executor",
                 type=click.Choice(("auto", "tree", "plain")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -53,6 +54,15 @@ def resolve_device(device: Any = None) -> torch.device:
     if found.type == "cuda" and (found.index or 0) >= torch.cuda.device_count():
         raise ItdError(f"device {name}: there are {torch.cuda.device_count()} GPUs, numbered from 0")
     return found
+
+
+def current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Inside the block a GPU is the thread's current one: what pins memory or opens a context does so there.
+
+    Without it both go to the first GPU, whichever one computes. On the way out the one from before is current again,
+    without a context where it had none.
+    """
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -6,21 +6,22 @@ import contextlib
 import hashlib
 import queue
 import threading
-import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from itd.data.crops import CropCache
 from itd.data.dataset import ItemError, UnsteadyImageError
 from itd.data.images import ImageSet
 from itd.data.preprocess import Preprocess
+from itd.data.processes import DecoderDiedError as DecoderDiedError
+from itd.data.processes import items_of, raise_worker_death
 from itd.errors import DataError, ImageReadError
 from itd.text import one_line
 
@@ -80,6 +81,11 @@ class Pixels:
                 "set and of preprocess=, so that every reading gives the same pixels"
             )
         return pixels
+
+    @property
+    def are_ours(self) -> bool:
+        """Whether an image is a crop of 8 bits a value until this package normalises it."""
+        return isinstance(self.images, ImageSet) and isinstance(self.preprocess, Preprocess)
 
     def _from_crops(self, index: int) -> Tensor | None:
         if self.crops is None or not isinstance(self.images, ImageSet) or not isinstance(self.preprocess, Preprocess):
@@ -207,6 +213,7 @@ def stream(
     workers: int = 0,
     keep_going: bool = False,
     pin_memory: bool = False,
+    apart: bool | None = None,
 ) -> Iterator[Batch]:
     """Batches of ranges of samples, one range after the other; no batch reaches over the end of a range.
 
@@ -217,6 +224,7 @@ def stream(
         workers: processes that decode; 0 decodes in this one.
         keep_going: an image of which there are no pixels is marked, with its problem, instead of stopping.
         pin_memory: for copies to a GPU.
+        apart: as of `itd.data.processes.items_of`.
 
     Raises:
         DataError: names the first image, in the order of the samples, that cannot be decoded.
@@ -225,18 +233,15 @@ def stream(
         raise DataError(f"`batch_size={batch_size}` is not allowed; give a whole number of at least 1")
     if workers < 0:
         raise DataError(f"`workers={workers}` is not allowed; give 0 to decode in this process, or more")
-    with warnings.catch_warnings():
-        # More workers than cores is the user's choice, and can pay on a slow disk.
-        warnings.filterwarnings("ignore", message="This DataLoader will create")
-        loader = DataLoader(
-            _Decoded(pixels),
-            batch_sampler=_Batches(ranges, batch_size),
-            num_workers=workers,
-            collate_fn=_collate,
-            pin_memory=pin_memory,
-        )
-        items = iter(loader)
-    return _batches(pixels, guarded(items), keep_going)
+    items = items_of(
+        _Decoded(pixels),
+        workers=workers,
+        pin_memory=pin_memory,
+        apart=apart,
+        batch_sampler=_Batches(ranges, batch_size),
+        collate_fn=_collate,
+    )
+    return _batches(pixels, items, keep_going)
 
 
 def _batches(pixels: Pixels, items: Generator[Any, None, None], keep_going: bool) -> Iterator[Batch]:
@@ -258,30 +263,6 @@ class _Batches:
         for samples in self.ranges:
             for first in range(0, len(samples), self.batch_size):
                 yield np.asarray(samples[first : first + self.batch_size]).tolist()
-
-
-def guarded(items: Iterator[Any]) -> Generator[Any, None, None]:
-    """The items; a worker that was killed (most often for memory) becomes one line."""
-    try:
-        yield from items
-    except RuntimeError as error:
-        _raise_worker_death(error)
-    finally:
-        shut_down = getattr(items, "_shutdown_workers", None)
-        if shut_down is not None:  # torch would do so when it is collected, which may be in the middle of other work
-            shut_down()
-
-
-def _raise_worker_death(error: RuntimeError) -> NoReturn:
-    if "DataLoader worker" not in str(error):
-        raise error
-    raise DecoderDiedError(
-        "one of the processes that decode images died (out of memory, most often); pass fewer `workers`"
-    ) from error
-
-
-class DecoderDiedError(DataError):
-    """A process that decodes images was killed."""
 
 
 class _Decoded(Dataset[tuple[int, Tensor, "Problem | None"]]):
@@ -337,7 +318,7 @@ def ahead(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
             try:
                 kind, value = ready.get()
             except RuntimeError as error:  # raised by the signal handler that watches the DataLoader's workers
-                _raise_worker_death(error)
+                raise_worker_death(error)
             if kind == "error":
                 raise value
             if kind == "end":

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from itd.data.processes import default_workers
 from itd.device import resolve_device
 from itd.engine.precision import Precision
-from itd.errors import DataError, ItdError, ResultError
+from itd.engine.tree import default_batch_size
+from itd.errors import DataError, ItdError, ItdWarning, ResultError
 from itd.runner.job import SweepJob
 from itd.runner.request import SweepRequest
 from itd.store import check_folder, check_target
@@ -30,7 +33,7 @@ class RunOptions:
     device: torch.device
     precision: Precision
     batch_size: int | None = None
-    workers: int = 0
+    workers: int | None = None
     shard: tuple[int, int] | None = None
     allow_missing: bool | int | str = False
     images_per_unit: int | None = None
@@ -83,6 +86,22 @@ class RunOptions:
         name = chosen.pop("precision", None) or "fp32"
         precision = name if isinstance(name, Precision) else Precision(name, str(device))
         return cls(None if out is None else str(out), device, precision, **chosen)
+
+
+def with_workers(options: RunOptions, job: SweepJob) -> RunOptions:
+    """The options with a number of processes that decode, as of `default_workers` where nobody named one.
+
+    An ItdWarning says why a GPU's images are decoded in this process alone.
+    """
+    if options.workers is not None:
+        return options
+    size = options.batch_size or default_batch_size(options.device)
+    pixels = job.images.pixels
+    image_bytes = math.prod(job.input_shape) * (1 if pixels.are_ours else 4)
+    workers, why = default_workers(options.device, pixels, -(-len(job) // size), size * image_bytes)
+    if why is not None:
+        warnings.warn(f"the images are decoded in this process alone: {why}", ItdWarning, stacklevel=3)
+    return replace(options, workers=workers)
 
 
 def missing_limit(allowed: bool | int | str, images: int) -> int:

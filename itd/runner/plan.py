@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from itd.device import current
 from itd.engine.precision import Precision
 from itd.engine.tree import default_batch_size
 from itd.errors import ItdError
@@ -121,6 +122,17 @@ def plan(
     if isinstance(budget_s, bool) or not isinstance(budget_s, (int, float)) or not budget_s > 0:
         raise ItdError(f"budget_s is {budget_s!r}; give a number of seconds above 0")
     options = checked_options(job, out=out, **how)
+    with current(options.device):
+        return _planned(job, options, on_estimate if estimate else None, budget_s if estimate else None)
+
+
+def _planned(
+    job: SweepJob | SweepRequest,
+    options: RunOptions,
+    on_estimate: Callable[[float], Any] | None,
+    budget_s: float | None,
+) -> SweepPlan:
+    """`plan` with its options checked, on its device. budget_s: of the estimate; None makes none."""
     if isinstance(job, SweepRequest):
         job = job.job(only_plan=True)
     way = way_of(job, options)
@@ -134,7 +146,7 @@ def plan(
         job = job.in_order(order_there(out, identity, unknown) or job.images.order)
         there = done_images(out, identity=identity, space=job.space, samples=job.images.samples, unknown=unknown)
     timed = None
-    if estimate:
+    if budget_s is not None:
         if on_estimate is not None:
             on_estimate(budget_s)
         timed = _timed(job, options, way, there, budget_s)

@@ -42,7 +42,7 @@ def find_problems(
 def require_decodable(job: SweepJob, options: RunOptions, on_prepare: OnPrepare | None = None) -> None:
     """An ItdWarning for each image with a problem; DataError where there are more than may be missing."""
     step = on_prepare("decoding every image", len(job)) if on_prepare is not None else None
-    problems = find_problems(job, workers=options.workers, step=step)
+    problems = find_problems(job, workers=options.workers or 0, step=step)
     for problem in problems:
         warnings.warn(visible(problem.text), ItdWarning, stacklevel=4)
     allowed = missing_limit(options.allow_missing, len(job))

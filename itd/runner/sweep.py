@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 
+from itd.data.processes import start_server
+from itd.device import current
 from itd.engine.executor import Executor
 from itd.errors import ItdError, ItdWarning, ModelError, ResultError, SetAsideWarning
 from itd.runner.executors import make_executor, way_of
 from itd.runner.job import SweepJob
-from itd.runner.options import RunOptions, checked_options, missing_limit
+from itd.runner.options import RunOptions, checked_options, missing_limit, with_workers
 from itd.runner.provenance import provenance
 from itd.runner.request import SweepRequest
 from itd.runner.retry import Replaced, replaced_files, require_decodable
@@ -105,7 +107,9 @@ def sweep(
         device: cpu, cuda, cuda:1; default a GPU where there is one.
         precision: fp32, tf32, bf16 or fp16, part of what makes two results the same.
         batch_size: images in the tree at once; default 8, 64 on a GPU.
-        workers: processes that decode; 0 decodes in a thread of this one.
+        workers: processes that decode; 0 decodes in a thread of this one. Default 0, on a GPU the cores of this
+            machine, where the images can be sent to other processes. On a GPU no process is forked from this one: each
+            gets a pickle of the images, and a script that defines their class needs `if __name__ == "__main__":`.
         shard: (i, n), the i-th of n parts of the work.
         allow_missing: so many of the selected images may be undecodable and become null rows: a number, a share as in
             "2%", or True for 1%; at least one of a share. A file that cannot be read is none of them.
@@ -153,8 +157,18 @@ def sweep(
         check_data=check_data,
         fail_fast=fail_fast,
     )
+    if options.device.type == "cuda" and options.workers != 0:
+        start_server()  # before anything touches CUDA
+    with current(options.device):
+        return _swept(job, options, on_start, None if quiet else on_prepare)
+
+
+def _swept(
+    job: SweepJob | SweepRequest, options: RunOptions, on_start: OnStart | None, on_prepare: OnPrepare | None
+) -> SweepReport:
+    """`sweep` with its options checked, on its device."""
     if isinstance(job, SweepRequest):
-        job = job.job(on_prepare=None if quiet else on_prepare)
+        job = job.job(on_prepare=on_prepare)
     if job.weights_pending:
         raise ModelError(
             f"the weights {job.weights_label} of {job.name} are {job.weights_pending}, and this job was made to be "
@@ -163,8 +177,7 @@ def sweep(
     job.check_unchanged()
     way = way_of(job, options)
     make = partial(make_executor, job, options, way)
-    prepare = None if quiet else on_prepare
-    return run_job(job, options, make, way=way.name, warning=way.note, on_start=on_start, on_prepare=prepare)
+    return run_job(job, options, make, way=way.name, warning=way.note, on_start=on_start, on_prepare=on_prepare)
 
 
 def run_job(
@@ -184,6 +197,7 @@ def run_job(
     should know, said once nothing can be refused any more. identity: fields beside the job's own. Others as of `sweep`.
     """
     started = time.perf_counter()
+    options = with_workers(options, job)
     identity = {**job.identity(options.precision.name), **(identity or {})}
     out = options.out or job.default_out
     replaced = replaced_files(job, out, identity)
@@ -210,7 +224,7 @@ def run_job(
         job,
         runs,
         batch_size=options.batch_size,
-        workers=options.workers,
+        workers=options.workers or 0,
         allow_missing=most_missing > 0,
         progress=progress,
     )

@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import Dataset, default_collate
 from torchvision import transforms
 
 from itd.data.cifar import CIFAR10_PREPROCESS, CIFAR100_PREPROCESS
 from itd.data.digits import DIGITS
 from itd.data.images import ImageSet
-from itd.data.loader import guarded
 from itd.data.open import is_digits, open_images
 from itd.data.preprocess import Preprocess
+from itd.data.processes import items_of
 from itd.errors import DataError
 
 DIGITS_SHIFT_PX = 4
@@ -109,15 +109,15 @@ class TrainingSet:
         order = np.random.default_rng((self.seed, number)).permutation(len(self.images))
         steps = self.steps(batch_size, ranks)
         chosen = order[: steps * batch_size * ranks].reshape(steps, ranks, batch_size)[:, rank]
-        loader = DataLoader(
+        items = items_of(
             _Augmented(self, number),
-            batch_sampler=chosen.tolist(),
-            num_workers=workers,
+            workers=workers,
             pin_memory=pin_memory,
+            batch_sampler=chosen.tolist(),
             collate_fn=_collate,
             generator=torch.Generator(),  # or it would draw from the generator that dropout uses
         )
-        with contextlib.closing(guarded(iter(loader))) as batches:
+        with contextlib.closing(items) as batches:
             for batch in batches:
                 if isinstance(batch, str):
                     raise DataError(batch)

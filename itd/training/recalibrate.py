@@ -21,7 +21,7 @@ from itd.data.images import ImageSet
 from itd.data.loader import batches
 from itd.data.open import data_source, is_digits
 from itd.data.preprocess import Preprocess
-from itd.device import Halves, is_out_of_memory, moved
+from itd.device import Halves, current, is_out_of_memory, moved
 from itd.engine.executor import Sink
 from itd.engine.precision import Precision
 from itd.errors import DataError, ItdError, MemoryShortageError, ModelError
@@ -173,21 +173,22 @@ def recalibrate(
             "nothing to re-estimate; give weights that are not folded"
         )
     pixels, digest = _pixels(request, job)
-    return run_job(
-        job,
-        options,
-        lambda: RecalibratedExecutor(
-            job.model,
-            job.space,
-            pixels,
-            batch_size=batch_of(len(pixels)),
-            device=options.device,
-            precision=options.precision,
-            layout=layout_of(job.name),
-        ),
-        identity={"recalibration": {"data": digest, "images": len(pixels), "seed": request.seed}},
-        on_start=on_start,
-    )
+    with current(options.device):
+        return run_job(
+            job,
+            options,
+            lambda: RecalibratedExecutor(
+                job.model,
+                job.space,
+                pixels,
+                batch_size=batch_of(len(pixels)),
+                device=options.device,
+                precision=options.precision,
+                layout=layout_of(job.name),
+            ),
+            identity={"recalibration": {"data": digest, "images": len(pixels), "seed": request.seed}},
+            on_start=on_start,
+        )
 
 
 def batch_of(images: int, most: int = 64) -> int:
@@ -210,7 +211,7 @@ def _pixels(request: RecalibrateRequest, job: SweepJob) -> tuple[Tensor, str]:
     order = np.sort(chosen).astype(np.int32)
     preprocess = job.images.pixels.preprocess
     assert isinstance(preprocess, Preprocess)  # a request's always is
-    loaded = list(batches(images, order, preprocess, batch_size=64, workers=request.sweep.workers))
+    loaded = list(batches(images, order, preprocess, batch_size=64, workers=request.sweep.workers or 0))
     return torch.cat([batch.pixels for batch in loaded]), images.fingerprint()
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from itd.checked import BadJson, anything, file_size, mapping, parse_json, text, whole
-from itd.device import is_out_of_memory
+from itd.device import current, is_out_of_memory
 from itd.errors import DataError, ItdError, MemoryShortageError, ModelError
 from itd.files import write_atomic
 from itd.store.identity import differences
@@ -117,7 +117,7 @@ def run_training(
             progress(number + 1, loss)
         return lr, names, loss
 
-    with _Log(files.log if group.rank == 0 else None, first * steps) as log:
+    with current(device), _Log(files.log if group.rank == 0 else None, first * steps) as log:
         for epoch in range(first, schedule.epochs):
             torch.manual_seed(random_seed(schedule.seed, epoch, group.rank))  # of dropout
             set_training(model, schedule.bn)

@@ -178,19 +178,30 @@ def start(*args: str, **how) -> subprocess.Popen:
     )
 
 
-def test_a_sweep_whose_whole_group_is_sent_sigterm_leaves_no_process_and_goes_on(tmp_path) -> None:
-    """As schedulers do it: to the processes that decode too, of which none may print, nor live on."""
+APART = "from itd.data import processes; processes.cuda_is_in_use = lambda: True; from itd_cli import main; main.main()"
+"""The command as it is where CUDA is in use: its processes come of a server."""
+
+
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [(("-m", "itd_cli.main"), "SIGTERM"), (("-c", APART), "SIGTERM"), (("-c", APART), "SIGINT")],
+    ids=["forked", "apart", "apart-interrupted"],
+)
+def test_a_sweep_whose_whole_group_is_sent_a_signal_leaves_no_process_and_goes_on(
+    program: tuple[str, str], name: str, tmp_path
+) -> None:
+    """As schedulers and terminals do it: to the processes that decode too, of which none may print, nor live on."""
     out = tmp_path / "my result.parquet"
     args = ["sweep", *DIGITS, "--attr", "dilation", "--sites", "CD", "--limit", "24", "--workers", "2"]
     args += ["--progress", "log", "--out", str(out)]
-    with start("-m", "itd_cli.main", *args) as child:
+    with start(*program, *args) as child:
         seen = []
         while not seen or "images (" not in seen[-1]:
             seen.append(child.stderr.readline())
             assert seen[-1], "".join(seen)
-        os.killpg(child.pid, signal.SIGTERM)
+        os.killpg(child.pid, getattr(signal, name))
         rest = child.stderr.read()
-    assert child.returncode == 143, rest
+    assert child.returncode == NUMBERS[name], rest
     kept, command = said(rest)
     assert kept == "what is in the result is kept" and len(rest.splitlines()) <= 4
     with pytest.raises(ProcessLookupError):
