@@ -22,12 +22,14 @@ from itd.engine.ops import (
     CatOp,
     ConvOp,
     FunctionOp,
+    HeadOp,
     ModuleOp,
     Op,
     ScalarOp,
     ShapeOp,
     tensor_method,
 )
+from itd.engine.precision import NARROW
 from itd.engine.rows import Rows, leaves
 from itd.engine.site_ops import SiteOp
 from itd.engine.tracing import Trace
@@ -131,14 +133,7 @@ class _Builder:
         return Graph(tuple(nodes), self.output)
 
     def _finish(self, node: fx.Node) -> None:
-        """The logits among what the network returns, as `itd.patcher.logits_of` finds them."""
-        value: Any = node.args[0]
-        if isinstance(value, fx.Node) and isinstance(value.target, type) and "logits" in value.kwargs:
-            value = value.kwargs["logits"]  # a dataclass, which torch.fx records as a call of its class
-        value = getattr(value, "logits", value) if not isinstance(value, fx.Node) else value
-        if isinstance(value, (tuple, list)) and value:
-            value = value[0]
-        out = self._resolve(value)
+        out = self._resolve(_returned(node))
         if not isinstance(out, Ref):
             raise ModelError("the network must return logits: a tensor, the first of a tuple, or .logits")
         self.output = out.id
@@ -175,6 +170,8 @@ class _Builder:
                 self._emit(node, CatOp(), (parts,))
         elif (kind := self._activation(node)) is not None:
             self._emit(node, ActivationOp(kind), (self._resolve(node.args[0]),))
+        elif type(module) is nn.Linear and self._is_head(node) and self.dtype in NARROW:
+            self._emit(node, HeadOp(self._moved(module, torch.float32)), (self._resolve(node.args[0]),))
         elif module is not None:
             self._emit_any(node, ModuleOp(self._moved(module), opaque=str(node.target) in self.opaque))
         else:
@@ -345,6 +342,13 @@ class _Builder:
             return True
         return node.target in (F.dropout, F.dropout2d) and not node.kwargs.get("training", True)
 
+    def _is_head(self, node: fx.Node) -> bool:
+        """Whether the network returns what this node makes as its logits."""
+        last = _returned(next(n for n in self.fx.nodes if n.op == "output"))
+        while isinstance(last, fx.Node) and self._is_identity(last, self.modules.get(str(last.target))):
+            last = last.args[0]
+        return last is node
+
     def _attribute(self, target: str) -> Any:
         if target in self.constants:
             return self.constants[target]
@@ -369,11 +373,20 @@ class _Builder:
         """A bias, a scale or a shift: in float32 also where maps are in fewer bits, as one error moves a whole map."""
         return tensor.detach().to(self.device, torch.promote_types(self.dtype, torch.float32))
 
-    def _moved(self, module: nn.Module) -> nn.Module:
-        return copy.deepcopy(module).to(device=self.device, dtype=self.dtype)
+    def _moved(self, module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+        return copy.deepcopy(module).to(device=self.device, dtype=dtype or self.dtype)
 
     def _resolve(self, value: Any) -> Any:
         return fx.node.map_arg(value, lambda n: self.value[n])
+
+
+def _returned(output: fx.Node) -> Any:
+    """The logits among what the network returns, as `itd.patcher.logits_of` finds them."""
+    value: Any = output.args[0]
+    if isinstance(value, fx.Node) and isinstance(value.target, type) and "logits" in value.kwargs:
+        value = value.kwargs["logits"]  # a dataclass, which torch.fx records as a call of its class
+    value = getattr(value, "logits", value) if not isinstance(value, fx.Node) else value
+    return value[0] if isinstance(value, (tuple, list)) and value else value
 
 
 def _module_of(function: Any) -> str:

@@ -12,13 +12,13 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from itd.device import MOST_ELEMENTS, Halves, moved, raise_if_memory
 from itd.engine.costs import PrefixCosts
 from itd.engine.executor import Sink
 from itd.engine.macs import Macs, macs
-from itd.engine.precision import Precision
+from itd.engine.precision import NARROW, Precision
 from itd.engine.sizes import LargestValue, within
 from itd.errors import ItdError, ModelError, SpaceError
 from itd.patcher import DynamicModel, logits_of
@@ -42,6 +42,7 @@ class PlainExecutor:
     ) -> None:
         self.precision, self.device, self.space = precision or Precision(), torch.device(device), space
         self.model = copy.deepcopy(model).to(device=self.device, dtype=self.precision.dtype)
+        self._head_is_wide = self.precision.dtype not in NARROW
         self._limits: dict[tuple[int, torch.Size], int] = {}
 
     def run(self, pixels: Tensor, sink: Sink, configs: Iterable[int] | None = None) -> None:
@@ -68,6 +69,9 @@ class PlainExecutor:
     def _logits(self, number: int, pixels: Tensor, rows: slice) -> Tensor:
         some = pixels[rows].to(self.device, self.precision.dtype).contiguous()
         with self.model.configured(self.space.configs[number]):
+            if not self._head_is_wide:
+                widen_head(self.model, some[:1])
+                self._head_is_wide = True
             return logits_of(self.model(some))
 
     def _limit(self, number: int, pixels: Tensor, halves: Halves) -> int | None:
@@ -80,6 +84,27 @@ class PlainExecutor:
                 halves.run(1, partial(self._logits, number, pixels))
             self._limits[key] = within(largest.elements)
         return self._limits[key]
+
+
+def widen_head(model: nn.Module, pixels: Tensor) -> None:
+    """Puts the linear layer whose output is the logits into float32, in place; where there is none, nothing is done.
+
+    pixels: (N, C, H, W), to see which layer that is.
+    """
+    made: list[tuple[nn.Module, Tensor]] = []
+    hooks = [
+        module.register_forward_hook(lambda module, _, out: made.append((module, out)))
+        for module in model.modules()
+        if type(module) is nn.Linear
+    ]
+    try:
+        logits = logits_of(model(pixels))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    head = next((module for module, out in made if out.data_ptr() == logits.data_ptr()), None)
+    if head is not None:
+        head.float().register_forward_pre_hook(lambda _, given: tuple(value.float() for value in given))
 
 
 _TOO_SMALL = re.compile(r"[Kk]ernel size|[Oo]utput size is too small|smaller than|window")

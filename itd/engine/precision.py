@@ -12,11 +12,13 @@ from itd.errors import SpaceError
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+NARROW = frozenset(_DTYPES.values())
+"""Types of maps and weights beside which the last linear layer, biases, scales and shifts stay in float32."""
 
 
 @dataclass(frozen=True)
 class Precision:
-    """What weights and activations are held in. Scores are always computed from float32 logits.
+    """What weights and activations are held in. The last linear layer and the scores are always in float32.
 
     Raises SpaceError for a name that is not one, and for tf32 on a CPU.
     """

@@ -21,7 +21,7 @@ from itd.data.images import CLASS_SPREAD, ImageSet, select
 from itd.data.loader import Pixels, Shape, digest
 from itd.data.transforms import fields_of
 from itd.engine.costs import PrefixCosts
-from itd.engine.precision import Precision
+from itd.engine.precision import NARROW, Precision
 from itd.engine.program import Program, compile_program
 from itd.errors import DataError, ItdError, ModelError, SpaceError, TraceError
 from itd.patcher import DynamicModel, check_space
@@ -90,6 +90,8 @@ class JobImages:
 
 CENTRE_TAP = 2
 """The identity's `engine` of a result with size 1 of aligned corners, which was the top left tap where it is 1."""
+WIDE_HEAD = 3
+"""That of one in bf16 or fp16 whose logits are made in float32; where it is less, they were rounded to 16 bits."""
 
 
 class SweepJob:
@@ -269,6 +271,8 @@ class SweepJob:
         own: dict[str, Any] = {} if self.network_sha256 is None else {"network_sha256": self.network_sha256}
         if self.model.conventions.align_corners and any(s.size == 1 for config in self.space.configs for s in config):
             own["engine"] = CENTRE_TAP
+        if Precision(precision, "cuda").dtype in NARROW:
+            own["engine"] = WIDE_HEAD
         return {
             "model": self.name,
             **own,

@@ -23,7 +23,8 @@ IDENTITY_DEFAULTS: Mapping[str, Any] = {
 }
 """What a field of the identity is where a manifest does not have it: sweeps before the field existed did just that.
 
-engine: 2 where size 1 of aligned corners is the kernel's centre tap, as it is now; before, it was the top left one.
+engine: 2 where size 1 of aligned corners is the kernel's centre tap, as it is now; before, it was the top left one. 3
+in bf16 and fp16, where the last linear layer, biases, scales and shifts are in float32; before, they were rounded too.
 contents_sha256: the contents of the files were not looked at. every: each image of the data was selected.
 class_subset: predictions are among all classes. variation: the images are as they are. recalibration: the normalisation
 statistics are the weights' own. choices: the readings of the paper that come first in `itd.space.Conventions`. A field

@@ -70,14 +70,14 @@ class Checked(TreeExecutor):
         super()._push(queues, number, segment)
 
 
-def moved(builder, module):
+def moved(builder, module, dtype=None):
     """A layer on the device with its weights as buffers: `Module.to` exchanges parameters, which fakes cannot be."""
     made = copy.deepcopy(module, {id(value): value for value in module.state_dict(keep_vars=True).values()})
     for child in made.modules():
         held = {name: value for name, value in (child._parameters | child._buffers).items() if value is not None}
         for name, value in held.items():
             child._parameters.pop(name, None)
-            child._buffers[name] = value.detach().to(builder.device, builder.dtype)
+            child._buffers[name] = value.detach().to(builder.device, dtype or builder.dtype)
     return made
 
 

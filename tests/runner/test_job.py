@@ -795,3 +795,5 @@ def test_only_a_result_of_size_one_with_aligned_corners_says_that_it_is_the_cent
     space = itd.model_space(net, ["size"], options={("A", "size"): sizes})
     job = itd.SweepJob(net, space, images=[(torch.zeros(3, 32, 32), 0)], name="mynet")
     assert job.identity().get("engine") == engine
+    assert job.identity("tf32").get("engine") == engine
+    assert job.identity("bf16")["engine"] == job.identity("fp16")["engine"] == 3
