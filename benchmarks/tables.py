@@ -279,6 +279,14 @@ def operators() -> str:
     return table(lines("operators", "controls")) + "\n"
 
 
+def roofline() -> str:
+    """What bounds each sweep on a GPU."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from roofline import table
+
+    return table(lines("roofline"))
+
+
 def all_strides() -> str:
     """What the range of total output strides leaves out of ResNet-50's 400 stride configurations."""
     inside, above, below = (opened(f"resnet50-stride{part}-val1300") for part in ("", "-above288", "-below4"))
@@ -309,7 +317,7 @@ def lines(name: str, folder: str = "networks") -> list[dict[str, Any]]:
 TABLES: dict[str, Callable[[], str]] = {
     function.__name__: function
     for function in (oracle, held_out, baselines, combined, efficiency, preferences, defaults, fine_tuning, distinct,
-                     selectors, gain, second, mirror, zoo, auto_sites, controls, operators, all_strides)
+                     selectors, gain, second, mirror, zoo, auto_sites, controls, operators, roofline, all_strides)
 }  # fmt: skip
 """name -> what makes it."""
 BLOCK = re.compile(r"(<!-- table: (\w+) -->\n\n)(.*?)(\n?<!-- end -->)", re.DOTALL)

@@ -17,6 +17,7 @@ from itd.engine.tracing import trace
 from itd.engine.tree import TreeExecutor
 from itd.patcher import MODELS, build_model, model_space, patch
 from itd.runner.scores import ScoreBuffer
+from support.engine import CheckedTree, is_channels_last
 
 PAIRS = [
     ("resnet50", "stride"),
@@ -29,10 +30,6 @@ PAIRS = [
 BF16 = Precision("bf16")
 WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique", "unique", "is_nonzero")
 """Operators whose result the host has to wait for."""
-
-
-def is_channels_last(value):
-    return value.is_contiguous(memory_format=CHANNELS_LAST)
 
 
 class Watched(FakeTensorMode):
@@ -57,19 +54,6 @@ class Watched(FakeTensorMode):
         return out
 
 
-class Checked(TreeExecutor):
-    """A tree of which no map crosses a stage unless it is channels-last."""
-
-    crossed = 0
-
-    def _push(self, queues, number, segment):
-        for value in segment.values.values():
-            if isinstance(value, torch.Tensor) and value.ndim == 4:
-                assert is_channels_last(value), (number, value.shape, value.stride())
-                self.crossed += 1
-        super()._push(queues, number, segment)
-
-
 def moved(builder, module, dtype=None):
     """A layer on the device with its weights as buffers: `Module.to` exchanges parameters, which fakes cannot be."""
     made = copy.deepcopy(module, {id(value): value for value in module.state_dict(keep_vars=True).values()})
@@ -89,7 +73,7 @@ def traced(name, attribute):
 
 def run(program, device, px, count, watch=lambda on: None):
     """One unit of two batches through the tree into scores: (executor, scores)."""
-    executor = Checked(program, budget_bytes=1 << 30)
+    executor = CheckedTree(program, budget_bytes=1 << 30)
     buffer = ScoreBuffer(len(program.space), np.arange(2 * count), device, among=np.ones(1000, bool))
     watch(True)
     for first in (0, count):
@@ -102,6 +86,7 @@ def run(program, device, px, count, watch=lambda on: None):
 @pytest.mark.parametrize(("name", "attribute"), PAIRS)
 def test_a_unit_mixes_no_devices_and_waits_for_nothing(name, attribute, monkeypatch):
     monkeypatch.setattr(_Builder, "_moved", moved)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)  # which fakes lack
     network, space = traced(name, attribute)
     on_shapes = compile_program(network, space, device="meta", precision=BF16)
     TreeExecutor(on_shapes, budget_bytes=1 << 30).run(torch.empty(1, 3, 224, 224, device="meta"), lambda *_: None)

@@ -40,3 +40,21 @@ def costs(model, space, px: int) -> tuple[PrefixCosts, PrefixCosts]:
     """Of one RGB image of px x px pixels: plain forwards, and the tree."""
     shape = (3, px, px)
     return plain_costs(model, space, shape), compile_program(model, space).prefix_costs(shape)
+
+
+class CheckedTree(TreeExecutor):
+    """A tree of which no map crosses a stage unless it is channels-last. crossed: how many did."""
+
+    crossed = 0
+
+    def _push(self, queues, number, segment):
+        for value in segment.values.values():
+            if isinstance(value, Tensor) and value.ndim == 4:
+                assert is_channels_last(value), (number, value.shape, value.stride())
+                self.crossed += 1
+        super()._push(queues, number, segment)
+
+
+def is_channels_last(maps: Tensor) -> bool:
+    """Whether the channels of a place lie beside one another."""
+    return maps.is_contiguous(memory_format=torch.channels_last)
