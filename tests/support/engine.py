@@ -43,16 +43,25 @@ def costs(model, space, px: int) -> tuple[PrefixCosts, PrefixCosts]:
 
 
 class CheckedTree(TreeExecutor):
-    """A tree of which no map crosses a stage unless it is channels-last. crossed: how many did."""
+    """A tree of which no map enters a branch or a stage unless it is channels-last. crossed: how many enter a stage."""
 
     crossed = 0
 
     def _push(self, queues, number, segment):
-        for value in segment.values.values():
-            if isinstance(value, Tensor) and value.ndim == 4:
-                assert is_channels_last(value), (number, value.shape, value.stride())
-                self.crossed += 1
+        self.crossed += _require_channels_last(segment.values, number)
         super()._push(queues, number, segment)
+
+    def _branch(self, stage, setting, values):
+        _require_channels_last(values, setting)
+        return super()._branch(stage, setting, values)
+
+
+def _require_channels_last(values, where) -> int:
+    """How many maps there are, all of them channels-last."""
+    maps = [value for value in values.values() if isinstance(value, Tensor) and value.ndim == 4]
+    for value in maps:
+        assert is_channels_last(value), (where, value.shape, value.stride())
+    return len(maps)
 
 
 def is_channels_last(maps: Tensor) -> bool:
