@@ -19,9 +19,10 @@ from torch.utils.data import Dataset
 from itd.data.crops import CropCache
 from itd.data.dataset import ItemError, UnsteadyImageError
 from itd.data.images import ImageSet
-from itd.data.preprocess import Preprocess
+from itd.data.preprocess import Preprocess, as_values
 from itd.data.processes import DecoderDiedError as DecoderDiedError
 from itd.data.processes import items_of, raise_worker_death
+from itd.device import current
 from itd.errors import DataError, ImageReadError
 from itd.text import one_line
 
@@ -47,11 +48,12 @@ class Images(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Pixels:
-    """Images as the network gets them: `pixels[i]` is (C, H, W) float32.
+    """Images as the network gets them: `pixels[i]` is (C, H, W) float32, or before the last step of it uint8.
 
     images: what holds them. preprocess: from a PIL image to a float tensor; None where the images are tensors of floats
     already. shape: what each must have; None is not looked at. digests: sample -> `digest` of its pixels at an earlier
-    reading, which a later one must give again. crops: where the decoded images of an `ImageSet` are kept.
+    reading, which a later one must give again. crops: where the decoded images of an `ImageSet` are kept. as_values:
+    images that a `Preprocess` makes are given as uint8, for whoever calls its `normalise`: a quarter of the bytes.
     """
 
     images: Images
@@ -59,12 +61,12 @@ class Pixels:
     shape: Shape | None = None
     digests: Mapping[int, str] = field(default_factory=dict)
     crops: CropCache | None = None
+    as_values: bool = False
 
     def __getitem__(self, index: int) -> Tensor:
         """Raises DataError naming the sample where it cannot be decoded, ItemError where it is not what it must be."""
-        pixels = self._from_crops(index)
-        if pixels is None:
-            pixels = self._preprocessed(self.images.load(index), index)
+        values = self._read(index)
+        pixels = self._normalised(values) if not self.as_values or index in self.digests else values
         if not bool(pixels.isfinite().all()):
             raise ItemError(
                 f"sample {index} has values that are not finite; a fused activation can make numbers of them, so mend "
@@ -80,17 +82,29 @@ class Pixels:
                 f"sample {index} is not what it was when it was first read; take random augmentation out of the data "
                 "set and of preprocess=, so that every reading gives the same pixels"
             )
-        return pixels
+        return values if self.as_values else pixels
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of what is given."""
+        return torch.uint8 if self.as_values and self.are_ours else torch.float32
 
     @property
     def are_ours(self) -> bool:
         """Whether an image is a crop of 8 bits a value until this package normalises it."""
-        return isinstance(self.images, ImageSet) and isinstance(self.preprocess, Preprocess)
+        return isinstance(self.preprocess, Preprocess)
 
-    def _from_crops(self, index: int) -> Tensor | None:
-        if self.crops is None or not isinstance(self.images, ImageSet) or not isinstance(self.preprocess, Preprocess):
-            return None
-        return self.preprocess.normalised(self.crops.crop(index, self.images, self.preprocess))
+    def _read(self, index: int) -> Tensor:
+        """(C, H, W): uint8 where this package preprocesses, before it is normalised, else float32."""
+        if not isinstance(self.preprocess, Preprocess):
+            return self._preprocessed(self.images.load(index), index)
+        if self.crops is not None and isinstance(self.images, ImageSet):
+            return as_values(self.crops.crop(index, self.images, self.preprocess))
+        image = self.images.load(index)
+        return self._preprocessed(image, index) if isinstance(image, Tensor) else as_values(self.preprocess.crop(image))
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        return self.preprocess.normalise(pixels) if isinstance(self.preprocess, Preprocess) else pixels
 
     def _preprocessed(self, image: Image.Image | Tensor, index: int) -> Tensor:
         if isinstance(image, Tensor):
@@ -105,8 +119,6 @@ class Pixels:
                 f"sample {index} is an image that is not a float tensor yet, and there is no preprocess=; give one, "
                 "such as torchvision's or timm's transform"
             )
-        if isinstance(self.preprocess, Preprocess):
-            return self.preprocess(image)
         try:
             pixels = self.preprocess(image)
         except Exception as error:  # a transform of a user's own raises anything
@@ -161,8 +173,8 @@ class Problem:
 class Batch:
     """n images.
 
-    samples: (n,) int32, indices in the data set. pixels: (n, C, H, W) float32 on the CPU; zeros of an image with a
-    problem. labels: (n,) int16. problems: of each image, None where it has none.
+    samples: (n,) int32, indices in the data set. pixels: (n, C, H, W) on the CPU, of the `dtype` of `Pixels`; zeros of
+    an image with a problem. labels: (n,) int16. problems: of each image, None where it has none.
     """
 
     samples: np.ndarray
@@ -278,7 +290,11 @@ class _Decoded(Dataset[tuple[int, Tensor, "Problem | None"]]):
         try:
             return sample, self.pixels[sample], None
         except (DataError, MemoryError) as error:
-            return sample, torch.zeros(self.pixels.shape or (1, 1, 1)), Problem.of(error, sample)
+            return (
+                sample,
+                torch.zeros(self.pixels.shape or (1, 1, 1), dtype=self.pixels.dtype),
+                Problem.of(error, sample),
+            )
 
 
 def _collate(items: list[tuple[int, Tensor, Problem | None]]) -> tuple[np.ndarray, Tensor, list[Problem | None]]:
@@ -289,8 +305,11 @@ def _collate(items: list[tuple[int, Tensor, Problem | None]]) -> tuple[np.ndarra
     return samples, torch.stack([values for _, values, _ in items]), problems
 
 
-def ahead(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
-    """The items, made by a thread while those before them are used; its errors are raised here."""
+def ahead(items: Iterator[T], depth: int = 2, device: torch.device | None = None) -> Generator[T, None, None]:
+    """The items, made by a thread while those before them are used; its errors are raised here.
+
+    device: a GPU that memory is pinned for, which is another thread's current one only where it is told so.
+    """
     ready: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
     stop = threading.Event()
 
@@ -303,10 +322,11 @@ def ahead(items: Iterator[T], depth: int = 2) -> Generator[T, None, None]:
 
     def fill() -> None:
         try:
-            for item in items:
-                put("item", item)
-                if stop.is_set():
-                    return
+            with contextlib.nullcontext() if device is None else current(device):
+                for item in items:
+                    put("item", item)
+                    if stop.is_set():
+                        return
             put("end", None)
         except BaseException as error:  # raised again where the items are used
             put("error", error)

@@ -134,10 +134,19 @@ class Preprocess:
 
     def normalised(self, crop: np.ndarray) -> torch.Tensor:
         """crop: (side_px, side_px, 3) uint8 -> pixels: (3, side_px, side_px) float32."""
-        values = torch.from_numpy(np.array(crop, dtype=np.uint8))
-        pixels = values.permute(2, 0, 1).contiguous().to(torch.float32)
-        mean, std = (torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (self.mean, self.std))
-        return pixels.div_(255).sub_(mean).div_(std)
+        return self.normalise(as_values(crop))
+
+    def normalise(self, values: torch.Tensor) -> torch.Tensor:
+        """values: (..., 3, H, W) uint8 -> pixels: (..., 3, H, W) float32, where they are.
+
+        The bits are the same on every device. A GPU would divide by a number of Python's as it multiplies by the
+        inverse, which is rounded in another way, so 255 is a tensor as well.
+        """
+        mean, std = (
+            torch.tensor(v, dtype=torch.float32, device=values.device).view(3, 1, 1) for v in (self.mean, self.std)
+        )
+        largest = torch.full((1, 1, 1), 255.0, device=values.device)
+        return values.to(torch.float32).div_(largest).sub_(mean).div_(std)
 
     def _square(self, image: Image.Image, crop_px: int) -> Image.Image:
         """The centre of the resized image, crop_px pixels a side."""
@@ -171,6 +180,11 @@ class Preprocess:
     def from_identity(cls, values: dict[str, Any]) -> Preprocess:
         """The preprocessing that `identity` wrote down."""
         return cls(**(values | {"mean": tuple(values["mean"]), "std": tuple(values["std"])}))
+
+
+def as_values(crop: np.ndarray) -> torch.Tensor:
+    """crop: (H, W, 3) uint8 -> (3, H, W) uint8, a copy."""
+    return torch.from_numpy(np.array(crop, dtype=np.uint8)).permute(2, 0, 1).contiguous()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,31 +62,82 @@ def among(logits: Tensor, kept: Tensor | None) -> Tensor:
     return logits if kept is None else logits.masked_fill(~kept.to(logits.device), -torch.inf)
 
 
-class ScoreBuffer:
-    """The scores of one unit of work: C configurations of n images, kept where they are computed.
+def sent(array: np.ndarray, device: torch.device) -> Tensor:
+    """An array on a device. A GPU's driver may wait for what it is doing before it takes memory that is not pinned."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
-    among: (K,) bool, as `kept` of `score`.
+
+class ScoreBuffer:
+    """The scores of a unit of work: C configurations of n images, kept where they are computed, one unit after another.
+
+    among: (K,) bool, as `kept` of `score`. What a unit left is overwritten by the next one, after `begin`.
     """
 
     def __init__(
         self, configs: int, labels: np.ndarray, device: torch.device | str, among: np.ndarray | None = None
     ) -> None:
-        shape = (configs, len(labels))
-        self.labels = torch.from_numpy(labels.astype(np.int64)).to(device)
+        self.device, shape = torch.device(device), (configs, len(labels))
         self.among = None if among is None else torch.from_numpy(among).to(device)
         types = {"pred": torch.int16, "rank": torch.int16, "finite": torch.bool}
         self.columns = {
             name: torch.zeros(shape, dtype=types.get(name, torch.float32), device=device)
             for name in (*COLUMNS, "finite")
         }
+        self._gpu = _HostCopy(self.columns, self.device) if self.device.type == "cuda" else None
+        self.begin(labels)
+
+    def begin(self, labels: np.ndarray) -> None:
+        """A unit of as many images begins. labels: (n,)."""
+        self.labels = sent(labels.astype(np.int64), self.device)
+        self.columns["finite"].zero_()  # so that a row that is never added is none
 
     def add(self, configs: np.ndarray, images: np.ndarray, logits: Tensor) -> None:
         """Score rows of logits (rows, K); configs, images: their numbers, (rows,)."""
-        at = torch.from_numpy(np.stack([configs, images])).to(logits.device, non_blocking=True)
+        at = sent(np.stack([configs, images]), logits.device)
         scores = score(logits, self.labels[at[1]], self.among)
         for name, column in self.columns.items():
             column[at[0], at[1]] = getattr(scores, name)
 
+    def end(self) -> None:
+        """The unit's last rows were added, though a GPU may not have computed them yet. Of the thread that computes."""
+        if self._gpu is not None:
+            self._gpu.mark()
+
     def on_host(self) -> dict[str, np.ndarray]:
-        """Every column as (C, n) numpy, `finite` among them."""
-        return {name: column.cpu().numpy() for name, column in self.columns.items()}
+        """Every column as (C, n) numpy, `finite` among them, until the next unit begins; after `end`, of any thread."""
+        columns = self.columns if self._gpu is None else self._gpu.copied()
+        return {name: column.numpy() for name, column in columns.items()}
+
+
+class _HostCopy:
+    """Copies tensors of a GPU into memory of the host that is pinned, beside what the GPU goes on to compute."""
+
+    def __init__(self, columns: dict[str, Tensor], device: torch.device) -> None:
+        self.columns, self.device = columns, device
+        self.there: torch.cuda.Event | None = None
+        self.stream: torch.cuda.Stream | None = None
+        self.host: dict[str, Tensor] = {}
+
+    def mark(self) -> None:
+        """What the computing thread has given the GPU up to here is what `copied` waits for."""
+        self.there = self.there or torch.cuda.Event()
+        self.there.record(torch.cuda.current_stream(self.device))
+
+    def copied(self) -> dict[str, Tensor]:
+        """The tensors on the host. Only this thread waits, and only for them."""
+        if self.stream is None:
+            self.stream = torch.cuda.Stream(self.device)
+            self.host = {
+                name: torch.empty(column.shape, dtype=column.dtype, pin_memory=True)
+                for name, column in self.columns.items()
+            }
+        done = torch.cuda.Event(blocking=True)  # without it the thread would turn in circles on a core
+        with torch.cuda.stream(self.stream):
+            if self.there is not None:
+                self.stream.wait_event(self.there)
+            for name, column in self.columns.items():
+                self.host[name].copy_(column, non_blocking=True)
+            done.record(self.stream)
+        done.synchronize()
+        return self.host

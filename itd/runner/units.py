@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from itd.data.images import ImageSet
 from itd.data.loader import IO, MEMORY, UNDECODABLE, DecoderDiedError
+from itd.device import current
 from itd.errors import TooManyMissingError
-from itd.runner.worker import UnitFailure, UnitScores, Worker, note_text
+from itd.runner.background import Background
+from itd.runner.worker import ComputedUnit, UnitFailure, UnitScores, Worker, note_text
 from itd.store import FailedUnit, ResultWriter, Unit
 from itd.text import first_line, one_line
 
@@ -51,10 +53,9 @@ class UnitRun:
         again: list[UnitFailure] = []
         seen = failures = 0
         try:
-            with contextlib.closing(self.worker.attempts(units)) as outcomes:
-                for outcome in outcomes:
+            with contextlib.closing(self._outcomes(units)) as outcomes:
+                for failure in outcomes:
                     seen += 1
-                    failure = outcome if isinstance(outcome, UnitFailure) else self._written(outcome)
                     if failure is None:
                         continue
                     if self.fail_fast:
@@ -75,7 +76,48 @@ class UnitRun:
             return [short.unit for short in again] + list(units[seen:])
         return [short.unit for short in again]
 
-    def _written(self, scores: UnitScores) -> UnitFailure | None:
+    def _outcomes(self, units: Sequence[Unit]) -> Generator[UnitFailure | None, None, None]:
+        """What comes of each unit, in order: None where it was written. While one is written the next is computed.
+
+        Nothing of a unit is written before it is known what came of the one before. What was computed is written also
+        where an error ends the computing, and what was begun is ended also where a signal does.
+        """
+        with contextlib.closing(self.worker.attempts(units)) as computed, Background(self._written) as behind:
+            rows = 0
+            try:
+                for outcome in computed:
+                    if behind.busy:
+                        yield self._settled(behind, rows)
+                    if isinstance(outcome, UnitFailure):
+                        yield outcome
+                    else:
+                        rows = outcome.rows
+                        behind.start(outcome)
+            except Exception:
+                if behind.busy:
+                    yield self._settled(behind, rows)
+                raise
+            if behind.busy:
+                yield self._settled(behind, rows)
+
+    def _settled(self, behind: Background[ComputedUnit, UnitFailure | None], rows: int) -> UnitFailure | None:
+        """What came of the unit that was being written. rows: that were counted of it."""
+        failure = behind.result()
+        if failure is None:
+            return None
+        self.worker.take_back(rows)
+        return failure
+
+    def _written(self, computed: ComputedUnit) -> UnitFailure | None:
+        """Takes the scores of a unit from where they are and writes them, or says why not; in a thread of its own."""
+        with current(computed.buffer.device):
+            try:
+                scores = self.worker.on_host(computed)
+                return scores if isinstance(scores, UnitFailure) else self._write(scores)
+            finally:
+                self.worker.release(computed)
+
+    def _write(self, scores: UnitScores) -> UnitFailure | None:
         """Writes a unit; its failure where it has too many missing images."""
         try:
             self.writer.write(

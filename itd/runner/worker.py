@@ -6,17 +6,20 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from itd.data.contents import content_sha256
 from itd.data.images import ImageSet
 from itd.data.loader import IO, MEMORY, UNDECODABLE, UNSTEADY, Batch, DecoderDiedError, Pixels, Problem, ahead, stream
+from itd.data.preprocess import Preprocess
+from itd.data.processes import is_death, raise_worker_death
 from itd.data.subset import kept_mask
-from itd.device import is_out_of_memory
+from itd.device import free_memory, is_out_of_memory, moved
 from itd.engine.executor import Executor
 from itd.engine.tree import default_batch_size
 from itd.errors import DataError, ItdError, NotFiniteError
@@ -82,6 +85,21 @@ class UnitScores:
     missing: np.ndarray
     columns: dict[str, Any]
     missing_images: tuple[MissingImage, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class ComputedUnit:
+    """A unit whose scores a GPU has, or is about to have; `Worker.on_host` makes `UnitScores` of it.
+
+    buffer: holds its scores until `Worker.release`. rows: how many were counted as progress. Others as of `UnitScores`.
+    """
+
+    unit: Unit
+    labels: np.ndarray
+    missing: np.ndarray
+    missing_images: tuple[MissingImage, ...]
+    buffer: ScoreBuffer
+    rows: int
 
 
 NOT_FINITE = "not-finite"
@@ -151,7 +169,10 @@ class Worker:
         self.batch_size = batch_size or default_batch_size(executor.device)
         self.workers, self.allow_missing = workers, allow_missing
         self.retries = retries or Retries()
+        self.on_gpu = executor.device.type == "cuda"
+        self.pixels = replace(job.images.pixels, as_values=True) if self.on_gpu else job.images.pixels
         self._counted = 0
+        self._free: list[ScoreBuffer] = []
 
     def run(self, unit: Unit) -> UnitScores:
         """The scores of one unit.
@@ -168,12 +189,18 @@ class Worker:
         """
         with contextlib.closing(self.attempts(units)) as outcomes:
             for outcome in outcomes:
-                if isinstance(outcome, UnitFailure):
-                    raise outcome.error
-                yield outcome
+                scores = outcome if isinstance(outcome, UnitFailure) else self.on_host(outcome)
+                if isinstance(scores, UnitFailure):
+                    raise scores.error
+                yield replace(scores, columns={name: column.copy() for name, column in scores.columns.items()})
+                if isinstance(outcome, ComputedUnit):
+                    self.release(outcome)
 
-    def attempts(self, units: Iterable[Unit]) -> Generator[UnitScores | UnitFailure, None, None]:
-        """As `stream`, with a failure in the place of the scores of a unit that fails."""
+    def attempts(self, units: Iterable[Unit]) -> Generator[ComputedUnit | UnitFailure, None, None]:
+        """The units in order as they are computed, with a failure in the place of one that fails.
+
+        Each has a buffer of its own until `release`: whoever releases one before it takes the next but one needs two.
+        """
         waiting: deque[Unit] = deque()
 
         def samples() -> Iterator[np.ndarray]:
@@ -184,22 +211,46 @@ class Worker:
                 yield unit.samples
 
         decoded = stream(
-            self.job.images.pixels,
+            self.pixels,
             samples(),
             batch_size=self.batch_size,
             workers=self.workers,
             keep_going=True,
-            pin_memory=self.executor.device.type == "cuda",
+            pin_memory=self.on_gpu,
         )
-        with contextlib.closing(ahead(decoded)) as batches:
+        with contextlib.closing(ahead(decoded, device=self.executor.device)) as batches:
             for batch in batches:
                 unit = waiting.popleft()
                 yield self._attempt(unit, _batches_of(unit, batch, batches))
 
-    def _attempt(self, unit: Unit, batches: Iterator[Batch]) -> UnitScores | UnitFailure:
+    def on_host(self, computed: ComputedUnit) -> UnitScores | UnitFailure:
+        """The scores of a unit, copied from a GPU, or its failure; of any thread. They are there until `release`."""
+        unit, missing = computed.unit, computed.missing
+        try:
+            columns = computed.buffer.on_host()
+            self._require_finite(unit, columns["finite"] | missing)
+        except NotFiniteError as error:
+            return UnitFailure(unit, NOT_FINITE, error)
+        except Exception as error:  # as of `_attempt`
+            if not is_out_of_memory(error):
+                raise
+            return UnitFailure(unit, MEMORY, error)
+        scores = {name: columns[name] for name in COLUMNS}
+        return UnitScores(unit, computed.labels, missing, scores, computed.missing_images)
+
+    def release(self, computed: ComputedUnit) -> None:
+        """The scores of a unit are not looked at any more, so that another unit takes their place; of any thread."""
+        self._free.append(computed.buffer)
+
+    def take_back(self, rows: int) -> None:
+        """So many rows, of a unit that failed, do not count as progress."""
+        if self.progress is not None and rows:
+            self.progress(-rows)
+
+    def _attempt(self, unit: Unit, batches: Iterator[Batch]) -> ComputedUnit | UnitFailure:
         self._counted = 0
         try:
-            return self._scores(unit, batches)
+            return self._computed(unit, batches)
         except _ProblemError as error:
             if error.problem.kind == UNSTEADY:
                 raise error.problem.error from None
@@ -208,26 +259,24 @@ class Worker:
                 images += self._missing_images(unit, done, batch)
                 done += len(batch)
             failure = UnitFailure(unit, error.problem.kind, error.problem.error, tuple(images))
-        except NotFiniteError as error:
-            failure = UnitFailure(unit, NOT_FINITE, error)
         except DecoderDiedError:
             raise
         except DataError as error:
             failure = UnitFailure(unit, Problem.of(error, -1).kind, error)
         except Exception as error:  # an executor says in several ways that memory ran out
+            if isinstance(error, RuntimeError) and is_death(error):  # torch says it wherever this thread is
+                raise_worker_death(error)
             if not is_out_of_memory(error):
                 raise
             failure = UnitFailure(unit, MEMORY, error)
         for _ in batches:  # those of the unit that were not looked at
             pass
-        if self.progress is not None and self._counted:
-            self.progress(-self._counted)
+        self.take_back(self._counted)
         return failure
 
-    def _scores(self, unit: Unit, batches: Iterator[Batch]) -> UnitScores:
+    def _computed(self, unit: Unit, batches: Iterator[Batch]) -> ComputedUnit:
         labels = self.job.images.labels[unit.samples]
-        among = kept_mask(self.job.images.class_subset, self.job.num_classes)
-        buffer = ScoreBuffer(len(self.job.space), labels, self.executor.device, among)
+        buffer = self._buffer(labels)
         missing = np.zeros(len(unit), dtype=bool)
         missing_images: list[MissingImage] = []
         done = 0
@@ -239,16 +288,24 @@ class Worker:
             self._run(batch, buffer, done)
             missing[done : done + len(batch)] = batch.missing
             done += len(batch)
-        columns = buffer.on_host()
-        self._require_finite(unit, columns.pop("finite") | missing)
-        scores = {name: columns[name] for name in COLUMNS}
-        return UnitScores(unit, labels, missing, scores, tuple(missing_images))
+        buffer.end()
+        return ComputedUnit(unit, labels, missing, tuple(missing_images), buffer, self._counted)
+
+    def _buffer(self, labels: np.ndarray) -> ScoreBuffer:
+        """One that nobody uses, of a size for these images."""
+        while self._free:
+            buffer = self._free.pop()
+            if len(buffer.labels) == len(labels):
+                buffer.begin(labels)
+                return buffer
+        among = kept_mask(self.job.images.class_subset, self.job.num_classes)
+        return ScoreBuffer(len(self.job.space), labels, self.executor.device, among)
 
     def _read_again(self, batch: Batch) -> Problem | None:
         """Reads what could not be read again; the first problem that ends the unit."""
         for place, problem in enumerate(batch.problems):
             if problem is not None and problem.kind == IO:
-                read = self.retries.read(self.job.images.pixels, int(batch.samples[place]), problem)
+                read = self.retries.read(self.pixels, int(batch.samples[place]), problem)
                 problem = batch.problems[place] = read if isinstance(read, Problem) else None
                 if not isinstance(read, Problem):
                     batch.pixels[place] = read
@@ -281,7 +338,19 @@ class Worker:
             if self.progress is not None:
                 self.progress(len(configs))
 
-        self.executor.run(batch.pixels, add)
+        self.executor.run(self._pixels_of(batch) if self.on_gpu else batch.pixels, add)
+
+    def _pixels_of(self, batch: Batch) -> Tensor:
+        """(n, C, H, W) float32, on the GPU where they fit. They are pinned, so that nothing waits for their copy."""
+        preprocess = self.pixels.preprocess
+        if batch.pixels.dtype != torch.uint8 or not isinstance(preprocess, Preprocess):
+            return moved(batch.pixels, self.executor.device, batch.pixels.dtype, non_blocking=True)
+        try:
+            values = moved(batch.pixels, self.executor.device, torch.uint8, non_blocking=True)
+            return preprocess.normalise(values)
+        except torch.OutOfMemoryError:
+            free_memory(self.executor.device)
+        return preprocess.normalise(batch.pixels)
 
     def _require_finite(self, unit: Unit, finite: np.ndarray) -> None:
         if finite.all():

@@ -54,3 +54,11 @@ def test_a_logit_that_is_not_finite_is_marked():
     logits = torch.zeros(3, 4)
     logits[1, 2], logits[2, 0] = torch.nan, torch.inf
     assert score(logits, torch.zeros(3)).finite.tolist() == [True, False, False]
+
+
+def test_a_row_that_is_never_added_is_not_what_the_unit_before_had():
+    buffer = ScoreBuffer(1, np.array([0, 1]), "cpu")
+    for images in ([0, 1], [1]):
+        buffer.begin(np.array([1, 1]))
+        buffer.add(np.zeros(len(images), int), np.array(images), torch.tensor([[0.0, 1.0]] * len(images)))
+    assert buffer.on_host()["finite"].tolist() == [[False, True]] and buffer.on_host()["rank"][0, 1] == 0
