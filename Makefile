@@ -14,6 +14,7 @@ BENCH_MODELS ?= resnet50 resnext50_32x4d mobilenet_v2 densenet121
 BENCH_ATTRS ?= stride dilation size
 BENCH_IMAGES ?= 4
 BENCH_GPU_IMAGES ?= 256
+GPU_REPORT ?= build/gpu.json
 
 RECIPE_OPS ?= conv involution condconv weightnet se
 RECIPE_DATA ?= cifar10
@@ -64,7 +65,9 @@ bench: env
 	  $(BIN)/python benchmarks/sweep.py --model $$model --attr $$attr --images $(BENCH_IMAGES); \
 	done; done
 
+# What only a GPU can tell, into GPU_REPORT, part by part; then each sweep against the plain loop, and the learned layers.
 bench-gpu: env
+	$(BIN)/python benchmarks/gpu.py --out $(GPU_REPORT)
 	set -e; for model in $(BENCH_MODELS); do for attr in $(BENCH_ATTRS); do \
 	  $(BIN)/python benchmarks/sweep.py --model $$model --attr $$attr --images $(BENCH_GPU_IMAGES) --device cuda --precision bf16; \
 	done; done

@@ -82,7 +82,7 @@ def spread(count: int, wanted: int) -> list[int]:
     """`wanted` of `count` configurations, evenly spread."""
     if count <= wanted:
         return list(range(count))
-    return sorted({round(i * (count - 1) / (wanted - 1)) for i in range(wanted)})
+    return sorted({round(i * (count - 1) / max(1, wanted - 1)) for i in range(wanted)})
 
 
 def compare(plain: Tensor, tree: Tensor, clear: float = CLEAR["fp32"]) -> tuple[float, float, int]:
@@ -101,12 +101,21 @@ def compare(plain: Tensor, tree: Tensor, clear: float = CLEAR["fp32"]) -> tuple[
 class Bench:
     """One network, one space, the same pixels for both executors, and what each of them answered.
 
-    logits["plain"]: (timed configurations, N, 1000); logits["tree"]: (C, N, 1000). small: for tests of the benchmark.
+    logits["plain"]: (timed configurations, N, 1000); logits["tree"]: (C, N, 1000). compiled_configs: on how
+    many torch.compile is tried, on a GPU. small: for tests of the benchmark.
     """
 
-    def __init__(self, request: SweepRequest, count: int, plain_configs: int, *, small: bool = False) -> None:
+    def __init__(
+        self,
+        request: SweepRequest,
+        count: int,
+        plain_configs: int,
+        *,
+        compiled_configs: int = COMPILED_CONFIGS,
+        small: bool = False,
+    ) -> None:
         self.request, self.count, self.device = request, count, resolve_device(request.device)
-        self.small, self.timer = small, Timer(self.device)
+        self.small, self.compiled_configs, self.timer = small, compiled_configs, Timer(self.device)
         self.batch_size = min(count, request.batch_size or default_batch_size(self.device))
         model = self._model()
         px = request.crop_px or 224
@@ -189,7 +198,7 @@ class Bench:
         way = self.plain.best_way(trial)
         speedup, compiled = 1.0, "not tried"
         if self.device.type == "cuda":
-            speedup, compiled = self.plain.compiled_speedup(trial[:COMPILED_CONFIGS], way)
+            speedup, compiled = self.plain.compiled_speedup(trial[: self.compiled_configs], way)
             self.plain.warm(self.chosen, way)
         order = [*range(0, len(self.chosen), 2), *range(1, len(self.chosen), 2)]
         seconds, logits = dict.fromkeys(order, 0.0), self.logits["plain"]
