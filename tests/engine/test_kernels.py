@@ -1,0 +1,193 @@
+"""The Triton kernel for what follows a convolution: interpreted on the CPU against its reference, and compiled."""
+
+import importlib.util
+import itertools
+
+import pytest
+import torch
+
+from itd.engine import kernels
+
+triton = pytest.importorskip("triton")
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+SHAPES = [(1, 1, 1, 1), (2, 7, 3, 5), (1, 24, 1, 1), (3, 64, 7, 7), (2, 1500, 1, 2), (2, 1504, 1, 2), (1, 3, 40, 37)]
+"""One value; odd channels; one row; several blocks; more channels than a block has, in eights or not; a block that ends
+inside a row."""
+
+
+def module(monkeypatch, **environment):
+    """The module anew, as it is where these variables are set."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    spec = importlib.util.spec_from_file_location("kernels_anew", kernels.__file__)
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """The module with its kernel run by Triton's interpreter."""
+    return module(monkeypatch, TRITON_INTERPRET="1")
+
+
+def values(shape, dtype, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    made = 4 * torch.randn(shape, generator=generator)
+    return made.to(dtype).contiguous(memory_format=torch.channels_last) if len(shape) == 4 else made.to(dtype)
+
+
+def by_definition(out, bias, other, activation):
+    """In float64, rounded once."""
+    x = out.double()
+    if bias is not None:
+        x = x + bias.double()[None, :, None, None]
+    if other is not None:
+        x = x + other.double()
+    x = {None: lambda: x, "relu": lambda: x.clamp(min=0), "relu6": lambda: x.clamp(0, 6)}[activation]()
+    return x.to(out.dtype)
+
+
+def assert_rounded_once(found, wanted, exact=True):
+    """Equal, but for sums in float32 that lie between two values of fewer bits. Triton's interpreter cuts bf16 off."""
+    step = torch.finfo(found.dtype).eps * wanted.float().abs() + 1e-6
+    assert ((found.float() - wanted.float()).abs() <= step).all()
+    if exact and found.dtype != torch.float32:
+        assert (found == wanted).float().mean() > 0.99
+
+
+@pytest.mark.parametrize(("shape", "dtype"), list(itertools.product(SHAPES, DTYPES)))
+def test_triton_kernel_is_its_definition(interpreted, shape, dtype):
+    for activation, with_bias, with_other in itertools.product((None, "relu", "relu6"), (True, False), (True, False)):
+        out, bias = values(shape, dtype), values(shape[1:2], torch.float32, 1) if with_bias else None
+        other = values(shape, dtype, 2) if with_other else None
+        wanted = by_definition(out, bias, other, activation)
+        beside = None if other is None else other.clone()
+        assert interpreted.applies(out, other)
+        found = interpreted.finish_in_one_pass(out, bias, other, activation)
+        assert found is out and found.is_contiguous(memory_format=torch.channels_last)
+        assert_rounded_once(found, wanted, exact=dtype != torch.bfloat16)
+        assert other is None or torch.equal(other, beside)
+
+
+def test_triton_kernel_is_the_plain_form_but_for_its_roundings(interpreted):
+    for dtype, steps in ((torch.float32, 4), (torch.bfloat16, 3), (torch.float16, 3)):
+        out, bias, other = (
+            values((2, 33, 5, 5), dtype),
+            values((33,), torch.float32, 1),
+            values((2, 33, 5, 5), dtype, 2),
+        )
+        plain = kernels.finish_plain(out.clone(memory_format=torch.preserve_format), bias, other, "relu6")
+        found = interpreted.finish_in_one_pass(out, bias, other, "relu6")
+        assert (found.float() - plain.float()).abs().max() <= steps * torch.finfo(dtype).eps * 16
+
+
+def test_triton_kernel_keeps_what_is_not_a_number(interpreted):
+    for activation in (None, "relu", "relu6"):
+        out = values((1, 4, 2, 2), torch.float32)
+        out[0, 1, 0, 1], out[0, 2] = torch.nan, torch.inf
+        found = interpreted.finish_in_one_pass(out, None, None, activation)
+        assert found.isnan().sum() == 1 and found[0, 1, 0, 1].isnan()
+        assert (found[0, 2] == (6.0 if activation == "relu6" else torch.inf)).all()
+
+
+def test_triton_kernel_writes_nothing_beyond_its_map(interpreted):
+    room = torch.full((4, 5, 5, 10), 7.0)
+    maps = room[1:3].permute(0, 3, 1, 2)  # in the middle of a larger piece of memory
+    assert interpreted.applies(maps, None)
+    interpreted.finish_in_one_pass(maps, torch.ones(10), None, None)
+    assert (room[1:3] == 8).all() and (room[0] == 7).all() and (room[3] == 7).all()
+
+
+@pytest.mark.parametrize(
+    ("out", "other"),
+    [
+        (torch.zeros(2, 3, 4, 4), None),
+        (values((2, 3, 4, 4), torch.float32)[:, :2], None),
+        (values((2, 3, 4, 4), torch.float32)[:, :, ::2], None),
+        (values((2, 3, 4, 4), torch.float32).double(), None),
+        (values((0, 3, 4, 4), torch.float32), None),
+        (values((2, 3, 4, 4), torch.float32), values((2, 3, 1, 1), torch.float32)),
+        (values((2, 3, 4, 4), torch.float32), torch.zeros(2, 3, 4, 4)),
+        (values((2, 3, 4, 4), torch.float32), values((2, 3, 4, 4), torch.float32).int()),
+    ],
+    ids=[
+        "contiguous",
+        "channels left out",
+        "rows left out",
+        "double",
+        "empty",
+        "broadcast",
+        "other contiguous",
+        "integers",
+    ],
+)
+def test_triton_kernel_is_not_asked_for_what_it_cannot(out, other):
+    assert not kernels.applies(out, other)
+    bias = torch.arange(out.shape[1], dtype=torch.float32)
+    added = 0 if other is None else other
+    wanted = torch.relu(out + bias.view(1, -1, 1, 1) + added)
+    assert torch.equal(kernels.finish(out.clone(), bias, other, "relu"), wanted)
+
+
+def test_triton_kernel_is_not_run_on_a_cpu_nor_where_nothing_follows(monkeypatch):
+    monkeypatch.setattr(kernels, "finish_in_one_pass", None)
+    out = values((2, 3, 4, 4), torch.float32)
+    assert kernels.applies(out, None)
+    assert torch.equal(kernels.finish(out.clone(), None, None, "relu"), out.relu())
+    monkeypatch.setattr(kernels, "finish_plain", None)
+    assert kernels.finish(out, None, None, None) is out
+
+
+def test_a_larger_other_makes_a_new_map():
+    out, other = values((1, 3, 1, 1), torch.float32), values((1, 3, 4, 4), torch.float32, 1)
+    found = kernels.finish(out.clone(), None, other, "relu")
+    assert torch.equal(found, torch.relu(out + other))
+
+
+def test_without_triton_the_plain_form_is_run(monkeypatch):
+    monkeypatch.setattr(kernels, "triton", None)
+    assert not kernels.applies(values((2, 3, 4, 4), torch.float32), None)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
+def test_triton_kernel_compiles_for_an_h200_without_one(monkeypatch, tmp_path, dtype):
+    """Sixteen bytes are read and written at once, and eight channels are found by one division."""
+    from triton.compiler.errors import CompilationError
+
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    plain = module(monkeypatch, TRITON_CACHE_DIR=str(tmp_path))
+    try:
+        made = compiled(plain, dtype)
+    except CompilationError:
+        raise
+    except Exception as error:  # another version of Triton, or no assembler
+        pytest.skip(f"Triton cannot compile for a GPU here: {error}")
+    ptx = made.asm["ptx"]
+    assert ".target sm_90" in ptx and len(made.asm["cubin"]) > 1000
+    assert "ld.global.v4.b32" in ptx and "st.global.v4.b32" in ptx
+    assert not {"ld.global.b16", "ld.global.b32", "st.global.b16", "st.global.b32"} & set(ptx.split())
+    assert ptx.count("rem.s32") <= (2 if dtype == "fp32" else 1) and ptx.count("rem.s64") == 1
+    assert dtype == "fp32" or "cvt.rn." in ptx, "rounded to the nearest"
+
+
+def compiled(plain, dtype):
+    """For tensors that begin at 16 bytes and channels in sixteens, as a network's are."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    chosen = {"HAS_BIAS": True, "HAS_OTHER": True, "ACTIVATION": 2, "VECTOR": plain.VECTOR, "BLOCK": plain.BLOCK}
+    kinds = {"out": f"*{dtype}", "bias": "*fp32", "other": f"*{dtype}", "count": "i32", "channels": "i32"}
+    aligned = {(place,): [["tt.divisibility", 16]] for place in range(len(kinds))}
+    source = ASTSource(plain._finish, {**kinds, **dict.fromkeys(chosen, "constexpr")}, chosen, aligned)
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_triton_kernel_is_its_definition_on_a_gpu(cuda, dtype):
+    for shape in [*SHAPES, (512, 256, 14, 14)]:
+        out, bias, other = values(shape, dtype), values(shape[1:2], torch.float32, 1), values(shape, dtype, 2)
+        found = kernels.finish(out.to(cuda), bias.to(cuda), other.to(cuda), "relu6").cpu()
+        assert_rounded_once(found, by_definition(out, bias, other, "relu6"))
