@@ -99,20 +99,26 @@ class Costs:
     def of_row(self, number: int, shapes: Shapes, fork: Fork | None) -> tuple[int, int]:
         """What a chunk is sized by, of one row of a stage and then of every branch out of it.
 
-        Bytes, and elements of the largest value.
+        Bytes, and elements of the largest value. Siblings hold what the branch left in place together.
         """
         stage = self.stage(number, shapes)
         peak, largest = stage.peak_bytes, stage.largest
         if fork is not None:
-            held = self._bytes(stage.out)
+            held, made = self._bytes(stage.out), self._made(number + 1)
             for setting in fork.settings:
                 try:
                     cost = self.branch(number + 1, setting, stage.out)
                 except WindowError:
                     continue
                 peak, largest = max(peak, held + cost.peak_bytes), max(largest, cost.largest)
-                held += self._bytes(cost.out)
+                held += self._bytes([cost.out[place] for place in made])
         return peak, largest
+
+    def _made(self, number: int) -> list[int]:
+        """Places, among the values that enter a stage, of those that the branch into it makes for each setting."""
+        stage, carried = self.stages[number], set(self.stages[number - 1].leaving)
+        assert stage.branch is not None
+        return [k for k, i in enumerate(stage.entering) if i not in carried or i in stage.branch.values]
 
     def _tried(self, work: Callable[[], Cost]) -> Cost | ValueError:
         try:
@@ -172,7 +178,7 @@ class Costs:
             found.append(scalar or (value.shape[0] // META_ROWS, *value.shape[1:]))
         return tuple(found)
 
-    def _bytes(self, shapes: Shapes) -> int:
+    def _bytes(self, shapes: Iterable[tuple[int, ...] | Scalar]) -> int:
         return sum(torch.Size(s).numel() for s in shapes if not isinstance(s, Scalar)) * self.dtype.itemsize
 
 

@@ -256,7 +256,8 @@ class _Builder:
             args.append(self._resolve(other))
             end = addition
         follower, kind = self._next_activation(end)
-        op = ConvOp(weight, bias, module.stride, module.padding, module.dilation, module.groups, kind)  # type: ignore[arg-type]
+        geometry: Any = (module.stride, module.padding, module.dilation, module.groups, kind)
+        op = ConvOp(weight, bias, *geometry, trims=self.optimise)
         self._emit(node, op, args)
         for covered in (last, end):
             if covered is not node:

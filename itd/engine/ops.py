@@ -104,7 +104,8 @@ class ConvOp(Op):
     """A convolution with its normalisation folded in, an optional addition and an optional activation.
 
     weight: (O, I/g, kh, kw); bias: (O,) or None, in float32 whatever the weight is in. Called with x (N, I, H, W) and,
-    where something is added before the activation, `other` (N, O, H', W').
+    where something is added before the activation, `other` (N, O, H', W'). trims: whether taps that meet padding alone
+    are left out, and not counted.
     """
 
     windowed = True
@@ -118,6 +119,8 @@ class ConvOp(Op):
         dilation: tuple[int, int],
         groups: int,
         activation: str | None = None,
+        *,
+        trims: bool = True,
     ) -> None:
         self.weight = weight.contiguous(memory_format=CHANNELS_LAST)
         self.bias = bias
@@ -126,12 +129,15 @@ class ConvOp(Op):
         self.pointwise = weight.shape[2:] == (1, 1) and stride == (1, 1) and padding == (0, 0)
         geometry = (stride, padding, dilation, groups)
         self.packed = PackedConv(self.weight, bias, *geometry) if can_fuse(weight) else None
+        self.trims = trims
         self._trimmed: dict[torch.Size, ConvOp] = {}
 
     def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        if max(self.padding) >= min(x.shape[2:]):
-            return self._trim(x.shape[2:])._run(x, other)
-        return self._run(x, other)
+        return self.on(x)._run(x, other)
+
+    def on(self, x: Tensor) -> ConvOp:
+        """The same without the taps that meet nothing but padding on maps of this size."""
+        return self._trim(x.shape[2:]) if self.trims and max(self.padding) >= min(x.shape[2:]) else self
 
     def _run(self, x: Tensor, other: Tensor | None) -> Tensor:
         if self.packed is not None and (other is None or tuple(other.shape) == self._out_shape(tuple(x.shape))):
@@ -146,10 +152,7 @@ class ConvOp(Op):
         return ACTIVATIONS[self.activation](out) if self.activation else out
 
     def _trim(self, size: torch.Size) -> ConvOp:
-        """The same without the taps that meet nothing but padding on maps of a size, which some libraries are slow at.
-
-        A dilation as wide as the map leaves a single row or column of taps.
-        """
+        """A dilation as wide as the map leaves one row or column of taps; with all of them oneDNN is far slower."""
         if size not in self._trimmed:
             rows, columns = (self._unmet(side, size[side]) for side in (0, 1))
             self._trimmed[size] = self
@@ -187,7 +190,7 @@ class ConvOp(Op):
         return out if other is None else meeting(lambda: out + other, "an addition", out, other)
 
     def macs(self, out: Tensor, /, *args: Any, **kwargs: Any) -> int:
-        return out.numel() * math.prod(self.weight.shape[1:])
+        return out.numel() * math.prod(self.on(args[0]).weight.shape[1:])
 
 
 class BatchNormOp(Op):

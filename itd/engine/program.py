@@ -12,10 +12,11 @@ from functools import cached_property
 import torch
 
 from itd.engine.costs import Costs, PrefixCosts, prefix_costs
+from itd.engine.dense import clamped, shared
 from itd.engine.graph import Graph, build_graph
 from itd.engine.precision import Precision
 from itd.engine.prefixes import Prefixes, build_prefixes
-from itd.engine.stages import Stage, cut
+from itd.engine.stages import Stage, cut, levels
 from itd.engine.tracing import Trace, trace
 from itd.patcher import DynamicModel, layer_attributes
 from itd.space import Space
@@ -78,7 +79,8 @@ def compile_program(
         device: where it is run.
         precision: of weights and activations; None is fp32.
         optimise: fold, fuse and factor; False keeps the plain operators, for counting.
-        subsample: whether strides share one convolution, which is cheaper where all are run.
+        subsample: whether strides share one convolution, and siblings the sums of what they all read, which is cheaper
+            where all are run.
 
     Raises:
         ModelError: for a network that cannot be traced, or sites that no logit depends on.
@@ -92,15 +94,20 @@ def compile_program(
     """
     traced = network if isinstance(network, Trace) else trace(network)
     precision = precision or Precision()
+    device, share = torch.device(device), subsample and optimise
     graph = build_graph(traced, precision.dtype, device, optimise=optimise)
+    if share:
+        graph = shared(graph, levels(traced.model, graph, space))
+    if optimise and device.type == "cpu" and precision.dtype == torch.float32:
+        graph = clamped(graph)
     return Program(
         trace=traced,
         space=space,
-        device=torch.device(device),
+        device=device,
         precision=precision,
-        subsample=subsample and optimise,
+        subsample=share,
         graph=graph,
-        stages=cut(traced.model, graph, space, subsample=subsample and optimise),
+        stages=cut(traced.model, graph, space, subsample=share),
         attributes=layer_attributes(traced.model.sites),
     )
 

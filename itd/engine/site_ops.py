@@ -84,7 +84,7 @@ class PaddedConvOp(Op):
         return self.conv.meta(pad_extra(x, self.geometry))
 
     def macs(self, out: Tensor, /, *args: Any, **kwargs: Any) -> int:
-        return self.conv.macs(out)
+        return self.conv.macs(out, pad_extra(args[0], self.geometry))
 
     def scratch(self, out: Tensor, /, *args: Any) -> int:
         padded = pad_extra(args[0], self.geometry)
@@ -126,8 +126,8 @@ class FactoredSizeOp(Op):
     def macs(self, out: Tensor, /, *args: Any, **kwargs: Any) -> int:
         tall = self.columns[0].meta(args[0])
         wide = self.rows[0].meta(tall)
-        filters = self.k0 * self.columns[0].macs(tall) + self.k0**2 * self.rows[0].macs(wide)
-        return filters + self.mix.macs(out)
+        filters = self.k0 * self.columns[0].macs(tall, args[0]) + self.k0**2 * self.rows[0].macs(wide, tall)
+        return filters + self.mix.macs(out, wide)
 
     def scratch(self, out: Tensor, /, *args: Any) -> int:
         wide = self.rows[0].meta(self.columns[0].meta(args[0]))
@@ -178,7 +178,8 @@ class PerSampleOp(ModuleOp):
 class SiteOp:
     """A site's layer before its setting is known: `at(setting)` is the operator that runs.
 
-    factored: whether larger kernels run in their own degrees of freedom; False is the plain convolution.
+    factored: whether larger kernels run in their own degrees of freedom, and taps that meet padding alone are left out;
+    False is the plain convolution.
     """
 
     def __init__(
@@ -225,7 +226,8 @@ class SiteOp:
             return HalfStrideOp(weight, self.bias, at, nearest, self.activation)
         if self.factored and at.kernel[0] > own.kernel[0] and _factoring_pays(self.weight, at):
             return FactoredSizeOp(self.weight, self.bias, at, self.conventions, self.activation)
-        conv = ConvOp(weight, self.bias, at.steps, at.padding, at.dilation, at.groups, self.activation)
+        geometry = (at.steps, at.padding, at.dilation, at.groups)
+        conv = ConvOp(weight, self.bias, *geometry, self.activation, trims=self.factored)
         return PaddedConvOp(conv, at) if any(at.extra) else conv
 
 

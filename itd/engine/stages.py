@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from itd.engine.dense import grown
 from itd.engine.graph import Graph, Node
 from itd.patcher import DynamicModel
 from itd.space import ATTRIBUTES, Space
@@ -49,10 +50,10 @@ def cut(model: DynamicModel, graph: Graph, space: Space, *, subsample: bool = Tr
     subsample: whether strides share one convolution at their base stride; False runs each stride as it is.
     """
     points = _branch_points(model, graph, space)
-    levels = _levels(graph, points)
-    plan: list[tuple[Branch | None, list[Node]]] = [(None, [n for n in graph.nodes if levels[n.id] == 0])]
+    level = _levels(graph, points)
+    plan: list[tuple[Branch | None, list[Node]]] = [(None, [n for n in graph.nodes if level[n.id] == 0])]
     for number, point in enumerate(points, start=1):
-        own = [n for n in graph.nodes if levels[n.id] == number and n not in point.nodes]
+        own = [n for n in graph.nodes if level[n.id] == number and n not in point.nodes]
         if not (subsample and "stride" in point.attributes and all(n.op.subsamples for n in point.nodes)):  # type: ignore[union-attr]
             plan.append((point, own))
             continue
@@ -62,6 +63,11 @@ def cut(model: DynamicModel, graph: Graph, space: Space, *, subsample: bool = Tr
         rest = [n for n in own if n.id not in inside]
         plan.append((Branch(point.site, frozenset({"stride"}), values=inside), rest))
     return _with_frontiers([(branch, _with_free(nodes, graph)) for branch, nodes in plan], graph)
+
+
+def levels(model: DynamicModel, graph: Graph, space: Space) -> dict[int, int]:
+    """Value number -> how many branches come before it."""
+    return _levels(graph, _branch_points(model, graph, space))
 
 
 def _with_free(nodes: list[Node], graph: Graph) -> list[Node]:
@@ -107,10 +113,10 @@ def _branch_points(model: DynamicModel, graph: Graph, space: Space) -> list[Bran
 
 def _levels(graph: Graph, points: list[Branch]) -> dict[int, int]:
     at = {node.id: number for number, point in enumerate(points, start=1) for node in point.nodes}
-    levels = {0: 0}
+    level = {0: 0}
     for node in graph.nodes:
-        levels[node.id] = max([at.get(node.id, 0), *(levels[i] for i in node.inputs())])
-    return levels
+        level[node.id] = max([at.get(node.id, 0), *(level[i] for i in node.inputs())])
+    return level
 
 
 def _pointwise_zone(point: Branch, own: list[Node]) -> list[Node]:
@@ -130,6 +136,7 @@ def _with_frontiers(plan: list[tuple[Branch | None, list[Node]]], graph: Graph) 
     stages: list[Stage] = []
     for branch, nodes in reversed(plan):
         leaving = set(needed)
+        nodes = grown(nodes, leaving)
         made = {n.id for n in nodes}
         read = {i for n in nodes for i in n.inputs()}
         entering = (leaving | read) - made
