@@ -17,6 +17,7 @@ from gpu_sweeps import PAIRS, Row, Run, attempt
 from torch import Tensor
 
 from itd.device import MOST_ELEMENTS
+from itd.engine.kernels import finish
 from itd.engine.ops import ConvOp
 from itd.engine.site_ops import FactoredSizeOp, HalfStrideOp
 from itd.patcher import Conventions, Geometry, resize_kernel
@@ -65,7 +66,10 @@ def heaviest(run: Run) -> list[tuple[Convolution, int, float]]:
 
 
 def convolutions(run: Run) -> Iterator[Row]:
-    """The heaviest (shape, rows) with a ReLU: as now, without bias and ReLU, in cuDNN's fused call, as a product."""
+    """The heaviest (shape, rows) with a ReLU: as now, without bias and ReLU, with one kernel for the two.
+
+    Also in cuDNN's fused call, and as a matrix product.
+    """
     for conv, calls, bound_s in heaviest(run):
         labels = {"x": conv.x, "weight": conv.weight, "stride": conv.stride, "padding": conv.padding,
                   "dilation": conv.dilation, "groups": conv.groups, "transposed": conv.transposed, "calls": calls,
@@ -85,6 +89,7 @@ def ways_of(run: Run, conv: Convolution) -> dict[str, Work]:
     ways: dict[str, Work] = {
         "as_now": lambda: op(x),
         "without_bias": lambda: F.conv2d(x, weight, None, *geometry),
+        "one_kernel": lambda: finish(F.conv2d(x, weight, None, *geometry), bias, None, "relu"),
         "tuned": lambda: tuned(lambda: F.conv2d(x, weight, None, *geometry)),
         "cudnn_fused": lambda: torch.cudnn_convolution_relu(x, weight, bias.bfloat16(), *geometry),
     }

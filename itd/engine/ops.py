@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import operator
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -66,6 +67,19 @@ def meeting(work: Callable[[], Any], what: str, *tensors: Tensor) -> Any:
     except RuntimeError as reason:
         sizes = " and ".join("x".join(map(str, t.shape[2:] if t.ndim == 4 else t.shape)) for t in tensors)
         raise ShapeError(f"{what} meets {sizes}") from reason
+
+
+Finish = Callable[[Tensor, Tensor | None, Tensor | None, str | None], Tensor]
+"""Bias, an addition and an activation, each where there is one, after a convolution without them."""
+
+
+def fused_finish(weight: Tensor) -> Finish | None:
+    """One kernel for what follows a convolution, on a GPU with ITD_FUSED_EPILOGUE=1: it is not measured yet."""
+    if weight.device.type != "cuda" or os.environ.get("ITD_FUSED_EPILOGUE") != "1":
+        return None
+    from itd.engine.kernels import finish  # which loads Triton
+
+    return finish
 
 
 class Op:
@@ -129,6 +143,7 @@ class ConvOp(Op):
         self.pointwise = weight.shape[2:] == (1, 1) and stride == (1, 1) and padding == (0, 0)
         geometry = (stride, padding, dilation, groups)
         self.packed = PackedConv(self.weight, bias, *geometry) if can_fuse(weight) else None
+        self.finish = fused_finish(weight)
         self.trims = trims
         self._trimmed: dict[torch.Size, ConvOp] = {}
 
@@ -143,6 +158,9 @@ class ConvOp(Op):
         if self.packed is not None and (other is None or tuple(other.shape) == self._out_shape(tuple(x.shape))):
             out, activated = self.packed(x, other, self.activation)
             return out if activated or self.activation is None else ACTIVATIONS[self.activation](out)
+        if self.finish is not None:
+            out = F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
+            return self.finish(out, self.bias, other, self.activation)
         inside = self.bias if self.bias is None or self.bias.dtype == self.weight.dtype else None
         out = F.conv2d(x, self.weight, inside, self.stride, self.padding, self.dilation, self.groups)
         if inside is not self.bias and self.bias is not None:

@@ -57,6 +57,7 @@ def test_the_heaviest_convolutions_run_in_each_way(rows, benchmark):
     as_maps = conv.x[0], *conv.x[2:], conv.weight[0]
     assert torch.allclose(made["without_bias"].relu(), made["as_now"], rtol=0.02, atol=0.02)
     assert torch.allclose(made["product"].view(as_maps).permute(0, 3, 1, 2), made["without_bias"], rtol=0.02, atol=0.1)
+    assert torch.allclose(made["one_kernel"], made["as_now"], rtol=0.02, atol=0.02)
     assert torch.allclose(made["product_fused"], made["product"].relu(), rtol=0.02, atol=0.02)
 
 

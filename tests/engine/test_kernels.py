@@ -5,8 +5,10 @@ import itertools
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from itd.engine import kernels
+from itd.engine.ops import ConvOp, fused_finish
 
 triton = pytest.importorskip("triton")
 
@@ -149,6 +151,40 @@ def test_a_larger_other_makes_a_new_map():
 def test_without_triton_the_plain_form_is_run(monkeypatch):
     monkeypatch.setattr(kernels, "triton", None)
     assert not kernels.applies(values((2, 3, 4, 4), torch.float32), None)
+
+
+def convolution(**device):
+    weight, bias = values((6, 5, 3, 3), torch.float16).to(**device), values((6,), torch.float32, 1).to(**device)
+    return ConvOp(weight, bias, (1, 1), (1, 1), (1, 1), 1, "relu6")
+
+
+def test_triton_kernel_is_off_unless_it_is_asked_for_on_a_gpu(monkeypatch):
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        monkeypatch.delenv("ITD_FUSED_EPILOGUE", raising=False)
+        assert convolution(device="cuda").finish is None
+        monkeypatch.setenv("ITD_FUSED_EPILOGUE", "0")
+        assert convolution(device="cuda").finish is None
+        monkeypatch.setenv("ITD_FUSED_EPILOGUE", "1")
+        assert convolution(device="cuda").finish is kernels.finish
+    assert convolution().finish is None and fused_finish(torch.empty(1, device="meta")) is None
+
+
+def test_a_convolution_is_finished_by_the_triton_kernel(interpreted, monkeypatch):
+    op, x, other = convolution(), values((2, 5, 4, 4), torch.float16, 2), values((2, 6, 4, 4), torch.float16, 3)
+    calls = []
+
+    def finish(*given):
+        calls.append(given)
+        return interpreted.finish_in_one_pass(*given)
+
+    for added in (None, other):
+        wanted = op(x, added)
+        monkeypatch.setattr(op, "finish", finish)
+        found = op(x, added)
+        monkeypatch.setattr(op, "finish", None)
+        assert (found - wanted).abs().max() <= 2**-6  # of fp16 near 6, rounded less often
+        assert found.is_contiguous(memory_format=torch.channels_last)
+    assert [given[1:] for given in calls] == [(op.bias, None, "relu6"), (op.bias, other, "relu6")]
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
