@@ -56,11 +56,17 @@ def plan_text(plan: Any) -> str:
         if plan.executor == "tree"
         else ("MACs, shared", "none: every configuration is a plain forward"),
         ("executor", "the prefix tree" if plan.executor == "tree" else f"plain forwards: {as_typed(plan.why_plain)}"),
+        ("precision", precision_text(plan.precision)),
         ("scores", f"{plan.score_bytes / 1e6:,.1f} MB before compression"),
         ("result", plan.out),
         *([("time", time_text(plan))] if plan.estimate else []),
     ]
     return "\n".join(f"{name:<16} {text}" for name, text in lines)
+
+
+def precision_text(name: str) -> str:
+    """The number format, and of `auto` what it comes to."""
+    return "auto: bf16 or tf32 where they agree with fp32 on the first images" if name == "auto" else name
 
 
 def weights_text(name: str, sha256: str | None, pending: str | None) -> str:
@@ -115,7 +121,8 @@ def time_text(plan: Any) -> str:
 
 
 def start_notes(begun: Any) -> list[str]:
-    """What a sweep says when it starts: three lines, the last of what is there, before it one of what is assumed."""
+    """What a sweep says when it starts: three lines, the last of what is there, before it others of its number format
+    and of what is assumed."""
     from itd.runner.plan import site_layers
 
     job, space, images = begun.job, begun.job.space, len(begun.job)
@@ -141,6 +148,7 @@ def start_notes(begun: Any) -> list[str]:
     return [
         head + shortened_sites(layers, MOST - len(head)),
         "; ".join(parts),
+        *begun.notes,
         *([assumed(job.weights_label, identity["preprocess"], job.images.assumed)] if job.images.assumed else []),
         f"{len(space):,} configurations, {images_text(images, job.images.classes, job.choices)}, {begun.already:,} "
         f"of them there already -> {begun.out}",

@@ -178,7 +178,10 @@ def _how(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Images in the tree at once."),
             click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one."),
             click.option(
-                "--precision", default="fp32", show_default=True, metavar="P", help="fp32, tf32, bf16 or fp16."
+                "--precision",
+                metavar="P",
+                help="fp32, tf32, bf16, fp16 or auto: that of the result that is there, or bf16 where its predictions "
+                "on the first 256 images are fp32's. Default fp32, on a GPU auto.",
             ),
             sweep_workers_option,
             click.option(
@@ -245,7 +248,7 @@ def sweep(
     JSON: {model, attributes: [...], weights, weights_sha256, weights_pending, sites: {A: {path: [attribute, ...]}},
       swept: [site], why: [...], data, preprocess, variation, assumed: [field], input_shape: [C, H, W], configs,
       default, removed: {reason: n}, images, classes, num_classes, data_classes, few_classes, order, already,
-      plain_macs, tree_macs, score_bytes, out, macs_unknown: [name], executor, why_plain,
+      plain_macs, tree_macs, score_bytes, out, macs_unknown: [name], precision, executor, why_plain,
       estimate: {seconds, images, configs, measured_s}}; a list for several --scale, --context or corruptions
     """
     from itd.runner.request import SweepRequest, varied

@@ -65,6 +65,12 @@ def current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
+def cpu_has_bf16() -> bool:
+    """Whether this machine's CPU has instructions for products in bf16, so that they are no slower than in fp32."""
+    asked = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(bool(one()) for one in asked if one is not None)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or a CPU, whoever says it.
 

@@ -13,9 +13,9 @@ import torch
 
 from itd.data.processes import default_workers
 from itd.device import resolve_device
-from itd.engine.precision import Precision
+from itd.engine.precision import PRECISIONS, Precision
 from itd.engine.tree import default_batch_size
-from itd.errors import DataError, ItdError, ItdWarning, ResultError
+from itd.errors import DataError, ItdError, ItdWarning, ResultError, SpaceError
 from itd.runner.job import SweepJob
 from itd.runner.request import SweepRequest
 from itd.store import check_folder, check_target
@@ -23,11 +23,17 @@ from itd.text import shorten
 
 EXECUTORS = ("auto", "tree", "plain")
 """The prefix tree; plain forwards, one for each configuration; or the tree where the network can be traced."""
+AUTO = "auto"
+"""The number format that is settled when a result is created: `itd.runner.precision`."""
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How to run, checked. Fields as the keywords of `itd.sweep`."""
+    """How to run, checked. Fields as the keywords of `itd.sweep`.
+
+    precision: fp32 until `auto` is settled. auto: whether it is not. precision_asked: whether somebody named one.
+    agreements: what was found of the number formats that were tried (`itd.runner.precision.Agreement`).
+    """
 
     out: str | None
     device: torch.device
@@ -42,6 +48,9 @@ class RunOptions:
     retry_missing: bool = False
     check_data: bool = False
     fail_fast: bool = False
+    auto: bool = False
+    precision_asked: bool = False
+    agreements: tuple[Any, ...] = ()
 
     @classmethod
     def of(cls, request: SweepRequest | None = None, **keywords: Any) -> RunOptions:
@@ -83,9 +92,17 @@ class RunOptions:
         if out is not None:
             (check_folder if chosen.get("overwrite") else check_target)(out)
         device = resolve_device(chosen.pop("device", None))
-        name = chosen.pop("precision", None) or "fp32"
-        precision = name if isinstance(name, Precision) else Precision(name, str(device))
+        given = chosen.pop("precision", None)
+        name = given or (AUTO if device.type == "cuda" else "fp32")
+        precision = name if isinstance(name, Precision) else _precision(name, device)
+        chosen |= {"auto": name == AUTO, "precision_asked": given not in (None, AUTO)}
         return cls(None if out is None else str(out), device, precision, **chosen)
+
+
+def _precision(name: str, device: torch.device) -> Precision:
+    if name not in (AUTO, *PRECISIONS):
+        raise SpaceError(f"no such precision: {name!r}; allowed are {', '.join((AUTO, *PRECISIONS))}")
+    return Precision("fp32" if name == AUTO else name, str(device))
 
 
 def with_workers(options: RunOptions, job: SweepJob) -> RunOptions:

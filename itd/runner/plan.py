@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from itd.device import current
@@ -14,7 +14,8 @@ from itd.patcher import DynamicModel
 from itd.runner.estimate import BUDGET_S, TimeEstimate, estimate_time, plain_work, tree_work
 from itd.runner.executors import Way, make_executor, way_of
 from itd.runner.job import SweepJob
-from itd.runner.options import RunOptions, checked_options
+from itd.runner.options import AUTO, RunOptions, checked_options
+from itd.runner.precision import TRIED, precision_there, settled
 from itd.runner.request import SweepRequest
 from itd.runner.retry import replaced_files
 from itd.space import ATTRIBUTES
@@ -49,6 +50,7 @@ class SweepPlan:
     already: images that are there already.
     plain_macs, tree_macs: multiply-accumulates of all images, each configuration on its own and as they will be run.
     macs_unknown: operators that are in neither.
+    precision: the number format; auto where it is settled when the result is created, and the estimate is of bf16.
     executor, why_plain: tree or plain, and why plain.
     score_bytes: before compression.
     out: the result's folder.
@@ -83,6 +85,7 @@ class SweepPlan:
     score_bytes: int
     out: str
     macs_unknown: tuple[str, ...] = ()
+    precision: str = "fp32"
     executor: str = "tree"
     why_plain: str | None = None
     estimate: TimeEstimate | None = None
@@ -137,6 +140,7 @@ def _planned(
         job = job.job(only_plan=True)
     way = way_of(job, options)
     unknown = ("weights_sha256",) if job.weights_pending else ()
+    options, precision = _number_format(job, options, unknown)
     out, identity = options.out or job.default_out, job.identity(options.precision.name)
     there = 0
     replaced = replaced_files(job, out, identity)
@@ -150,10 +154,25 @@ def _planned(
         if on_estimate is not None:
             on_estimate(budget_s)
         timed = _timed(job, options, way, there, budget_s)
-    return _plan(job, options, way, there, timed)
+    return _plan(job, options, way, there, timed, precision)
 
 
-def _plan(job: SweepJob, options: RunOptions, way: Way, there: int, timed: TimeEstimate | None) -> SweepPlan:
+def _number_format(job: SweepJob, options: RunOptions, unknown: tuple[str, ...]) -> tuple[RunOptions, str]:
+    """The options with the number format that is planned with, and what the plan calls it.
+
+    On a GPU a new result is settled only when it is created; until then the plan is of the first that is tried.
+    """
+    if not options.auto:
+        return options, options.precision.name
+    if options.device.type == "cuda" and precision_there(job, options, None, unknown) is None:
+        return replace(options, precision=Precision(TRIED[0], str(options.device)), auto=False), AUTO
+    options = settled(job, options, unknown=unknown)
+    return options, options.precision.name
+
+
+def _plan(
+    job: SweepJob, options: RunOptions, way: Way, there: int, timed: TimeEstimate | None, precision: str
+) -> SweepPlan:
     count, plain_macs, pending = len(job), sum(job.macs), job.weights_pending
     tree = way.name == "tree"
     return SweepPlan(
@@ -185,6 +204,7 @@ def _plan(job: SweepJob, options: RunOptions, way: Way, there: int, timed: TimeE
         score_bytes=len(job.space) * count * _ROW_BYTES,
         out=options.out or job.default_out,
         macs_unknown=job.costs.unknown,
+        precision=precision,
         executor=way.name,
         why_plain=way.why,
         estimate=timed,

@@ -41,6 +41,7 @@ def provenance(job: SweepJob, options: RunOptions, executor: str) -> dict[str, A
         "executor": executor,
         "batch_size": options.batch_size,
         "workers": options.workers,
+        **({"agreement": [one.as_dict() for one in options.agreements]} if options.agreements else {}),
         "git": _git_revision(),
         "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }

@@ -18,6 +18,7 @@ from itd.errors import ItdError, ItdWarning, ModelError, ResultError, SetAsideWa
 from itd.runner.executors import make_executor, way_of
 from itd.runner.job import SweepJob
 from itd.runner.options import RunOptions, checked_options, missing_limit, with_workers
+from itd.runner.precision import precision_notes, settled, tried
 from itd.runner.provenance import provenance
 from itd.runner.request import SweepRequest
 from itd.runner.retry import Replaced, replaced_files, require_decodable
@@ -29,13 +30,17 @@ from itd.weights.prepare import OnPrepare, draw_bar
 
 @dataclass(frozen=True)
 class SweepStart:
-    """What a sweep is about to do, for whoever shows progress. already, todo: images. executor: tree or plain."""
+    """What a sweep is about to do, for whoever shows progress.
+
+    already, todo: images. executor: tree or plain. notes: of its number format, where there is something to say of it.
+    """
 
     job: SweepJob
     out: str
     already: int
     todo: int
     executor: str = "tree"
+    notes: tuple[str, ...] = ()
 
 
 OnStart = Callable[[SweepStart], Progress | None]
@@ -49,6 +54,7 @@ class SweepReport:
     work was shared. nulls: images that are there and have null rows, as they cannot be decoded. failed: units that were
     set aside; the same sweep tries them again. stopped: why it ended before its last unit, None where it did not.
     kept: images of units that `retry_missing` was to compute again and did not, so that they are there as they were.
+    precision: the number format.
     """
 
     out: str
@@ -62,6 +68,7 @@ class SweepReport:
     failed: tuple[FailedUnit, ...] = ()
     stopped: str | None = None
     kept: int = 0
+    precision: str = "fp32"
 
     @property
     def left(self) -> int:
@@ -105,7 +112,10 @@ def sweep(
         job: objects, or what was typed; of a request the keywords below take the place of its own.
         out: the result's folder; default results/<name>-<attributes>.parquet.
         device: cpu, cuda, cuda:1; default a GPU where there is one.
-        precision: fp32, tf32, bf16 or fp16, part of what makes two results the same.
+        precision: fp32, tf32, bf16, fp16 or auto, part of what makes two results the same. Default fp32, on a GPU auto:
+            the number format of the result that is there; where one is begun, bf16, else tf32, if on the first 256
+            images 99% of all predictions are those of fp32, and the images that are right at the static, worst, median
+            and best configuration are as many but for one; else fp32. On a CPU auto begins in fp32.
         batch_size: images in the tree at once; default 8, 64 on a GPU.
         workers: processes that decode; 0 decodes in a thread of this one. Default 0, on a GPU the cores of this
             machine, where the images can be sent to other processes. On a GPU no process is forked from this one: each
@@ -176,6 +186,9 @@ def _swept(
         )
     job.check_unchanged()
     way = way_of(job, options)
+    if options.auto:
+        options = with_workers(options, job)
+        options = settled(job, options, partial(tried, job, options, way, on_prepare))
     make = partial(make_executor, job, options, way)
     return run_job(job, options, make, way=way.name, warning=way.note, on_start=on_start, on_prepare=on_prepare)
 
@@ -197,7 +210,7 @@ def run_job(
     should know, said once nothing can be refused any more. identity: fields beside the job's own. Others as of `sweep`.
     """
     started = time.perf_counter()
-    options = with_workers(options, job)
+    options = settled(job, with_workers(options, job), identity=identity)
     identity = {**job.identity(options.precision.name), **(identity or {})}
     out = options.out or job.default_out
     replaced = replaced_files(job, out, identity)
@@ -216,7 +229,8 @@ def run_job(
     runs = executor() if units else None
     if warning is not None:
         warnings.warn(warning, ItdWarning, stacklevel=3)
-    progress = on_start(SweepStart(job, writer.path, already, todo, way)) if on_start else None
+    notes = precision_notes(options, already)
+    progress = on_start(SweepStart(job, writer.path, already, todo, way, notes)) if on_start else None
     if runs is None:
         return report_of(job, writer, already, started, way)
     most_missing = missing_limit(options.allow_missing, len(job))
@@ -274,6 +288,7 @@ def report_of(
         failed=() if run is None else tuple(run.failed),
         stopped=None if run is None else run.stopped,
         kept=writer.kept_images,
+        precision=writer.manifest["identity"]["precision"],
     )
 
 

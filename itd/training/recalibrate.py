@@ -29,6 +29,7 @@ from itd.patcher import DynamicModel, logits_of
 from itd.patcher.registry import layout_of
 from itd.runner.job import SweepJob
 from itd.runner.options import RunOptions
+from itd.runner.precision import settled
 from itd.runner.request import SweepRequest
 from itd.runner.sweep import OnStart, SweepReport, run_job
 from itd.space import Space
@@ -173,6 +174,8 @@ def recalibrate(
             "nothing to re-estimate; give weights that are not folded"
         )
     pixels, digest = _pixels(request, job)
+    identity = {"recalibration": {"data": digest, "images": len(pixels), "seed": request.seed}}
+    options = settled(job, options, identity=identity)
     with current(options.device):
         return run_job(
             job,
@@ -186,7 +189,7 @@ def recalibrate(
                 precision=options.precision,
                 layout=layout_of(job.name),
             ),
-            identity={"recalibration": {"data": digest, "images": len(pixels), "seed": request.seed}},
+            identity=identity,
             on_start=on_start,
         )
 

@@ -52,6 +52,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _any_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU that has bf16 is said to have it, in a line of its own."""
+    monkeypatch.setattr("itd.runner.precision.cpu_has_bf16", lambda: False)
+
+
 @pytest.fixture
 def looking(here: Path) -> tuple[object, ...]:
     """A sweep of a network that cannot be traced."""
@@ -94,6 +100,7 @@ def test_a_plan_says_everything_and_writes_nothing(here: Path, monkeypatch: pyte
         "configurations": "4 (default: 0)",
         "images": "3 images of 3 of 10 classes, digits",
         "executor": "the prefix tree",
+        "precision": "fp32",
         "scores": "0.0 MB before compression",
         "result": "results/resnet18-dilation.parquet",
         "time": "about 3 h 20 min, measured on 8 images of noise",
@@ -337,7 +344,7 @@ def test_operators_that_are_not_counted_are_named_in_both() -> None:
     said = fields(plan_text(itd.plan(job)))
     for name in ("MACs, plain", "MACs, shared"):
         assert said[name].startswith("not known: einsum, cdist are not counted, the others are ")
-    lines = start_notes(SimpleNamespace(job=job, already=0, out="r.parquet"))
+    lines = start_notes(SimpleNamespace(job=job, already=0, out="r.parquet", notes=()))
     assert len(lines) == 3 and lines[1].endswith("; multiply-accumulates do not count einsum, cdist")
 
 
