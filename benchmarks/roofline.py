@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from counts import BYTES_PER_S, FLOPS, GB, SWEEPS, kernels, program_on_shapes
+from counts import BYTES_PER_S, FLOPS, GB, SWEEPS, kernels, one_kernel_finishes, program_on_shapes
 
 OUT = Path(__file__).resolve().parents[1] / "results" / "networks" / "roofline.jsonl"
 MEMORY_GB = 141
@@ -32,16 +32,24 @@ def row(name: str, attribute: str, measured: dict[tuple[str, str], dict[str, Any
     """One sweep: what an image costs, and the measured rate where there is one."""
     program = program_on_shapes(name, attribute)
     _, each = kernels(program, MEMORY_GB * GB)
-    rounded = {key: round(value) if value > 1000 else float(f"{value:.5g}") for key, value in asdict(each).items()}
+    with one_kernel_finishes():
+        _, finished = kernels(program_on_shapes(name, attribute), MEMORY_GB * GB)
+    rounded = {key: _short(value) for key, value in asdict(each).items()}
     found = measured.get((name, attribute), {})
     return {
         "model": name,
         "attr": attribute,
         "configs": len(program.space),
         **rounded,
+        "one_kernel_launches": _short(finished.launches),
+        "one_kernel_bound_s": _short(finished.bound_s),
         "measured_images_per_s": found.get("images_per_s"),
         "measured_on": found.get("device"),
     }
+
+
+def _short(value: float) -> float:
+    return round(value) if value > 1000 else float(f"{value:.5g}")
 
 
 def measurements(path: str | None) -> dict[tuple[str, str], dict[str, Any]]:
@@ -66,22 +74,24 @@ def bounds(line: dict[str, Any]) -> tuple[float, float, float]:
 def table(lines: Sequence[dict[str, Any]]) -> str:
     """The roofline, a row for each sweep and one for all."""
     head = ["sweep", "configurations", "GMAC", "GB", "kernels", "chunks", "arithmetic, min", "traffic, min", "bound by",
-            "each kernel at its bound, min", "measured, min"]  # fmt: skip
-    rows, totals, took = [], [0.0, 0.0, 0.0], []
+            "each kernel at its bound, min", "with one kernel after a convolution, min", "measured, min"]  # fmt: skip
+    rows, totals, took, finished = [], [0.0, 0.0, 0.0], [], 0.0
     for line in lines:
         found = bounds(line)
         totals = [total + value for total, value in zip(totals, found, strict=True)]
         rate = line["measured_images_per_s"]
+        finished += minutes(line["one_kernel_bound_s"])
         took.append(None if rate is None else minutes(1 / rate))
         arithmetic, traffic, each = (f"{value:.2f}" for value in found)
         counted = (f"{line['configs']}", f"{line['macs'] / 1e9:.0f}", f"{line['bytes'] / GB:.1f}",
                    f"{line['launches']:.1f}", f"{line['chunks']:.2f}")  # fmt: skip
         bound = "arithmetic" if found[0] > found[1] else "traffic"
         name = f"{LABELS[line['model']]} {line['attr']}"
-        rows.append([name, *counted, arithmetic, traffic, bound, each, _measured(took[-1])])
+        rows.append([name, *counted, arithmetic, traffic, bound, each,
+                     f"{minutes(line['one_kernel_bound_s']):.2f}", _measured(took[-1])])  # fmt: skip
     whole = None if None in took else sum(t for t in took if t is not None)
     rows.append(["all twelve", *[""] * 5, *(f"{total:.1f}" for total in totals[:2]), "", f"{totals[2]:.1f}",
-                 _measured(whole)])  # fmt: skip
+                 f"{finished:.1f}", _measured(whole)])  # fmt: skip
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows]) + "\n"
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from itd.engine import kernels
 from itd.engine.graph import _Builder
 from itd.engine.ops import CHANNELS_LAST
 from itd.engine.precision import Precision
@@ -83,16 +84,43 @@ def run(program, device, px, count, watch=lambda on: None):
     return executor, buffer
 
 
-@pytest.mark.parametrize(("name", "attribute"), PAIRS)
-def test_a_unit_mixes_no_devices_and_waits_for_nothing(name, attribute, monkeypatch):
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    """What fakes lack of a GPU."""
     monkeypatch.setattr(_Builder, "_moved", moved)
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)  # which fakes lack
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
+
+
+def run_on_fakes(name, attribute):
+    """`run` on a GPU that is not there."""
     network, space = traced(name, attribute)
     on_shapes = compile_program(network, space, device="meta", precision=BF16)
     TreeExecutor(on_shapes, budget_bytes=1 << 30).run(torch.empty(1, 3, 224, 224, device="meta"), lambda *_: None)
     with Watched(allow_non_fake_inputs=True) as fake:
         program = compile_program(network, space, device="cuda", precision=BF16)
         program.__dict__["costs"] = on_shapes.costs  # worked out on shapes, outside of the fakes
-        executor, buffer = run(program, "cuda", 224, 4, partial(setattr, fake, "watching"))
+        return run(program, "cuda", 224, 4, partial(setattr, fake, "watching"))
+
+
+@pytest.mark.parametrize(("name", "attribute"), PAIRS)
+def test_a_unit_mixes_no_devices_and_waits_for_nothing(name, attribute, on_a_gpu):
+    executor, buffer = run_on_fakes(name, attribute)
     assert executor.crossed > 20
     assert {column.device.type for column in buffer.columns.values()} == {"cuda"}
+
+
+@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v2", "densenet121"])
+def test_triton_kernel_finishes_every_convolution_of_a_tree(name, on_a_gpu, monkeypatch):
+    pytest.importorskip("triton")
+    calls = []
+
+    def finish(out, bias, other, activation):
+        calls.append((kernels.applies(out, other), bias is not None, other is not None, activation))
+        return kernels.finish_plain(out, bias, other, activation)
+
+    monkeypatch.setenv("ITD_FUSED_EPILOGUE", "1")
+    monkeypatch.setattr(kernels, "finish", finish)
+    run_on_fakes(name, "dilation")
+    assert len(calls) > 50 and all(applies for applies, *_ in calls)
+    assert {activation for *_, activation in calls} >= {"mobilenet_v2": {"relu6"}}.get(name, {"relu"})
+    assert any(added for *_, added, _ in calls) and any(biased for _, biased, *_ in calls)
