@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Generator, Iterator
@@ -29,6 +30,8 @@ from itd.text import first_line
 
 START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 """The start method of processes that are not forked from this one; Windows has no fork server."""
+FORKED = "fork" if sys.platform.startswith("linux") else None
+"""The start method elsewhere; None is the system's own, which is another one on Linux from Python 3.14 on."""
 PRELOADED = ["itd.data.loader"]
 """What the fork server loads once, for all of its processes: torch takes seconds."""
 MOST_BYTES = 2**28
@@ -88,7 +91,7 @@ def items_of(
     with warnings.catch_warnings(), _started_apart(dataset) if apart else contextlib.nullcontext(False) as script:
         # More workers than cores is the user's choice, and can pay on a slow disk.
         warnings.filterwarnings("ignore", message="This DataLoader will create")
-        context = START if apart else None
+        context = (START if apart else FORKED) if workers > 0 else None
         loader = DataLoader(dataset, num_workers=workers, pin_memory=pin_memory, multiprocessing_context=context, **how)
         return _guarded(iter(loader), script)
 

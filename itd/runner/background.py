@@ -38,6 +38,11 @@ class Background(Generic[T, R]):
         """Whether an item was begun whose result nobody has taken."""
         return self._task is not None
 
+    @property
+    def failed(self) -> bool:
+        """Whether the item that was begun has ended with an error, which `result` raises."""
+        return self._task is not None and self._task.error is not None
+
     def start(self, item: T) -> None:
         """Begins with an item; the result of the one before has been taken."""
         if self._task is not None:

@@ -123,8 +123,13 @@ def choose(
     return "fp32", tuple(found)
 
 
-def first_scores(job: SweepJob, executor: Executor, images: list[tuple[Tensor, np.ndarray]]) -> Columns:
-    """The scores of some images at every configuration. images: batches of (pixels, labels)."""
+def first_scores(
+    job: SweepJob,
+    executor: Executor,
+    images: list[tuple[Tensor, np.ndarray]],
+    step: Callable[[int], Any] | None = None,
+) -> Columns:
+    """The scores of some images at every configuration. images: batches of (pixels, labels). step: as progress."""
     labels = np.concatenate([of for _, of in images])
     among = kept_mask(job.images.class_subset, job.num_classes)
     buffer, done = ScoreBuffer(len(job.space), labels, executor.device, among), 0
@@ -135,6 +140,8 @@ def first_scores(job: SweepJob, executor: Executor, images: list[tuple[Tensor, n
     for pixels, _ in images:
         executor.run(pixels, add)
         done += len(pixels)
+        if step is not None:
+            step(len(pixels))
     buffer.end()
     return {name: buffer.on_host()[name].copy() for name in ("pred", "quality", "finite")}
 
@@ -168,10 +175,7 @@ def tried(
 
     def scores_in(name: str) -> Columns:
         step = on_prepare(f"the first {count} images in {name}", count) if on_prepare is not None else None
-        columns = first_scores(job, make(job, replace(options, precision=_precision(name, options)), way), images)
-        if step is not None:
-            step(count)
-        return columns
+        return first_scores(job, make(job, replace(options, precision=_precision(name, options)), way), images, step)
 
     try:
         return choose(scores_in, job.space.default)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from itd.errors import ItdError, ItdWarning, ModelError, ResultError, SetAsideWa
 from itd.runner.executors import make_executor, way_of
 from itd.runner.job import SweepJob
 from itd.runner.options import RunOptions, checked_options, missing_limit, with_workers
-from itd.runner.precision import precision_notes, settled, tried
+from itd.runner.precision import precision_notes, precision_there, settled, tried
 from itd.runner.provenance import provenance
 from itd.runner.request import SweepRequest
 from itd.runner.retry import Replaced, replaced_files, require_decodable
@@ -189,8 +189,19 @@ def _swept(
     if options.auto:
         options = with_workers(options, job)
         options = settled(job, options, partial(tried, job, options, way, on_prepare))
-    make = partial(make_executor, job, options, way)
-    return run_job(job, options, make, way=way.name, warning=way.note, on_start=on_start, on_prepare=on_prepare)
+
+    def run(options: RunOptions) -> SweepReport:
+        make = partial(make_executor, job, options, way)
+        return run_job(job, options, make, way=way.name, warning=way.note, on_start=on_start, on_prepare=on_prepare)
+
+    try:
+        return run(options)
+    except ResultError:
+        there = precision_there(job, options) if options.agreements else None
+        if there is None or there == options.precision.name:
+            raise
+    # another shard, which began at the same time, has created the result in another number format
+    return run(settled(job, replace(options, auto=True, agreements=())))
 
 
 def run_job(

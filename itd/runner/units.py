@@ -84,6 +84,7 @@ class UnitRun:
         """
         with contextlib.closing(self.worker.attempts(units)) as computed, Background(self._written) as behind:
             rows = 0
+            self.worker.wanted = lambda: not behind.failed
             try:
                 for outcome in computed:
                     if behind.busy:

@@ -119,6 +119,10 @@ class UnitFailure:
     images: tuple[MissingImage, ...] = ()
 
 
+class UnwantedError(Exception):
+    """Ends the computing of a unit that nobody wants any more."""
+
+
 class _ProblemError(Exception):
     """A problem of an image that ends its unit. images: all those of the unit that have one, as far as it was read."""
 
@@ -152,6 +156,8 @@ class Worker:
         progress: called with how many (image, configuration) pairs were just computed; with a negative number where
             those of a unit that failed do not count.
         retries: how images are read again that could not be read.
+
+    wanted: asked while a unit is computed, of which there may be minutes left; where it says no, UnwantedError.
     """
 
     def __init__(
@@ -171,6 +177,7 @@ class Worker:
         self.retries = retries or Retries()
         self.on_gpu = executor.device.type == "cuda"
         self.pixels = replace(job.images.pixels, as_values=True) if self.on_gpu else job.images.pixels
+        self.wanted: Callable[[], bool] = lambda: True
         self._counted = 0
         self._free: list[ScoreBuffer] = []
 
@@ -333,6 +340,8 @@ class Worker:
 
     def _run(self, batch: Batch, buffer: ScoreBuffer, start: int) -> None:
         def add(configs: np.ndarray, images: np.ndarray, logits: Tensor) -> None:
+            if not self.wanted():
+                raise UnwantedError
             buffer.add(configs, images + start, logits)
             self._counted += len(configs)
             if self.progress is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -42,6 +43,17 @@ def test_processes_are_forked_from_this_one_only_where_cuda_is_not_in_use(monkey
     pid, parent, blocked = where(None).T.tolist()
     assert os.getpid() not in {*pid, *parent} and len(set(pid)) == 2 and len(set(parent)) == 1
     assert set(blocked) == {1}, "Ctrl-C goes to the whole group, and they leave it to this process"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere the system's own way is taken")
+def test_processes_are_forked_where_the_default_of_python_is_another() -> None:
+    """As it is on Linux from Python 3.14 on: what cannot be pickled would not be decoded by processes any more."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("forkserver", force=True)
+    try:
+        assert set(where(None)[:, 1].tolist()) == {os.getpid()}
+    finally:
+        multiprocessing.set_start_method(before, force=True)
 
 
 @pytest.mark.parametrize("apart", [False, True])

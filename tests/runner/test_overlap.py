@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -159,6 +160,29 @@ def test_an_error_of_writing_ends_the_run_and_what_comes_after_is_not_written(re
     with pytest.raises(ResultError, match="no space left"):
         swept(request_, story, {})
     assert open_result(request_.out).n == 2 and "write 3" not in story.told and "compute 4" not in story.told
+
+
+def test_an_error_of_writing_ends_the_computing_beside_it(request_, story, monkeypatch) -> None:
+    """A unit may take minutes: nobody waits for it to be told that the disk is full."""
+
+    def full(self: ResultWriter, unit: object, **what: object) -> None:
+        story.reached("compute 2")
+        raise ResultError("cannot write: no space left on device")
+
+    class Long(Waiting):
+        def run(self, pixels: torch.Tensor, sink: object, configs: object = None) -> None:
+            until_s = time.monotonic() + WAIT_S
+            if self.runs == 1:
+                self.story.add("compute 2")
+            while self.runs == 1 and time.monotonic() < until_s:
+                sink(np.zeros(1, int), np.zeros(1, int), torch.zeros(1, 10))  # type: ignore[operator]
+            super().run(pixels, sink)
+
+    monkeypatch.setattr(ResultWriter, "write", full)
+    job, options = request_.job(), RunOptions.of(request_)
+    with pytest.raises(ResultError, match="no space left"):
+        run_job(job, options, lambda: Long(story, job.space, {}))
+    assert "computed 2" not in story.told and not list(Path(request_.out).glob("part-*"))
 
 
 def test_what_was_computed_before_a_bug_is_written(request_, story) -> None:

@@ -243,6 +243,25 @@ def test_what_another_shard_settled_in_the_meantime_holds(request_, gpu) -> None
     assert options.precision.name == "bf16" and options.agreements == ()
 
 
+def test_a_shard_that_another_one_overtook_goes_on_in_its_format(request_, gpu, monkeypatch) -> None:
+    """Between what it settled on and the creation of its result another one creates it."""
+    monkeypatch.setattr(SWEEP, "tried", lambda *_: ("fp32", (BAD,)))
+    real, runs = SWEEP.run_job, []
+
+    def overtaken(job: object, options: RunOptions, *given: object, **how: object) -> object:
+        runs.append(options.precision.name)
+        if len(runs) == 1:
+            cpu = RunOptions.of(request_, device="cpu", precision="bf16", shard=(1, 2))
+            real(request_.job(), cpu, lambda: on_cpu(request_.job(), cpu, TREE))
+        return real(job, options, *given, **how)
+
+    monkeypatch.setattr(SWEEP, "run_job", overtaken)
+    report = sweep(request_, device="cuda", shard=(2, 2), quiet=True)
+    assert runs == ["fp32", "bf16"] and (report.precision, report.left) == ("bf16", 0)
+    with pytest.raises(ResultError, match="options that it was made with"):
+        sweep(replace(request_, options=("1,2",)), device="cuda", quiet=True)
+
+
 def test_a_gpus_format_cannot_be_taken_up_on_a_cpu(request_, gpu, monkeypatch) -> None:
     monkeypatch.setattr(SWEEP, "tried", lambda *_: ("tf32", (BAD, replace(GOOD, precision="tf32"))))
     assert sweep(replace(request_, limit=4), device="cuda", quiet=True).precision == "tf32"
