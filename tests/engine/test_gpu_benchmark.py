@@ -189,6 +189,24 @@ def test_the_command_writes_every_part_and_leaves_others(repository, tmp_path):
     assert "rates: done" in done.stdout and "1 of them errors" in done.stdout
 
 
+@pytest.mark.gpu
+def test_every_part_works_on_a_gpu(cuda, repository, tmp_path):
+    out = tmp_path / "gpu.json"
+    command = [
+        sys.executable,
+        str(repository / "benchmarks" / "gpu.py"),
+        "--device",
+        cuda,
+        "--small",
+        "--out",
+        str(out),
+    ]
+    subprocess.run(command, check=True)
+    for name, part in json.loads(out.read_text())["parts"].items():
+        assert part["state"] == "done" and part["rows"], name
+        assert not [value for row in part["rows"] for key, value in row.items() if key.endswith("error")], name
+
+
 def test_a_limit_of_no_part_is_refused(benchmark):
     gpu = benchmark("gpu")
     assert gpu.limits(["twelve=5"])["twelve"] == 5 and gpu.limits([]) == gpu.LIMITS_S
