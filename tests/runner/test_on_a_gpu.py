@@ -25,7 +25,7 @@ from itd.errors import ItdWarning
 from itd.runner import worker
 from itd.runner.job import dataset_images
 from itd.runner.options import RunOptions, with_workers
-from itd.runner.scores import _HostCopy
+from itd.runner.scores import _HostCopy, sent
 from itd.store import Unit
 
 REQUEST = SweepRequest(
@@ -145,6 +145,16 @@ def test_scores_are_copied_on_a_stream_of_their_own_that_waits_for_what_was_comp
         "copied record side",
         "copied synchronize",  # and not the device, which goes on with the next unit
     ]
+
+
+def test_what_a_gpu_is_told_of_a_chunk_is_pinned_so_that_nothing_waits_for_it(events, monkeypatch) -> None:
+    real = torch.Tensor.to
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: events.append("pin") or self)
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, *to, **how: events.append(str(how)) or real(self, *to, **how))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert sent(np.arange(3), torch.device("cuda")).device.type == "cuda"
+    assert events == ["pin", "{'non_blocking': True}"]
+    assert sent(np.arange(3), torch.device("cpu")).tolist() == [0, 1, 2] and events.count("pin") == 1
 
 
 def test_values_of_8_bits_are_normalised_by_the_same_operations_wherever_they_are() -> None:
