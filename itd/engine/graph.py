@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,52 +85,69 @@ _ACTIVATION_FUNCTIONS: dict[Any, str] = {F.relu: "relu", torch.relu: "relu", F.r
 _ADDITIONS: tuple[Any, ...] = (operator.add, torch.add, operator.iadd)
 
 
-def build_graph(traced: Trace, dtype: torch.dtype, device: torch.device | str, *, optimise: bool = True) -> Graph:
+def build_graph(
+    traced: Trace,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    *,
+    optimise: bool = True,
+    moving: Collection[str] | None = None,
+) -> Graph:
     """The operators of a traced network.
 
     dtype, device: of weights and activations; folding is done in float64. optimise: fold, fuse and factor; False keeps
-    the plain operators, for counting.
+    the plain operators, for counting. moving: paths of the sites' layers that take a setting; None is all.
     """
-    return _Builder(traced, dtype, torch.device(device), optimise).build()
+    return _Builder(traced, dtype, torch.device(device), optimise, moving).build()
 
 
 class _Builder:
-    def __init__(self, traced: Trace, dtype: torch.dtype, device: torch.device, optimise: bool):
+    def __init__(
+        self,
+        traced: Trace,
+        dtype: torch.dtype,
+        device: torch.device,
+        optimise: bool,
+        moving: Collection[str] | None,
+    ) -> None:
         self.model, self.fx, self.opaque, self.constants = traced.model, traced.graph, traced.opaque, traced.constants
         self.dtype, self.device, self.optimise = dtype, device, optimise
         model = self.model
         self.modules = dict(model.named_modules())
         self.site_paths = {m.path for modules in model.sites.values() for m in modules}
+        self.moving = self.site_paths if moving is None else moving
         self.value: dict[fx.Node, Any] = {}
         self.nodes: list[Node] = []
         self.done: set[fx.Node] = set()
         self.scalars: set[int] = set()
         self.free: set[int] = set()
+        self.under_way: set[fx.Node] = set()
         self.output = 0
 
     def build(self) -> Graph:
         self.sites_before = self._sites_before()
-        inputs = 0
         for node in list(self.fx.nodes):
-            if node in self.done:
-                continue
-            if node.op == "placeholder":
-                if inputs == 0:
-                    self.value[node] = Ref(0)
-                else:
-                    self.value[node] = node.args[0] if node.args else None
-                inputs += 1
-            elif node.op == "output":
-                self._finish(node)
-            elif node.op == "get_attr":
-                self.value[node] = self._cast(self._attribute(str(node.target)))
-            else:
-                self._lower(node)
+            self._visit(node)
         nodes = _without_dead(self.nodes, self.output)
         missing = self.site_paths - {n.site for n in nodes}
         if missing:
             raise ModelError(f"no logit depends on {', '.join(sorted(missing))}; choose other `sites`")
         return Graph(tuple(nodes), self.output)
+
+    def _visit(self, node: fx.Node) -> None:
+        if node in self.done or node in self.value:
+            return
+        if node.op == "placeholder":
+            first = not any(n.op == "placeholder" for n in self.value)
+            self.value[node] = Ref(0) if first else node.args[0] if node.args else None
+        elif node.op == "output":
+            self._finish(node)
+        elif node.op == "get_attr":
+            self.value[node] = self._cast(self._attribute(str(node.target)))
+        else:
+            self.under_way.add(node)
+            self._lower(node)
+            self.under_way.discard(node)
 
     def _finish(self, node: fx.Node) -> None:
         out = self._resolve(_returned(node))
@@ -139,10 +156,10 @@ class _Builder:
         self.output = out.id
 
     def _sites_before(self) -> dict[fx.Node, frozenset[fx.Node]]:
-        """For each node the site layers that it depends on."""
+        """For each node the layers that take a setting and that it depends on."""
         before: dict[fx.Node, frozenset[fx.Node]] = {}
         for node in self.fx.nodes:
-            own = {node} if node.op == "call_module" and str(node.target) in self.site_paths else set()
+            own = {node} if node.op == "call_module" and str(node.target) in self.moving else set()
             before[node] = frozenset().union(own, *(before[n] for n in node.all_input_nodes))
         return before
 
@@ -298,14 +315,31 @@ class _Builder:
         return node, (self._cast(weight), None if bias is None else self._wide(bias))
 
     def _addition_after(self, node: fx.Node) -> fx.Node | None:
-        """The addition that this value alone goes to, where the other operand is there already."""
+        """The addition that this value alone goes to, where the other operand can be there before it."""
         user = _only_user(node) if self.optimise else None
         if user is None or not self._is_addition(user) or user.args[0] is user.args[1]:
             return None
         other: Any = next(a for a in user.args if a is not node)
         # what is added later in the tree than the convolution would hold it back to where it is run more often
-        there = isinstance(self.value.get(other), Ref) and self.sites_before[other] <= self.sites_before[node]
-        return user if there else None
+        if not self.sites_before[other] <= self.sites_before[node] or not self._visited_before(other):
+            return None
+        return user if isinstance(self.value.get(other), Ref) else None
+
+    def _visited_before(self, node: fx.Node) -> bool:
+        """Visits a node now, after what it reads; False where that includes one that is under way."""
+        waiting, found = [node], set[fx.Node]()
+        while waiting:
+            one = waiting.pop()
+            if one in self.value or one in found:
+                continue
+            if one in self.under_way:
+                return False
+            found.add(one)
+            waiting += one.all_input_nodes
+        for one in self.fx.nodes:
+            if one in found:
+                self._visit(one)
+        return True
 
     # -- what a node is -----------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from itd.engine.macs import executed_macs, layer_macs
 from itd.engine.onednn import PackedConv, can_fuse
+from itd.engine.pieces import Pieces
 from itd.engine.rows import META_ROWS, Rows, mapped
 from itd.errors import InputSizeError, TraceError
 from itd.layers import LAYERS
@@ -118,8 +119,8 @@ class ConvOp(Op):
     """A convolution with its normalisation folded in, an optional addition and an optional activation.
 
     weight: (O, I/g, kh, kw); bias: (O,) or None, in float32 whatever the weight is in. Called with x (N, I, H, W) and,
-    where something is added before the activation, `other` (N, O, H', W'). trims: whether taps that meet padding alone
-    are left out, and not counted.
+    where something is added before the activation, `other` (N, O, H', W'), which may be in pieces. trims: whether taps
+    that meet padding alone are left out, and not counted.
     """
 
     windowed = True
@@ -147,8 +148,13 @@ class ConvOp(Op):
         self.trims = trims
         self._trimmed: dict[torch.Size, ConvOp] = {}
 
-    def __call__(self, x: Tensor, other: Tensor | None = None) -> Tensor:
-        return self.on(x)._run(x, other)
+    def __call__(self, x: Tensor, other: Tensor | Pieces | None = None) -> Tensor:
+        op = self.on(x)
+        if isinstance(other, Pieces):
+            if op.packed is None and tuple(other.shape) == op._out_shape(tuple(x.shape)):
+                return op._run_on_pieces(x, other)
+            other = other.joined()
+        return op._run(x, other)
 
     def on(self, x: Tensor) -> ConvOp:
         """The same without the taps that meet nothing but padding on maps of this size."""
@@ -161,13 +167,27 @@ class ConvOp(Op):
         if self.finish is not None:
             out = F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
             return self.finish(out, self.bias, other, self.activation)
+        out = self._convolved(x)
+        if other is not None:
+            out = out.add_(other) if out.shape == other.shape else out + other
+        return ACTIVATIONS[self.activation](out) if self.activation else out
+
+    def _run_on_pieces(self, x: Tensor, other: Pieces) -> Tensor:
+        if self.finish is None:
+            out = other.add_to(self._convolved(x))
+            return ACTIVATIONS[self.activation](out) if self.activation else out
+        out = F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
+        for rows, tensor, times in other.repeats():
+            for part in out[rows].split(len(tensor)) if times > 1 else [out[rows]]:
+                self.finish(part, self.bias, tensor, self.activation)
+        return out
+
+    def _convolved(self, x: Tensor) -> Tensor:
         inside = self.bias if self.bias is None or self.bias.dtype == self.weight.dtype else None
         out = F.conv2d(x, self.weight, inside, self.stride, self.padding, self.dilation, self.groups)
         if inside is not self.bias and self.bias is not None:
             out = out.add_(self.bias.view(1, -1, 1, 1))
-        if other is not None:
-            out = out.add_(other) if out.shape == other.shape else out + other
-        return ACTIVATIONS[self.activation](out) if self.activation else out
+        return out
 
     def _trim(self, size: torch.Size) -> ConvOp:
         """A dilation as wide as the map leaves one row or column of taps; with all of them oneDNN is far slower."""

@@ -16,7 +16,7 @@ from itd.engine.dense import clamped, shared
 from itd.engine.graph import Graph, build_graph
 from itd.engine.precision import Precision
 from itd.engine.prefixes import Prefixes, build_prefixes
-from itd.engine.stages import Stage, cut, levels
+from itd.engine.stages import Stage, cut, levels, moving
 from itd.engine.tracing import Trace, trace
 from itd.patcher import DynamicModel, layer_attributes
 from itd.space import Space
@@ -95,7 +95,7 @@ def compile_program(
     traced = network if isinstance(network, Trace) else trace(network)
     precision = precision or Precision()
     device, share = torch.device(device), subsample and optimise
-    graph = build_graph(traced, precision.dtype, device, optimise=optimise)
+    graph = build_graph(traced, precision.dtype, device, optimise=optimise, moving=moving(traced.model, space))
     if share:
         graph = shared(graph, levels(traced.model, graph, space))
     if optimise and device.type == "cpu" and precision.dtype == torch.float32:

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from itd.engine.pieces import Pieces
+
 META_ROWS = 1009
 """Rows of a meta tensor: a prime, so that a number that it divides counts rows."""
 
@@ -104,7 +106,7 @@ def scalar_key(value: Any) -> Scalar | None:
 
 def shape_key(value: Any, rows: int) -> tuple[int, ...] | Scalar:
     """What a value of a stage is known by: the shape of one row's part of it, or the size that it is."""
-    if isinstance(value, Tensor):
+    if isinstance(value, (Tensor, Pieces)):
         return (value.shape[0] // rows, *value.shape[1:])
     return Scalar(_hashable(value), value)
 

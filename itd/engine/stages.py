@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from itd.engine.dense import grown
-from itd.engine.graph import Graph, Node
+from itd.engine.graph import Graph, Node, Ref
+from itd.engine.ops import ConvOp
 from itd.patcher import DynamicModel
 from itd.space import ATTRIBUTES, Space
 
@@ -28,13 +29,19 @@ class Branch:
     values: frozenset[int] = frozenset()
     base: bool = False
 
+    @property
+    def reads(self) -> frozenset[int]:
+        """Values that taking the branch reads."""
+        return self.values | {i for node in self.nodes for i in node.inputs()}
+
 
 @dataclass(frozen=True)
 class Stage:
     """What is run for each prefix: first the branch (none at the root), then the nodes.
 
     carried: values that the branch leaves in place; entering: values present once the branch was taken;
-    leaving: values that later stages read. frees[i]: values that nothing reads after node i.
+    leaving: values that later stages read. frees[i]: values that nothing reads after node i. added: entering values
+    that are only ever added to a convolution here, or not read at all.
     """
 
     branch: Branch | None
@@ -42,6 +49,7 @@ class Stage:
     entering: tuple[int, ...]
     leaving: tuple[int, ...]
     frees: tuple[tuple[int, ...], ...]
+    added: frozenset[int] = frozenset()
 
 
 def cut(model: DynamicModel, graph: Graph, space: Space, *, subsample: bool = True) -> tuple[Stage, ...]:
@@ -85,28 +93,41 @@ def _with_free(nodes: list[Node], graph: Graph) -> list[Node]:
     return [kept[i] for i in sorted(kept)]
 
 
+def varied(space: Space) -> dict[str, frozenset[str]]:
+    """Site name -> the attributes that the space varies there."""
+    return {
+        site.name: frozenset(a for a in ATTRIBUTES if len(space.options.get(site.name, {}).get(a, ())) > 0)
+        for site in space.sites
+    }
+
+
+def moving(model: DynamicModel, space: Space) -> frozenset[str]:
+    """Paths of the layers that take a setting of the space; the other layers of its sites run at their default."""
+    attributes = varied(space)
+    return frozenset(
+        m.path for name, modules in model.sites.items() for m in modules if m.attributes & attributes[name]
+    )
+
+
 def _branch_points(model: DynamicModel, graph: Graph, space: Space) -> list[Branch]:
     """Each site's layers, grouped where they have the same sites before them, in the order they are run."""
     owner = {m.path: (name, m.attributes) for name, modules in model.sites.items() for m in modules}
     index = {site.name: i for i, site in enumerate(space.sites)}
-    varied = {
-        site.name: frozenset(a for a in ATTRIBUTES if len(space.options.get(site.name, {}).get(a, ())) > 0)
-        for site in space.sites
-    }
+    attributes_of = varied(space)
     before: dict[int, frozenset[int]] = {0: frozenset()}
     groups: dict[tuple[str, frozenset[int], bool], list[Node]] = {}
     for node in graph.nodes:
         above = frozenset().union(*(before[i] for i in node.inputs()))
         if node.site is not None:
             name, attributes = owner[node.site]
-            if attributes & varied[name]:
-                strided = "stride" in attributes & varied[name]
+            if attributes & attributes_of[name]:
+                strided = "stride" in attributes & attributes_of[name]
                 groups.setdefault((name, above, strided), []).append(node)
             above |= {node.id}
         before[node.id] = above
     points = []
     for (name, *_), nodes in sorted(groups.items(), key=lambda item: item[1][0].id):
-        taken = frozenset().union(*(owner[n.site or ""][1] for n in nodes)) & varied[name]
+        taken = frozenset().union(*(owner[n.site or ""][1] for n in nodes)) & attributes_of[name]
         points.append(Branch(index[name], taken, tuple(nodes)))
     return points
 
@@ -140,14 +161,22 @@ def _with_frontiers(plan: list[tuple[Branch | None, list[Node]]], graph: Graph) 
         made = {n.id for n in nodes}
         read = {i for n in nodes for i in n.inputs()}
         entering = (leaving | read) - made
-        stages.append(
-            Stage(branch, tuple(nodes), _ordered(entering), _ordered(leaving), _frees(nodes, leaving, entering))
-        )
+        frees, added = _frees(nodes, leaving, entering), _added(nodes, entering)
+        stages.append(Stage(branch, tuple(nodes), _ordered(entering), _ordered(leaving), frees, added))
         needed = set(entering)
         if branch is not None:
             needed -= {n.id for n in branch.nodes}
             needed |= {i for n in branch.nodes for i in n.inputs()}
     return tuple(reversed(stages))
+
+
+def _added(nodes: list[Node], entering: set[int]) -> frozenset[int]:
+    """Values that nothing reads but as what a convolution adds."""
+    read: set[int] = set()
+    for node in nodes:
+        other = node.args[1] if isinstance(node.op, ConvOp) and len(node.args) == 2 else None
+        read |= node.inputs() - ({other.id} if isinstance(other, Ref) and other != node.args[0] else set())
+    return frozenset(entering - read)
 
 
 def _frees(nodes: list[Node], leaving: set[int], entering: set[int]) -> tuple[tuple[int, ...], ...]:

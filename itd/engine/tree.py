@@ -20,6 +20,7 @@ from itd.device import is_out_of_memory as is_out_of_memory
 from itd.engine.costs import Shapes, arguments, fixed_op, resolve, site_op
 from itd.engine.executor import Sink
 from itd.engine.ops import CHANNELS_LAST, ShapeError, WindowError
+from itd.engine.pieces import Pieces, whole
 from itd.engine.prefixes import BranchSetting
 from itd.engine.program import Program
 from itd.engine.rows import shape_key
@@ -32,8 +33,8 @@ from itd.errors import SpaceError
 class Segment:
     """Rows that wait at a stage.
 
-    values: value number -> (rows * n, ...) tensor, n of each row beside one another, n = 1 as a rule; or what is the
-    same for every row.
+    values: value number -> (rows * n, ...) tensor, also in pieces, n of each row beside one another, n = 1 as a rule;
+    or what is the same for every row.
     """
 
     values: dict[int, Any]
@@ -47,16 +48,18 @@ class Segment:
         """Rows first to last - 1."""
         values = dict(self.values)
         for i, value in values.items():
-            if isinstance(value, Tensor):
+            if isinstance(value, (Tensor, Pieces)):
                 each = value.shape[0] // len(self)
-                values[i] = value[each * first : each * last]
+                first_row, last_row = each * first, each * last
+                values[i] = value[first_row:last_row] if isinstance(value, Tensor) else value.rows(first_row, last_row)
         return Segment(values, self.prefixes[first:last], self.images[first:last])
 
 
 @dataclass
 class Queue:
-    """Segments of one stage and one set of shapes."""
+    """Segments of one stage and one set of shapes. added: as of `Stage`, which are not copied where rows are joined."""
 
+    added: frozenset[int] = frozenset()
     segments: deque[Segment] = field(default_factory=deque)
     rows: int = 0
 
@@ -75,7 +78,7 @@ class Queue:
             taken.append(first)
             count -= len(first)
         try:
-            segment = _joined(taken)
+            segment = _joined(taken, self.added)
         except BaseException:
             self.segments.extendleft(reversed(taken))
             raise
@@ -83,13 +86,13 @@ class Queue:
         return segment
 
 
-def _joined(segments: list[Segment]) -> Segment:
-    if len(segments) == 1:
-        return segments[0]
-    values = {
-        i: torch.cat([s.values[i] for s in segments]) if isinstance(v, Tensor) else v
-        for i, v in segments[0].values.items()
-    }
+def _joined(segments: list[Segment], added: frozenset[int]) -> Segment:
+    """Segments as one; values that are only added to something stay in pieces."""
+    values = dict(segments[0].values)
+    for i, value in values.items():
+        if isinstance(value, (Tensor, Pieces)):
+            pieces = Pieces.of([s.values[i] for s in segments])
+            values[i] = pieces.tensors[0] if len(pieces) == 1 else pieces if i in added else pieces.joined()
     return Segment(values, np.concatenate([s.prefixes for s in segments]), np.concatenate([s.images for s in segments]))
 
 
@@ -161,7 +164,7 @@ class TreeExecutor:
     def _push(self, queues: list[dict[Shapes, Queue]], number: int, segment: Segment) -> None:
         entering = (segment.values[i] for i in self.stages[number].entering)
         shapes: Shapes = tuple(shape_key(v, len(segment)) for v in entering)
-        queues[number].setdefault(shapes, Queue()).push(segment)
+        queues[number].setdefault(shapes, Queue(self.stages[number].added)).push(segment)
 
     def _schedule(self, queues: list[dict[Shapes, Queue]]) -> Iterator[tuple[int, Shapes, Segment]]:
         """The deepest full chunk; where none is full, the shallowest rows, which may fill one."""
@@ -253,6 +256,8 @@ class TreeExecutor:
             sink(self.prefixes.configs[segment.prefixes], segment.images, values[self.program.graph.output])
             return []
         fork, stage = self.prefixes.forks[number], self.stages[number + 1]
+        assert stage.branch is not None
+        values = {i: whole(v) if i in stage.branch.reads else v for i, v in values.items()}
         pushes = []
         for column, setting in enumerate(fork.settings):
             children = self._children(number, column, segment, values)
@@ -261,6 +266,7 @@ class TreeExecutor:
                 continue
             part, images = values, segment.images
             if len(rows) < len(children):
+                values = {i: whole(v) for i, v in values.items()}
                 index = torch.from_numpy(rows).to(self.device, non_blocking=True)
                 part = {i: _rows_of(v, index, len(segment)) for i, v in values.items()}
                 children, images = children[rows], images[rows]
