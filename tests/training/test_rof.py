@@ -287,7 +287,7 @@ def test_two_processes_of_torchrun_train_the_same_weights_as_one(tmp_path):
         subprocess.run(command, check=True, capture_output=True, timeout=300, env=environment)
     one, two = (load_file(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys() and not (one["bn1.weight"] == 1).all()
-    assert all(torch.allclose(one[name].float(), two[name].float(), atol=1e-6) for name in one)
+    assert all(torch.allclose(one[name].float(), two[name].float(), atol=1e-5) for name in one)
     logs = [(tmp_path / f"{name}.csv").read_text().splitlines() for name in ("one", "two")]
     configs = [[row["configs"] for row in csv.DictReader(log)] for log in logs]
     assert configs[0] == configs[1] and len(configs[0]) == 4
