@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from itd.device import Halves
 from itd.engine.precision import Precision
 from itd.engine.program import Program, compile_program
 from itd.engine.tracing import Trace
@@ -66,9 +67,16 @@ class RoutedExecutor(TreeExecutor):
 
     def frontier(self, pixels: Tensor) -> Frontier:
         """What leaves level 0. pixels: (N, C, H, W) float32."""
-        pixels = pixels.to(self.device, self.precision.dtype, memory_format=torch.channels_last)
+        self._images = len(pixels)
+        limit = self._limit(0, ((1, *pixels.shape[1:]),))
+
+        def run_some(rows: slice) -> Frontier:
+            some = pixels[rows].to(self.device, self.precision.dtype, memory_format=torch.channels_last)
+            return of_images(run_nodes(self.stages[0], {0: some}, len(some)), len(some))
+
         with torch.inference_mode(), self.precision.flags():
-            return of_images(run_nodes(self.stages[0], {0: pixels}, len(pixels)), len(pixels))
+            found = Halves(self.device).run(len(pixels), run_some, limit)
+            return {i: torch.cat([part[i] for part in found]) for i in found[0]} if len(found) > 1 else found[0]
 
     def logits(self, pixels: Tensor, choose: np.ndarray | Router) -> Tensor:
         """(N, K) float32 on the CPU.

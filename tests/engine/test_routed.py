@@ -8,6 +8,7 @@ import torch
 
 from itd.engine.plain import PlainExecutor
 from itd.engine.routed import pooled, pooling_macs
+from itd.engine.tree import run_nodes
 from itd.errors import SpaceError
 from itd.patcher import MODELS, model_space, patch
 from support import engine
@@ -63,6 +64,26 @@ def test_the_frontier_is_where_the_first_swept_site_is(random_network):
         shortcut = model.layer1(x)  # what site B's block reads: its convolution and its projection
     later = engine.routed(model, space, swept=("B", "C", "D")).frontier(pixels)
     assert any(v.shape == shortcut.shape and torch.allclose(v, shortcut, atol=1e-3) for v in later.values())
+
+
+@pytest.mark.parametrize("most", [None, 1, 2])
+def test_the_frontier_is_made_in_pieces_that_fit(random_network, monkeypatch, most):
+    model = patch(random_network("resnet18"), "resnet18")
+    space = model_space(model, ["dilation"], entry=MODELS["resnet18"], swept=["D"])
+    pixels = torch.randn(5, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    whole = engine.routed(model, space, budget_bytes=1 << 30).frontier(pixels)
+    network, sizes = engine.routed(model, space, budget_bytes=1 if most is None else 1 << 30), []
+
+    def scarce(stage, values, rows):
+        sizes.append(rows)
+        if most is not None and rows > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return run_nodes(stage, values, rows)
+
+    monkeypatch.setattr("itd.engine.routed.run_nodes", scarce)
+    found = network.frontier(pixels)
+    assert max(sizes[-2:]) <= (most or 1) and found.keys() == whole.keys()
+    assert all(torch.allclose(found[i], whole[i], atol=1e-5) for i in whole)
 
 
 def test_a_configuration_that_is_not_there_is_refused(random_network):
