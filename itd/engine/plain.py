@@ -9,6 +9,7 @@ import copy
 import re
 from collections.abc import Iterable
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,10 @@ from itd.errors import ItdError, ModelError, SpaceError
 from itd.patcher import DynamicModel, logits_of
 from itd.space import Setting, Space, format_config
 from itd.text import first_line
+
+M = TypeVar("M", bound=nn.Module)
+_NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+"""What takes maps of fewer bits than its parameters have."""
 
 
 class PlainExecutor:
@@ -41,7 +46,7 @@ class PlainExecutor:
         precision: Precision | None = None,
     ) -> None:
         self.precision, self.device, self.space = precision or Precision(), torch.device(device), space
-        self.model = copy.deepcopy(model).to(device=self.device, dtype=self.precision.dtype)
+        self.model = narrowed(copy.deepcopy(model).to(device=self.device), self.precision.dtype)
         self._head_is_wide = self.precision.dtype not in NARROW
         self._limits: dict[tuple[int, torch.Size], int] = {}
 
@@ -84,6 +89,14 @@ class PlainExecutor:
                 halves.run(1, partial(self._logits, number, pixels))
             self._limits[key] = within(largest.elements)
         return self._limits[key]
+
+
+def narrowed(model: M, dtype: torch.dtype) -> M:
+    """A network's weights in a type, in place; normalisation stays in float32 where that is narrower."""
+    for module in model.modules():
+        own = torch.float32 if dtype in NARROW and isinstance(module, _NORMALISATIONS) else dtype
+        module._apply(lambda t, own=own: t.to(own) if t.is_floating_point() else t, recurse=False)
+    return model
 
 
 def widen_head(model: nn.Module, pixels: Tensor) -> None:

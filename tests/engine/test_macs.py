@@ -11,10 +11,10 @@ from support import engine
 
 # model -> attribute -> (naive, tree) GMAC per image at 224 x 224, every configuration
 TABLE = {
-    "resnet50": {"stride": (2289, 1247), "dilation": (2556, 592), "size": (3326, 832)},
-    "resnext50_32x4d": {"stride": (2379, 1257), "dilation": (2644, 572), "size": (2740, 602)},
-    "mobilenet_v2": {"stride": (471, 293), "dilation": (188, 64), "size": (195, 65)},
-    "densenet121": {"stride": (2585, 747), "dilation": (1771, 171), "size": (2027, 180)},
+    "resnet50": {"stride": (2289, 1171), "dilation": (2556, 592), "size": (3326, 577)},
+    "resnext50_32x4d": {"stride": (2379, 1180), "dilation": (2644, 572), "size": (2740, 602)},
+    "mobilenet_v2": {"stride": (471, 287), "dilation": (188, 64), "size": (195, 65)},
+    "densenet121": {"stride": (2585, 746), "dilation": (1771, 126), "size": (2027, 127)},
 }
 CASES = [(m, a) for m, by in TABLE.items() for a in by]
 
@@ -41,11 +41,11 @@ def patched(name, attribute, **options):
 
 
 @pytest.mark.parametrize(("name", "attribute"), CASES)
-def test_the_tree_executes_no_more_than_the_table_says(name, attribute):
+def test_the_tree_executes_what_the_table_says(name, attribute):
     model, space = patched(name, attribute)
     executor = engine.tree(model, space, device="meta", budget_bytes=1 << 34)
     got = counted(lambda: executor.run(torch.empty(1, 3, 224, 224, device="meta"), lambda *_: None))
-    assert got <= 1.01 * TABLE[name][attribute][1]
+    assert got == pytest.approx(TABLE[name][attribute][1], rel=0.01)
     plain, tree = engine.costs(model, space, 224)
     assert got == pytest.approx(tree.macs / 1e9, rel=1e-6)
     assert sum(plain.per_config) / 1e9 == pytest.approx(TABLE[name][attribute][0], rel=0.01)

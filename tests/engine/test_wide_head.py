@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -77,6 +79,18 @@ def test_a_normalisation_of_narrow_maps_is_computed_in_float32():
     found = BatchNormOp(scale, shift, "relu")(x)
     assert found.dtype == torch.bfloat16
     assert (found.float() - expected).abs().max() <= 2**-8 * expected.abs().max()
+
+
+def test_plain_forwards_normalise_in_float32_and_convolve_in_fewer_bits():
+    model, space = patched()
+    executor = PlainExecutor(copy.deepcopy(model).double(), space, precision=Precision("bf16"))
+    kinds = {
+        kind: {t.dtype for m in executor.model.modules() if isinstance(m, kind) for t in m.state_dict().values()}
+        for kind in (nn.Conv2d, nn.BatchNorm2d)
+    }
+    assert kinds == {nn.Conv2d: {torch.bfloat16}, nn.BatchNorm2d: {torch.float32, torch.int64}}
+    assert {t.dtype for t in PlainExecutor(model, space).model.parameters()} == {torch.float32}
+    assert {t.dtype for t in model.parameters()} == {torch.float32}  # the network itself is left alone
 
 
 def test_the_layer_that_makes_the_logits_is_found_by_what_it_gives():
