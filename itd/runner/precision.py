@@ -210,8 +210,12 @@ def settled(
 
 
 def precision_notes(options: RunOptions, there: int) -> tuple[str, ...]:
-    """What is said of a sweep's number format when it begins, where nobody named one. there: images that are done."""
-    if options.precision_asked or there:
+    """What is said of a sweep's number format when it begins, most of it where nobody named one. there: images done."""
+    if there:
+        return ()
+    if options.device.type == "cpu" and options.precision.name == "bf16" and not cpu_has_bf16():
+        return ("this CPU has no instructions for bf16, so that the sweep takes longer than in fp32",)
+    if options.precision_asked:
         return ()
     if options.device.type == "cuda":
         return tuple(one.text() for one in options.agreements) or (f"precision {options.precision.name}",)

@@ -298,6 +298,16 @@ def test_a_cpu_that_has_bf16_is_said_where_nobody_named_a_format(request_, monke
     assert "bf16" not in run(*command.split(), "fp32.parquet", "--precision", "fp32").stderr
 
 
+def test_a_cpu_that_lacks_bf16_is_said_where_it_is_asked_for(request_, monkeypatch) -> None:
+    monkeypatch.chdir(Path(request_.out).parent)
+    command = "sweep --model resnet18 --attr dilation --sites D --options 1,2 --data digits --weights none --crop 32"
+    command += " --resize 32 --limit 2 --device cpu --precision bf16 --out"
+    for has in (True, False):
+        monkeypatch.setattr(module, "cpu_has_bf16", lambda has=has: has)
+        answer = run(*command.split(), f"{has}.parquet")
+        assert ("this CPU has no instructions for bf16" in answer.stderr) is not has, answer.stderr
+
+
 def test_a_plan_says_auto_where_it_is_not_settled_yet(request_, gpu) -> None:
     planned = {device: plan(request_, device=device) for device in ("cpu", "cuda")}
     assert [planned[device].precision for device in planned] == ["fp32", "auto"]
