@@ -76,15 +76,17 @@ def oracle(
     from itd.analysis._summary import summary
     from itd.analysis.figures import baselines_figure
     from itd.analysis.frames import rows_of
+    from itd.analysis.sampling import as_resamples
     from itd.analysis.tables import oracle_table, sentences
 
     said: list[Any] = []
 
     def ask(result: Any) -> Any:
-        result = relabelled(result, real_labels)
-        answer = measure(result, resamples=count, seed=seed)
+        result = relabelled(result, real_labels).kept()
+        drawn = as_resamples(count, result.n, seed)
+        answer = measure(result, resamples=drawn)
         if not as_json:
-            said.append(summary(result, resamples=count, seed=seed))
+            said.append(summary(result, resamples=drawn))
         return answer
 
     rows = measured(results, ask)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from itd.analysis.bootstrap_greedy import greedy_lists, list_votes
+from itd.analysis.bootstrap_greedy import GreedyLists, list_votes
 from itd.analysis.frames import Answer, Row, flat
 from itd.analysis.predictions import default_rank, predictions
 from itd.analysis.sampling import Estimate, Resamples, as_resamples, estimate, halves, proportion
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from itd.store import Result
 
 VOTE_KS = (3, 5, 10)
+_CELLS = 12_000_000
+"""Weights of samples that lists are made for at once."""
 
 
 @dataclass(frozen=True)
@@ -173,24 +175,51 @@ def cross_measured(
     resampled = {k: np.zeros(resamples.count) for k in ks}
     configs = []
     for chosen_on, measured_on in ((first, second), (second, first)):
-        whole = np.ones((1, len(chosen_on)), np.uint8)
-        weights = np.concatenate([whole, resamples.weights[:, chosen_on]])
-        lists = _lists(correct[:, chosen_on], quality[:, chosen_on], weights, max(ks), default)
+        chooser = GreedyLists(correct, quality, default, chosen_on)
+        lists = _lists(chooser, _with_whole(resamples, chosen_on), max(ks))
         configs.append(int(lists[0, 0]))
-        votes = list_votes(pred[:, measured_on], correct[:, measured_on], lists, ks)
-        counted = np.concatenate([np.ones((1, len(measured_on)), np.uint8), resamples.weights[:, measured_on]])
-        for part, by_k in votes:
-            for k, is_right in by_k.items():
-                sums = np.einsum("bn,bn->b", counted[part].astype(np.float32), is_right.astype(np.float32))
-                right[k] += int(sums[0]) if part.start == 0 else 0
-                resampled[k][max(0, part.start - 1) : part.stop - 1] += sums[1 if part.start == 0 else 0 :]
+        counted = _with_whole(resamples, measured_on)
+        for k, sums in _counted_votes(pred, correct, lists, ks, counted, measured_on).items():
+            right[k] += int(sums[0])
+            resampled[k] += sums[1:]
     return {k: estimate(right[k] / n, resampled[k] / n, n) for k in ks}, tuple(configs)
 
 
-def _lists(
-    correct: np.ndarray, quality: np.ndarray, weights: np.ndarray, k: int, default: int | None, cells: int = 12_000_000
-) -> np.ndarray:
-    """`greedy_lists` of many weightings, some at a time."""
-    size = max(1, cells // max(1, correct.shape[1]))
-    parts = [weights[i : i + size] for i in range(0, len(weights), size)]
-    return np.concatenate([greedy_lists(correct, quality, part, k, default)[0] for part in parts])
+def _with_whole(resamples: Resamples, samples: np.ndarray) -> np.ndarray:
+    """(1 + B, n) weights of some samples: of each once, then of each resample."""
+    weights = np.empty((1 + resamples.count, len(samples)), resamples.weights.dtype)
+    weights[0] = 1
+    np.take(resamples.weights, samples, axis=1, out=weights[1:])
+    return weights
+
+
+def _counted_votes(
+    pred: np.ndarray,
+    correct: np.ndarray,
+    lists: np.ndarray,
+    ks: Sequence[int],
+    weights: np.ndarray,
+    samples: np.ndarray,
+) -> dict[int, np.ndarray]:
+    """k -> (B,) how much weight the vote of the first k of each list is right on; equal lists vote once.
+
+    pred, correct: (C, N). lists: (B, K) rows. weights: (B, n) of n of the N samples.
+    """
+    different, which = np.unique(lists, axis=0, return_inverse=True)
+    which = which.reshape(-1)
+    rows, places = np.unique(different, return_inverse=True)
+    votes = list_votes(pred[rows][:, samples], correct[rows][:, samples], places.reshape(different.shape), ks)
+    sums = {k: np.zeros(len(lists)) for k in ks}
+    for part, by_k in votes:
+        members = np.flatnonzero((which >= part.start) & (which < part.stop))
+        counted = weights[members].astype(np.float32)
+        for k, is_right in by_k.items():
+            each = is_right[which[members] - part.start].astype(np.float32)
+            sums[k][members] = np.einsum("bn,bn->b", counted, each)
+    return sums
+
+
+def _lists(chooser: GreedyLists, weights: np.ndarray, k: int) -> np.ndarray:
+    """(B, k) lists of many weightings, some at a time. weights: (B, n)."""
+    size = max(1, _CELLS // max(1, weights.shape[1]))
+    return np.concatenate([chooser.of(weights[i : i + size], k)[0] for i in range(0, len(weights), size)])

@@ -6,13 +6,14 @@ folds and measured on the tenth estimate what the printed list achieves on other
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from itd.analysis.bootstrap_greedy import greedy_lists
+from itd.analysis.bootstrap_greedy import GreedyLists
 from itd.analysis.predictions import default_rank
 from itd.analysis.sampling import Estimate, Resamples, paired_counts, widened, wilson
 from itd.analysis.scores import correctness, require_number
@@ -31,6 +32,8 @@ INTERVAL_WORK = 6e10
 CURVE_WORK = 2e10
 """The same for the curve itself; where all its steps would cost more, it has the first ten."""
 LEAST_RESAMPLES = 50
+COMPARED_STEPS = 12
+"""In lists that are no longer, guesses are compared with each other; in longer ones they are marked in a table."""
 OVERHEAD = 300
 """What keeping a configuration's gain costs, as so many images would."""
 _CELLS = 4_000_000
@@ -86,6 +89,11 @@ class Scores:
     rank: np.ndarray | None
     default: int | None
 
+    @functools.cached_property
+    def chooser(self) -> GreedyLists:
+        """What lists are chosen with, made when it is first asked for."""
+        return GreedyLists(self.correct, self.quality, self.default)
+
 
 def scores_of(result: Result) -> Scores:
     """What lists of a result are chosen and measured by."""
@@ -136,9 +144,10 @@ def held_out(
     folds = min(folds, n)
     if folds < 2:
         return None
-    scores = replace(scores, pred=numbered(scores.pred))
     whole = repeats * folds * n * configs * 4 <= CURVE_WORK
     length = min(configs, length or configs, configs if whole else INTERVAL_STEPS)
+    if length > COMPARED_STEPS:
+        scores = replace(scores, pred=numbered(scores.pred))
     counts = _counts(scores, folds, repeats, length, resamples.seed)
     used = _affordable(resamples.count, work or INTERVAL_WORK, folds * configs * (n + OVERHEAD))
     spread = _spread(scores, folds, resamples, used, min(length, sure)) if used else None
@@ -192,7 +201,7 @@ def _lists(scores: Scores, weights: np.ndarray, division: np.ndarray, folds: int
     weights, division: (B, N).
     """
     others = of_others(weights, division, folds)
-    lists, _ = greedy_lists(scores.correct, scores.quality, others, length, scores.default)
+    lists, _ = scores.chooser.of(others, length)
     return lists.reshape(len(weights), folds, -1)
 
 
@@ -205,16 +214,42 @@ def _steps(
     copies = np.arange(len(division))[:, None]
     right = np.zeros(division.shape, bool)
     guesses = np.zeros(division.shape, np.int16)
-    classes = int(scores.pred.max()) + 1
-    said = np.zeros(division.size * classes, bool)
-    first = classes * np.arange(division.size).reshape(division.shape)
+    is_new = _Compared() if lists.shape[2] <= COMPARED_STEPS else _Marked(division.size, int(scores.pred.max()) + 1)
     for k in range(lists.shape[2]):
         config = lists[copies, division, k]
         right |= scores.correct[config, images]
-        at = first + scores.pred[config, images]
-        guesses += ~said[at]
-        said[at] = True
+        guesses += is_new(scores.pred[config, images])
         yield right, None if scores.rank is None else scores.rank < guesses, guesses
+
+
+class _Marked:
+    """Whether a guess is one that was not made before, by a mark for each image and class. Of many guesses."""
+
+    def __init__(self, images: int, classes: int) -> None:
+        self._first = classes * np.arange(images)
+        self._said = np.zeros(images * classes, bool)
+
+    def __call__(self, said: np.ndarray) -> np.ndarray:
+        """said: the next guess on each image. Returns bool of its shape."""
+        at = self._first.reshape(said.shape) + said
+        new = ~self._said[at]
+        self._said[at] = True
+        return new
+
+
+class _Compared:
+    """The same by comparing with each guess before, which needs no table. Of few guesses."""
+
+    def __init__(self) -> None:
+        self._before: list[np.ndarray] = []
+
+    def __call__(self, said: np.ndarray) -> np.ndarray:
+        """said: the next guess on each image. Returns bool of its shape."""
+        new = np.ones(said.shape, bool)
+        for other in self._before:
+            new &= said != other
+        self._before.append(said)
+        return new
 
 
 def _counts(scores: Scores, folds: int, repeats: int, length: int, seed: int) -> np.ndarray:

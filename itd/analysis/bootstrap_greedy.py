@@ -7,6 +7,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 _VOTE_CELLS = 2_000_000
+_TIE_CELLS = 4_000_000
+_PAIR_OVERHEAD, _PAIR_COST = 5000, 16
+"""What one mean costs by itself: as so many more samples would, and in terms of one in a product of matrices."""
+_TAKEN = -1.0
+"""In place of the gain of a configuration that is in the list."""
 
 
 def preferred_order(configs: int, default: int | None) -> np.ndarray:
@@ -32,59 +37,148 @@ def greedy_lists(
     Returns:
         (B, k) rows in the order they are added, and (B, k) how much weight they cover together.
     """
-    k = min(k, len(correct))
-    order = preferred_order(len(correct), default)
-    lists, covered = np.empty((len(weights), k), np.int64), np.zeros((len(weights), k))
-    weights = weights.astype(np.float32)
-    # Rounded, so that rows of equal mean tie whatever the order of their sums; and less than a half, so that it only
-    # decides between equal gains, which are whole numbers.
-    mean = weights.astype(np.float64) @ quality[order].T.astype(np.float64)
-    tie = np.round(mean / np.maximum(weights.sum(1, keepdims=True), 1), 9) / 4.5
-    right = correct[order]
-    always = right.all(0)
-    useful = np.flatnonzero(right.any(0) & ~always)  # the others change no choice
-    base = weights[:, always].sum(1)
-    by_config = np.ascontiguousarray(right[:, useful], dtype=np.float32)
-    alive = weights[:, useful]
-    bounds = (alive @ by_config.T).astype(np.float64)
-    rows = np.arange(len(weights))
-    pick = np.zeros(len(weights), np.int64)
-    for step in range(k):
-        if step:
-            alive, by_config = _take_out(alive, by_config, pick)
-            _freshen(bounds, tie, alive, by_config)
-            if not bounds.any():  # nothing is left to gain: the rest follow in the order of ties
-                lists[:, step:] = order[np.argsort(-tie, axis=1, kind="stable")[:, : k - step]]
-                covered[:, step:] = covered[:, step - 1 : step]
-                break
-        pick = np.argmax(bounds + tie, axis=1)
-        lists[:, step] = order[pick]
-        covered[:, step] = (covered[:, step - 1] if step else base) + bounds[rows, pick]
-        tie[rows, pick] = -np.inf
-    return lists, covered
+    return GreedyLists(correct, quality, default).of(weights, k)
+
+
+class GreedyLists:
+    """`greedy_lists` of many weightings of the same samples, some at a time: what they share is made once."""
+
+    def __init__(
+        self,
+        correct: np.ndarray,
+        quality: np.ndarray,
+        default: int | None = None,
+        samples: np.ndarray | slice = slice(None),
+    ) -> None:
+        """correct: (C, N) bool. quality: (C, N). default: the row of the default configuration, or None. samples: which
+        n of the N lists are chosen on; default all."""
+        self._order = preferred_order(len(correct), default)
+        self._quality, self._samples = quality, samples
+        every: np.ndarray = np.all(correct, axis=0)
+        some: np.ndarray = np.any(correct, axis=0)
+        self._always = every[samples]
+        useful = some[samples] & ~self._always  # the others change no choice
+        self._useful = None if useful.all() else np.flatnonzero(useful)
+        self._right = np.empty((len(correct), np.count_nonzero(useful)), np.float32)
+        for place, row in enumerate(self._order):
+            chosen_on = correct[row][samples]
+            self._right[place] = chosen_on if self._useful is None else chosen_on[self._useful]
+
+    def of(self, weights: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """The lists of B weightings. weights: (B, n). Returns what `greedy_lists` does."""
+        order, by_config = self._order, self._right
+        k = min(k, len(order))
+        lists, covered = np.empty((len(weights), k), np.int64), np.zeros((len(weights), k))
+        base = weights[:, self._always].sum(1)
+        alive = (weights if self._useful is None else weights[:, self._useful]).astype(np.float32)
+        bounds = (alive @ by_config.T).astype(np.float64)
+        ties = _Ties(self._quality, order, weights, self._samples)
+        rows = np.arange(len(weights))
+        pick = np.zeros(len(weights), np.int64)
+        for step in range(k):
+            if step:
+                alive, by_config = _take_out(alive, by_config, pick)
+                _freshen(bounds, alive, by_config)
+                if not (bounds > 0).any():  # nothing is left to gain: the rest follow in the order of ties
+                    last = np.where(bounds < 0, -np.inf, ties.all())
+                    lists[:, step:] = order[np.argsort(-last, axis=1, kind="stable")[:, : k - step]]
+                    covered[:, step:] = covered[:, step - 1 : step]
+                    break
+            pick = ties.first(bounds)
+            lists[:, step] = order[pick]
+            covered[:, step] = (covered[:, step - 1] if step else base) + bounds[rows, pick]
+            bounds[rows, pick] = _TAKEN
+        return lists, covered
+
+
+class _Ties:
+    """What decides between equal gains: weighted mean qualities, computed where gains are equal only.
+
+    They are rounded, so that rows of equal mean tie whatever the order of their sums.
+    """
+
+    def __init__(
+        self, quality: np.ndarray, order: np.ndarray, weights: np.ndarray, samples: np.ndarray | slice = slice(None)
+    ) -> None:
+        """quality: (C, N). order: (C,) rows of it. weights: (B, n). samples: which n of the N; default all."""
+        self._quality, self._order, self._weights, self._samples = quality, order, weights, samples
+        self._total = np.maximum(weights.sum(1, dtype=np.float64), 1)
+        self._means: np.ndarray | None = None
+        self._pairs = 0
+
+    def first(self, gains: np.ndarray) -> np.ndarray:
+        """(B,) the place of the largest gain; of several the one of highest mean, then the first. gains: (B, C)."""
+        pick = np.argmax(gains, axis=1)
+        equal = gains == gains[np.arange(len(gains)), pick][:, None]
+        several = np.flatnonzero(np.count_nonzero(equal, axis=1) > 1)
+        if not len(several):
+            return pick
+        which, places = np.nonzero(equal[several])
+        if self._are_few(len(which)):
+            means = np.full((len(several), gains.shape[1]), -np.inf)
+            means[which, places] = self._some(several[which], places)
+        else:
+            means = np.where(equal[several], self.all()[several], -np.inf)
+        pick[several] = np.argmax(means, axis=1)
+        return pick
+
+    def _are_few(self, pairs: int) -> bool:
+        """Whether so many more means are computed faster one by one than all by one product of matrices."""
+        self._pairs += pairs
+        samples = self._weights.shape[1]
+        one_by_one = self._pairs * (samples + _PAIR_OVERHEAD) * _PAIR_COST
+        return self._means is None and one_by_one < samples * len(self._weights) * len(self._order)
+
+    def all(self) -> np.ndarray:
+        """(B, C) the means of every configuration, computed when they are first asked for."""
+        if self._means is None:
+            weights = self._weights.astype(np.float64)
+            self._means = np.empty((len(weights), len(self._order)))
+            size = max(1, _TIE_CELLS // max(1, weights.shape[1]))
+            for start in range(0, len(self._order), size):
+                block = self._quality[self._order[start : start + size]][:, self._samples].astype(np.float64)
+                self._means[:, start : start + size] = weights @ block.T
+            self._means = np.round(self._means / self._total[:, None], 9)
+        return self._means
+
+    def _some(self, which: np.ndarray, places: np.ndarray) -> np.ndarray:
+        """(p,) the means of some pairs of weighting and configuration."""
+        sums = np.empty(len(which))
+        for i, (weighting, place) in enumerate(zip(which.tolist(), places.tolist(), strict=True)):
+            row = self._quality[self._order[place]][self._samples].astype(np.float64)
+            sums[i] = self._weights[weighting].astype(np.float64) @ row
+        return np.round(sums / self._total[which], 9)
 
 
 def _take_out(alive: np.ndarray, by_config: np.ndarray, pick: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The weights not covered yet after each weighting picked a configuration, without samples that nobody has left."""
-    alive = alive * (1 - by_config[pick])
+    """The weights not covered yet after each weighting picked a configuration, without samples that nobody has left.
+
+    alive is written to, and sheds samples when half of them are gone, so that all the shedding costs one matrix.
+    """
+    for place in np.unique(pick):
+        picked = np.flatnonzero(pick == place)
+        alive[picked] *= 1 - by_config[place]
     left = alive.any(axis=0)
-    return (alive, by_config) if np.count_nonzero(left) > 0.9 * alive.shape[1] else (alive[:, left], by_config[:, left])
+    if np.count_nonzero(left) > alive.shape[1] / 2:
+        return alive, by_config
+    kept = np.flatnonzero(left)
+    return np.take(alive, kept, axis=1), np.take(by_config, kept, axis=1)
 
 
-def _freshen(bounds: np.ndarray, tie: np.ndarray, alive: np.ndarray, by_config: np.ndarray, chunk: int = 48) -> None:
+def _freshen(bounds: np.ndarray, alive: np.ndarray, by_config: np.ndarray, chunk: int = 48) -> None:
     """Computes the gains that may be a weighting's largest; the others keep an upper bound, which is smaller.
 
     A gain never grows as samples are covered, so an earlier one bounds it from above (lazy greedy: Minoux, Accelerated
-    greedy algorithms for maximizing submodular set functions, 1978).
+    greedy algorithms for maximizing submodular set functions, 1978). What is taken stays so.
     """
     todo = np.arange(bounds.shape[1])
-    best = np.full(len(bounds), -np.inf)
+    best = np.zeros(len(bounds))
     while len(todo):
         now = todo[np.argsort(-bounds[:, todo].mean(0), kind="stable")[:chunk]]
-        bounds[:, now] = alive @ by_config[now].T
-        best = np.maximum(best, (bounds[:, now] + tie[:, now]).max(1))
+        bounds[:, now] = np.where(bounds[:, now] == _TAKEN, _TAKEN, alive @ by_config[now].T)
+        best = np.maximum(best, bounds[:, now].max(1))
         todo = np.setdiff1d(todo, now, assume_unique=True)
-        todo = todo[(bounds[:, todo] + tie[:, todo] >= best[:, None]).any(0)]
+        todo = todo[(bounds[:, todo] >= best[:, None]).any(0)]
 
 
 def list_votes(

@@ -235,7 +235,7 @@ class Result:
 
     def kept(self) -> Result:
         """The same result, which reads each score once and keeps it in memory: for many answers in a row."""
-        return replace(self, _kept={})
+        return self if self._kept is not None else replace(self, _kept={})
 
 
 def for_each(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
