@@ -1,7 +1,9 @@
-"""One kernel for what follows a convolution on a GPU: bias, an addition and an activation in one pass, in place.
+"""Kernels for what lies between two convolutions on a GPU, each in one pass over the maps.
 
-Without it each is a kernel of its own, which reads and writes the whole map. `finish_plain` is its reference. Not here:
-the convolution, and whether its user wants this (`ops`).
+`finish`: bias, an addition and an activation after a convolution, in place. `normalise`: a normalisation and an
+activation, also of a part of a wider tensor, as DenseNet's maps grow in one. Without them each step is a kernel of its
+own, which reads and writes the whole map. `finish_plain` and `normalise_plain` are their references. Not here: the
+convolution, and whether its user wants this (`ops`).
 """
 
 from __future__ import annotations
@@ -57,6 +59,44 @@ def finish_plain(out: Tensor, bias: Tensor | None, other: Tensor | None, activat
     return torch.relu_(out) if activation == "relu" else F.hardtanh_(out, 0.0, 6.0)
 
 
+def normalise(x: Tensor, scale: Tensor, shift: Tensor, activation: str | None) -> Tensor:
+    """Maps scaled and shifted by channel, with an activation, as maps of their own.
+
+    Args:
+        x: (N, C, H, W), channels-last, also the first channels of a wider channels-last tensor.
+        scale: (C,) float32.
+        shift: (C,) float32.
+        activation: None, relu or relu6.
+
+    Returns:
+        (N, C, H, W) of the type of `x`, channels-last and without gaps.
+
+    Example:
+        >>> normalise(torch.ones(1, 2, 1, 1), torch.tensor([2.0, -2.0]), torch.ones(2), "relu").flatten()
+        tensor([3., 0.])
+    """
+    if x.device.type == "cuda" and _room(x) is not None:
+        return normalise_in_one_pass(x, scale, shift, activation)
+    return normalise_plain(x, scale, shift, activation)
+
+
+def normalise_plain(x: Tensor, scale: Tensor, shift: Tensor, activation: str | None) -> Tensor:
+    """The same, one after the other."""
+    out = F.batch_norm(x, torch.zeros_like(scale), torch.ones_like(scale), scale, shift, False, 0.0, 0.0)
+    return finish_plain(out, None, None, activation)
+
+
+def _room(x: Tensor) -> int | None:
+    """Channels from one pixel to the next in memory; None where the kernel does not take the maps."""
+    if triton is None or x.ndim != 4 or x.numel() == 0 or x.dtype not in _DTYPES:
+        return None
+    _, channels, height, width = x.shape
+    if _dense(x):
+        return channels
+    room = x.stride(3)
+    return room if room >= channels and x.stride() == (height * width * room, 1, width * room, room) else None
+
+
 def applies(out: Tensor, other: Tensor | None) -> bool:
     """Whether the kernel takes these: maps that lie channels-last and without gaps, and no broadcasting."""
     if triton is None or out.ndim != 4 or out.numel() == 0 or out.dtype not in _DTYPES or not _dense(out):
@@ -86,7 +126,57 @@ def finish_in_one_pass(out: Tensor, bias: Tensor | None, other: Tensor | None, a
     return out
 
 
+def normalise_in_one_pass(x: Tensor, scale: Tensor, shift: Tensor, activation: str | None) -> Tensor:
+    """`normalise` by the kernel, computed in float32 and rounded once."""
+    out, room = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=CHANNELS_LAST), _room(x)
+    assert room is not None
+    count, channels = out.numel(), out.shape[1]
+    _normalise[(triton.cdiv(count, BLOCK),)](
+        x,
+        scale,
+        shift,
+        out,
+        count,
+        channels,
+        room,
+        ACTIVATION=ACTIVATIONS[activation],
+        VECTOR=VECTOR if channels % VECTOR == 0 and room % VECTOR == 0 else 1,
+        BLOCK=BLOCK,
+    )
+    return out
+
+
 if triton is not None:
+
+    @triton.jit
+    def _normalise(  # type: ignore[no-untyped-def]
+        x,
+        scale,
+        shift,
+        out,
+        count,
+        channels,
+        room,
+        ACTIVATION: tl.constexpr,
+        VECTOR: tl.constexpr,
+        BLOCK: tl.constexpr,
+    ):
+        # `out` has the channels of a pixel side by side, `x` has `room` from one pixel's to the next's
+        start = tl.program_id(0).to(tl.int64) * BLOCK
+        inside = tl.arange(0, BLOCK)
+        there = inside < count - start
+        group = (start % channels).to(tl.int32) + inside // VECTOR * VECTOR
+        channel = group % channels + inside % VECTOR
+        channel = tl.max_contiguous(tl.multiple_of(channel, VECTOR), VECTOR)
+        at = (start // channels + group // channels) * room + channel
+        at = tl.max_contiguous(tl.multiple_of(at, VECTOR), VECTOR)
+        y = tl.load(x + at, mask=there).to(tl.float32)
+        y = y * tl.load(scale + channel, mask=there) + tl.load(shift + channel, mask=there)
+        if ACTIVATION > 0:
+            y = tl.where(y < 0, 0.0, y)
+        if ACTIVATION == 2:
+            y = tl.where(y > 6, 6.0, y)
+        tl.store(out + start + inside, y.to(out.dtype.element_ty), mask=there)
 
     @triton.jit
     def _finish(  # type: ignore[no-untyped-def]

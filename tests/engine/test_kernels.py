@@ -187,15 +187,62 @@ def test_a_convolution_is_finished_by_the_triton_kernel(interpreted, monkeypatch
     assert [given[1:] for given in calls] == [(op.bias, None, "relu6"), (op.bias, other, "relu6")]
 
 
+WIDER = [(1, 1, 1, 1), (2, 7, 3, 5), (3, 64, 7, 7), (2, 24, 1, 1), (1, 3, 40, 37), (2, 1504, 1, 2), (3, 8, 1, 4)]
+
+
+@pytest.mark.parametrize(("shape", "dtype"), list(itertools.product(WIDER, DTYPES)))
+@pytest.mark.parametrize("room", [0, 1, 8, 1000])
+def test_triton_kernel_normalises_maps_and_parts_of_wider_ones(interpreted, shape, dtype, room):
+    n, channels, h, w = shape
+    wide = torch.empty(n, channels + room, h, w, dtype=dtype, memory_format=torch.channels_last)
+    wide.copy_(values(wide.shape, dtype))
+    x, before = wide[:, :channels], wide.clone()
+    scale, shift = values((channels,), torch.float32, 1), values((channels,), torch.float32, 2)
+    for activation in (None, "relu", "relu6"):
+        wanted = by_definition(x.double() * scale.double()[None, :, None, None], shift, None, activation)
+        found = interpreted.normalise_in_one_pass(x, scale, shift, activation)
+        assert found.shape == shape and found.dtype == dtype
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        step = torch.finfo(dtype).eps * wanted.abs() + 1e-5
+        assert ((found.double() - wanted).abs() <= step).all()
+        plain = kernels.normalise_plain(x, scale, shift, activation)
+        assert ((found.double() - plain.double()).abs() <= 2 * step).all()
+    assert torch.equal(wide, before)
+
+
+@pytest.mark.parametrize(
+    "maps",
+    [
+        torch.zeros(2, 3, 4, 4),
+        values((2, 4, 4, 4), torch.float32)[:, ::2],
+        values((2, 4, 4, 4), torch.float32)[:, :, ::2],
+        values((2, 4, 4, 4), torch.float32)[:, :, :, 1:],
+        torch.zeros(2, 3),
+        torch.zeros(0, 3, 2, 2),
+        torch.zeros(2, 3, 4, 4, dtype=torch.float64).contiguous(memory_format=torch.channels_last),
+    ],
+)
+def test_triton_kernel_does_not_normalise_maps_that_lie_otherwise(maps):
+    assert kernels._room(maps) is None
+
+
+def test_triton_kernel_normalises_nothing_on_a_cpu(monkeypatch):
+    monkeypatch.setattr(kernels, "normalise_in_one_pass", lambda *_: 1 / 0)
+    x = values((2, 8, 3, 3), torch.bfloat16)
+    found = kernels.normalise(x, torch.ones(8), torch.zeros(8), "relu6")
+    assert torch.equal(found, x.clamp(0, 6)) and found.data_ptr() != x.data_ptr()
+
+
+@pytest.mark.parametrize("name", ["_finish", "_normalise"])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
-def test_triton_kernel_compiles_for_an_h200_without_one(monkeypatch, tmp_path, dtype):
+def test_triton_kernel_compiles_for_an_h200_without_one(monkeypatch, tmp_path, dtype, name):
     """Sixteen bytes are read and written at once, and eight channels are found by one division."""
     from triton.compiler.errors import CompilationError
 
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     plain = module(monkeypatch, TRITON_CACHE_DIR=str(tmp_path))
     try:
-        made = compiled(plain, dtype)
+        made = compiled(plain, dtype, name)
     except CompilationError:
         raise
     except Exception as error:  # another version of Triton, or no assembler
@@ -204,19 +251,25 @@ def test_triton_kernel_compiles_for_an_h200_without_one(monkeypatch, tmp_path, d
     assert ".target sm_90" in ptx and len(made.asm["cubin"]) > 1000
     assert "ld.global.v4.b32" in ptx and "st.global.v4.b32" in ptx
     assert not {"ld.global.b16", "ld.global.b32", "st.global.b16", "st.global.b32"} & set(ptx.split())
-    assert ptx.count("rem.s32") <= (2 if dtype == "fp32" else 1) and ptx.count("rem.s64") == 1
+    divisions = [ptx.count(f"div.s{bits}") + ptx.count(f"rem.s{bits}") for bits in (32, 64)]
+    assert divisions[0] <= (2 if dtype == "fp32" else 1) and divisions[1] == 1
     assert dtype == "fp32" or "cvt.rn." in ptx, "rounded to the nearest"
 
 
-def compiled(plain, dtype):
+def compiled(plain, dtype, name):
     """For tensors that begin at 16 bytes and channels in sixteens, as a network's are."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    chosen = {"HAS_BIAS": True, "HAS_OTHER": True, "ACTIVATION": 2, "VECTOR": plain.VECTOR, "BLOCK": plain.BLOCK}
-    kinds = {"out": f"*{dtype}", "bias": "*fp32", "other": f"*{dtype}", "count": "i32", "channels": "i32"}
+    chosen = {"ACTIVATION": 2, "VECTOR": plain.VECTOR, "BLOCK": plain.BLOCK}
+    kinds = {"count": "i32", "channels": "i32"}
+    if name == "_finish":
+        chosen |= {"HAS_BIAS": True, "HAS_OTHER": True}
+        kinds = {"out": f"*{dtype}", "bias": "*fp32", "other": f"*{dtype}", **kinds}
+    else:
+        kinds = {"x": f"*{dtype}", "scale": "*fp32", "shift": "*fp32", "out": f"*{dtype}", **kinds, "room": "i32"}
     aligned = {(place,): [["tt.divisibility", 16]] for place in range(len(kinds))}
-    source = ASTSource(plain._finish, {**kinds, **dict.fromkeys(chosen, "constexpr")}, chosen, aligned)
+    source = ASTSource(getattr(plain, name), {**kinds, **dict.fromkeys(chosen, "constexpr")}, chosen, aligned)
     return triton.compile(source, target=GPUTarget("cuda", 90, 32))
 
 
@@ -227,3 +280,16 @@ def test_triton_kernel_is_its_definition_on_a_gpu(cuda, dtype):
         out, bias, other = values(shape, dtype), values(shape[1:2], torch.float32, 1), values(shape, dtype, 2)
         found = kernels.finish(out.to(cuda), bias.to(cuda), other.to(cuda), "relu6").cpu()
         assert_rounded_once(found, by_definition(out, bias, other, "relu6"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_triton_kernel_normalises_on_a_gpu(cuda, dtype):
+    for (n, channels, h, w), room in itertools.product([*WIDER, (512, 256, 14, 14)], (0, 1, 8, 1000)):
+        x = values((n, channels + room, h, w), dtype)[:, :channels]
+        scale, shift = values((channels,), torch.float32, 1), values((channels,), torch.float32, 2)
+        wide = torch.empty(n, channels + room, h, w, dtype=dtype, device=cuda, memory_format=torch.channels_last)
+        wide[:, :channels] = x.to(cuda)
+        found = kernels.normalise(wide[:, :channels], scale.to(cuda), shift.to(cuda), "relu").cpu()
+        wanted = by_definition(x.double() * scale.double()[None, :, None, None], shift, None, "relu")
+        assert ((found.double() - wanted).abs() <= torch.finfo(dtype).eps * wanted.abs() + 1e-5).all()
