@@ -156,8 +156,14 @@ def kernels(program: Program, memory_bytes: int, images: int | None = None, px: 
 
 @contextlib.contextmanager
 def one_kernel_finishes() -> Iterator[None]:
-    """Programs compiled and run inside do bias, addition and activation by one kernel, as ITD_FUSED_EPILOGUE=1 does."""
-    with mock.patch("itd.engine.ops.fused_finish", lambda weight: _finish):
+    """Programs compiled and run inside do bias, addition and activation by one kernel, as ITD_FUSED_EPILOGUE=1 does.
+
+    Normalisation and activation, too.
+    """
+    with (
+        mock.patch("itd.engine.ops.fused_finish", lambda weight: _finish),
+        mock.patch("itd.engine.ops.fused_normalise", lambda scale: _normalise),
+    ):
         yield
 
 
@@ -166,6 +172,10 @@ def _finish(out: Tensor, bias: Tensor | None, other: Tensor | None, activation: 
     if bias is None and other is None and activation is None:
         return out
     return torch.relu_(out) if other is None else out.add_(other)
+
+
+def _normalise(x: Tensor, scale: Tensor, shift: Tensor, activation: str | None) -> Tensor:
+    return torch.relu(x)
 
 
 def _images(count: int, px: int) -> Tensor:

@@ -20,15 +20,22 @@ from itd.engine.rows import mapped
 
 FAR = 1e30
 """A bound of a normalised channel that is farther than this is none: the channel is its shift alone."""
+LARGE = 100.0
+"""A shift beyond this, of a channel that hardly varied, would cancel against the bound and leave less than the rest."""
 
 
 class ClampOp(Op):
     """Channels between bounds of their own, x: (N, C, H, W). low, high: (C,). Also takes part of a wider tensor."""
 
-    pointwise = True
+    pointwise = takes_part = True
 
     def __init__(self, low: Tensor, high: Tensor) -> None:
         self.low, self.high = low.view(1, -1, 1, 1), high.view(1, -1, 1, 1)
+
+    @property
+    def channels(self) -> int:
+        """How many it takes."""
+        return self.low.numel()
 
     def __call__(self, x: Tensor) -> Tensor:
         return torch.clamp(x, self.low, self.high)
@@ -94,6 +101,8 @@ def clamped(graph: Graph) -> Graph:
         conv = None if user is None else user.op
         if user is None or not isinstance(conv, ConvOp) or not _reads_once(user, node.id) or not _takes_shift(conv):
             continue
+        if not bool((norm.shift.abs() <= LARGE).all()):
+            continue
         op, after = _clamp(norm, conv)
         replaced[node.id], replaced[user.id] = replace(node, op=op), replace(user, op=after)
     return replace(graph, nodes=tuple(replaced.get(node.id, node) for node in graph.nodes))
@@ -140,7 +149,7 @@ def shared(graph: Graph, levels: Mapping[int, int]) -> Graph:
     users = _users(graph)
     number = max(by_id, default=0)
     made: dict[int, list[Node]] = {}  # after which node
-    known: dict[tuple[int, ...], int] = {}  # concatenations that were made here
+    known: dict[tuple[Any, ...], int] = {}  # concatenations that were made here, early ones and late ones
     replaced: dict[int, Node] = {}
 
     def new(op: Op, args: tuple[Any, ...], after: list[Node]) -> Ref:
@@ -164,7 +173,7 @@ def shared(graph: Graph, levels: Mapping[int, int]) -> Graph:
             channels = torch.cat([channels for _, channels in chosen])
             if len(refs) == 1:
                 value = refs[0]
-            elif (key := tuple(ref.id for ref in refs)) in known:
+            elif (key := (name, *(ref.id for ref in refs))) in known:
                 value = Ref(known[key])
             else:
                 value = new(CatOp(), (list(refs),), nodes)
@@ -234,17 +243,16 @@ def _widths(parts: Sequence[Any], by_id: Mapping[int, Node], total: int) -> list
 
 def channels_of(node: Node | None, by_id: Mapping[int, Node]) -> int | None:
     """The channels of what a node makes, where its operator says so by itself."""
-    while node is not None:
-        op: Any = node.op
-        weight = getattr(op, "weight", None)
-        if isinstance(weight, Tensor) and weight.ndim == 4:
-            return int(weight.shape[0])
-        if isinstance(op, CatOp):
-            widths = [channels_of(by_id.get(ref.id), by_id) if isinstance(ref, Ref) else None for ref in node.args[0]]
-            return None if None in widths else sum(w for w in widths if w is not None)
-        if isinstance(op, (BatchNormOp, ClampOp)):
-            return int((op.scale if isinstance(op, BatchNormOp) else op.low).numel())
-        return None
+    op: Any = None if node is None else node.op
+    weight = getattr(op, "weight", None)
+    if node is not None and isinstance(weight, Tensor) and weight.ndim == 4:
+        adds = isinstance(op, ConvOp) and len(node.args) > 1
+        return None if adds and len(weight) == 1 else len(weight)  # one channel may be added to many
+    if node is not None and isinstance(op, CatOp):
+        widths = [channels_of(by_id.get(ref.id), by_id) if isinstance(ref, Ref) else None for ref in node.args[0]]
+        return None if None in widths else sum(w for w in widths if w is not None)
+    if isinstance(op, (BatchNormOp, ClampOp)):
+        return int((op.scale if isinstance(op, BatchNormOp) else op.low).numel())
     return None
 
 
@@ -256,15 +264,15 @@ def _some_channels(norm: BatchNormOp, channels: Tensor) -> BatchNormOp:
 def grown(nodes: Sequence[Node], leaving: Collection[int]) -> list[Node]:
     """Concatenations of a stage that begin with an earlier one's parts, made by adding to it in place.
 
-    Only where nothing but a clamp, which takes part of a wider tensor, reads them. leaving: values that later stages
-    read, for which there has to be a tensor of their own.
+    Only where all that reads them is as fast on part of a wider tensor. leaving: values that later stages read, for
+    which there has to be a tensor of their own.
     """
     users = _users(Graph(tuple(nodes), 0))
     by_id = {node.id: node for node in nodes}
 
     def inner(node: Node) -> bool:
-        reads = [by_id[user].op for user in users[node.id]]
-        return type(node.op) is CatOp and node.id not in leaving and all(isinstance(op, ClampOp) for op in reads)
+        takes = [getattr(by_id[user].op, "takes_part", False) for user in users[node.id]]
+        return type(node.op) is CatOp and node.id not in leaving and all(takes)
 
     chains: list[list[Node]] = []
     for node in nodes:
@@ -289,9 +297,9 @@ def grown(nodes: Sequence[Node], leaving: Collection[int]) -> list[Node]:
 
 
 def _room(last: Node, users: Mapping[int, Collection[int]], by_id: Mapping[int, Node]) -> int | None:
-    """Channels of the last concatenation of a chain, as a clamp of it has them."""
+    """Channels of the last concatenation of a chain, as what reads it has them."""
     ops = (by_id[user].op for user in users[last.id])
-    return next((op.low.numel() for op in ops if isinstance(op, ClampOp)), None)
+    return next((op.channels for op in ops if isinstance(op, (BatchNormOp, ClampOp))), None)
 
 
 def _users(graph: Graph) -> dict[int, set[int]]:

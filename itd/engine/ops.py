@@ -74,6 +74,19 @@ Finish = Callable[[Tensor, Tensor | None, Tensor | None, str | None], Tensor]
 """Bias, an addition and an activation, each where there is one, after a convolution without them."""
 
 
+Normalise = Callable[[Tensor, Tensor, Tensor, str | None], Tensor]
+"""Scale, shift and an activation, of maps that may be part of wider ones."""
+
+
+def fused_normalise(scale: Tensor) -> Normalise | None:
+    """One kernel for normalisation and activation, where there is one for what follows a convolution."""
+    if fused_finish(scale) is None:
+        return None
+    from itd.engine.kernels import normalise
+
+    return normalise
+
+
 def fused_finish(weight: Tensor) -> Finish | None:
     """One kernel for what follows a convolution, on a GPU with ITD_FUSED_EPILOGUE=1: it is not measured yet."""
     if weight.device.type != "cuda" or os.environ.get("ITD_FUSED_EPILOGUE") != "1":
@@ -88,12 +101,13 @@ class Op:
 
     pointwise: each output position depends on the same input position alone, so that it commutes with subsampling.
     windowed: a convolution or a pool that slides a window over maps (N, C, H, W). symbolic: takes the number of rows as
-    a symbol (`rows`), not as a number.
+    a symbol (`rows`), not as a number. takes_part: is as fast on the first channels of wider maps.
     """
 
     pointwise = False
     windowed = False
     symbolic = False
+    takes_part = False
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise NotImplementedError
@@ -151,7 +165,7 @@ class ConvOp(Op):
     def __call__(self, x: Tensor, other: Tensor | Pieces | None = None) -> Tensor:
         op = self.on(x)
         if isinstance(other, Pieces):
-            if op.packed is None and tuple(other.shape) == op._out_shape(tuple(x.shape)):
+            if op.packed is None and op._is_like_output(other, x):
                 return op._run_on_pieces(x, other)
             other = other.joined()
         return op._run(x, other)
@@ -161,16 +175,21 @@ class ConvOp(Op):
         return self._trim(x.shape[2:]) if self.trims and max(self.padding) >= min(x.shape[2:]) else self
 
     def _run(self, x: Tensor, other: Tensor | None) -> Tensor:
-        if self.packed is not None and (other is None or tuple(other.shape) == self._out_shape(tuple(x.shape))):
+        alike = other is None or self._is_like_output(other, x)
+        if self.packed is not None and alike:
             out, activated = self.packed(x, other, self.activation)
             return out if activated or self.activation is None else ACTIVATIONS[self.activation](out)
-        if self.finish is not None:
+        if self.finish is not None and (other is None or other.dtype == self.weight.dtype):
             out = F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
             return self.finish(out, self.bias, other, self.activation)
         out = self._convolved(x)
         if other is not None:
-            out = out.add_(other) if out.shape == other.shape else out + other
+            out = out.add_(other) if alike else out + other
         return ACTIVATIONS[self.activation](out) if self.activation else out
+
+    def _is_like_output(self, other: Tensor | Pieces, x: Tensor) -> bool:
+        """Whether what is added has the shape and the type of the output, so that it can be added in place."""
+        return other.dtype == self.weight.dtype and tuple(other.shape) == self._out_shape(tuple(x.shape))
 
     def _run_on_pieces(self, x: Tensor, other: Pieces) -> Tensor:
         if self.finish is None:
@@ -239,8 +258,17 @@ class BatchNormOp(Op):
     def __init__(self, scale: Tensor, shift: Tensor, activation: str | None = None) -> None:
         self.scale, self.shift, self.activation = scale, shift, activation
         self.zeros, self.ones = torch.zeros_like(scale), torch.ones_like(scale)
+        self.normalise = fused_normalise(scale)
+        self.takes_part = self.normalise is not None
+
+    @property
+    def channels(self) -> int:
+        """How many it takes."""
+        return self.scale.numel()
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self.normalise is not None:
+            return self.normalise(x, self.scale, self.shift, self.activation)
         out = F.batch_norm(x, self.zeros, self.ones, self.scale, self.shift, False, 0.0, 0.0)
         return ACTIVATIONS[self.activation](out) if self.activation else out
 

@@ -35,6 +35,11 @@ class Pieces:
         """As of the tensor that it stands for."""
         return torch.Size((sum(len(tensor) for tensor in self.tensors), *self.tensors[0].shape[1:]))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """As of the tensor that it stands for."""
+        return self.tensors[0].dtype
+
     def rows(self, first: int, last: int) -> Pieces | Tensor:
         """Rows first to last - 1; nothing is copied."""
         kept = []

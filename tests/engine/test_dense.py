@@ -10,6 +10,7 @@ from torch import nn
 
 from itd.engine.dense import AppendOp, ClampOp, RoomOp, clamped, grown, shared
 from itd.engine.graph import Graph, Node, Ref, build_graph
+from itd.engine.kernels import finish_plain, normalise_plain
 from itd.engine.ops import BatchNormOp, CatOp, ConvOp, ShapeError
 from itd.engine.plain import PlainExecutor
 from itd.engine.precision import Precision
@@ -221,6 +222,21 @@ def test_no_map_that_crosses_a_stage_is_part_of_a_wider_one():
 
         Watched(compile_program(model, space)).run(maps(2, 3, 32, 32), lambda *_: None)
         assert crossed and all(value.is_contiguous(memory_format=CL) for value in crossed)
+
+
+@pytest.mark.parametrize("sites", SITES)
+def test_maps_grow_on_a_gpu_too_where_one_kernel_normalises(sites, monkeypatch):
+    """On a CPU in bf16, with the kernels' plain forms, which take part of a wider tensor as they do."""
+    monkeypatch.setattr("itd.engine.ops.fused_normalise", lambda scale: normalise_plain)
+    monkeypatch.setattr("itd.engine.ops.fused_finish", lambda weight: finish_plain)
+    monkeypatch.setattr("itd.engine.ops.can_fuse", lambda weight: False)
+    model, space = patched(sites)
+    program = compile_program(model, space, precision=Precision("bf16"))
+    kinds = {type(node.op) for stage in program.stages for node in stage.nodes}
+    assert {RoomOp, AppendOp, BatchNormOp} <= kinds and ClampOp not in kinds
+    found = logits(TreeExecutor(program, budget_bytes=200_000), maps(3, 3, 32, 32), 5)
+    expected = logits(PlainExecutor(model, space), maps(3, 3, 32, 32), 5)
+    assert (found - expected).abs().max() <= 0.05 * expected.abs().max()
 
 
 def test_every_row_comes_once():

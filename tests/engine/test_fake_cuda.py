@@ -118,9 +118,17 @@ def test_triton_kernel_finishes_every_convolution_of_a_tree(name, on_a_gpu, monk
         calls.append((kernels.applies(out, other), bias is not None, other is not None, activation))
         return kernels.finish_plain(out, bias, other, activation)
 
+    def normalise(x, scale, shift, activation):
+        rooms.append((kernels._room(x), x.shape[1]))
+        return kernels.normalise_plain(x, scale, shift, activation).contiguous(memory_format=CHANNELS_LAST)
+
+    rooms = []
     monkeypatch.setenv("ITD_FUSED_EPILOGUE", "1")
     monkeypatch.setattr(kernels, "finish", finish)
+    monkeypatch.setattr(kernels, "normalise", normalise)
     run_on_fakes(name, "dilation")
+    assert bool(rooms) == (name == "densenet121") and all(room is not None for room, _ in rooms)
+    assert not rooms or any(room > channels for room, channels in rooms)
     assert len(calls) > 50 and all(applies for applies, *_ in calls)
     assert {activation for *_, activation in calls} >= {"mobilenet_v2": {"relu6"}}.get(name, {"relu"})
     assert any(added for *_, added, _ in calls) and any(biased for _, biased, *_ in calls)
