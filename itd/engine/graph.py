@@ -169,6 +169,8 @@ class _Builder:
         module = self.modules.get(str(node.target)) if node.op == "call_module" else None
         if module is not None and str(node.target) in self.site_paths:
             self._site(node, module)
+        elif self._is_fixed(node):
+            self._emit_as_it_is(node, module)
         elif isinstance(module, nn.Conv2d) and _is_plain(module):
             self._conv(node, module)
         elif isinstance(module, nn.BatchNorm2d) and _has_statistics(module):
@@ -189,7 +191,11 @@ class _Builder:
             self._emit(node, ActivationOp(kind), (self._resolve(node.args[0]),))
         elif type(module) is nn.Linear and self._is_head(node) and self.dtype in NARROW:
             self._emit(node, HeadOp(self._moved(module, torch.float32)), (self._resolve(node.args[0]),))
-        elif module is not None:
+        else:
+            self._emit_as_it_is(node, module)
+
+    def _emit_as_it_is(self, node: fx.Node, module: nn.Module | None) -> None:
+        if module is not None:
             self._emit_any(node, ModuleOp(self._moved(module), opaque=str(node.target) in self.opaque))
         else:
             function = tensor_method(str(node.target)) if node.op == "call_method" else node.target
@@ -361,6 +367,10 @@ class _Builder:
         named |= node.op == "call_method" and node.target in ("add", "add_")
         tensors = all(isinstance(a, fx.Node) and a.op != "get_attr" and not self._is_scalar(a) for a in node.args)
         return named and len(node.args) == 2 and tensors and not node.kwargs
+
+    def _is_fixed(self, node: fx.Node) -> bool:
+        """Whether a node reads parameters alone, and no image."""
+        return not any(isinstance(leaf, (Ref, Rows)) for leaf in leaves(self._resolve((node.args, node.kwargs))))
 
     def _is_scalar(self, node: fx.Node) -> bool:
         """Whether a node that was lowered is a size, or made of sizes alone."""

@@ -9,10 +9,11 @@ import copy
 import re
 from collections.abc import Iterable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from itd.device import MOST_ELEMENTS, Halves, moved, raise_if_memory
@@ -47,6 +48,7 @@ class PlainExecutor:
     ) -> None:
         self.precision, self.device, self.space = precision or Precision(), torch.device(device), space
         self.model = narrowed(copy.deepcopy(model).to(device=self.device), self.precision.dtype)
+        self._whole = model
         self._head_is_wide = self.precision.dtype not in NARROW
         self._limits: dict[tuple[int, torch.Size], int] = {}
 
@@ -75,7 +77,7 @@ class PlainExecutor:
         some = pixels[rows].to(self.device, self.precision.dtype).contiguous()
         with self.model.configured(self.space.configs[number]):
             if not self._head_is_wide:
-                widen_head(self.model, some[:1])
+                widen_head(self.model, some[:1], self._whole)
                 self._head_is_wide = True
             return logits_of(self.model(some))
 
@@ -99,15 +101,16 @@ def narrowed(model: M, dtype: torch.dtype) -> M:
     return model
 
 
-def widen_head(model: nn.Module, pixels: Tensor) -> None:
-    """Puts the linear layer whose output is the logits into float32, in place; where there is none, nothing is done.
+def widen_head(model: nn.Module, pixels: Tensor, whole: nn.Module | None = None) -> None:
+    """Makes the linear layer whose output is the logits compute that output in float32; where there is none, nothing.
 
-    pixels: (N, C, H, W), to see which layer that is.
+    What else the layer computes, and who else reads its parameters, stays as it is. pixels: (N, C, H, W), to see which
+    layer that is. whole: the same network before its parameters were rounded, where it is at hand.
     """
-    made: list[tuple[nn.Module, Tensor]] = []
+    made: list[tuple[str, Tensor]] = []
     hooks = [
-        module.register_forward_hook(lambda module, _, out: made.append((module, out)))
-        for module in model.modules()
+        module.register_forward_hook(lambda _, __, out, name=name: made.append((name, out)))
+        for name, module in model.named_modules()
         if type(module) is nn.Linear
     ]
     try:
@@ -115,9 +118,37 @@ def widen_head(model: nn.Module, pixels: Tensor) -> None:
     finally:
         for hook in hooks:
             hook.remove()
-    head = next((module for module, out in made if out.data_ptr() == logits.data_ptr()), None)
-    if head is not None:
-        head.float().register_forward_pre_hook(lambda _, given: tuple(value.float() for value in given))
+    found = next(((name, out) for name, out in made if out.data_ptr() == logits.data_ptr()), None)
+    if found is not None:
+        calls = [out for name, out in made if name == found[0]]
+        last = next(number for number, out in enumerate(calls) if out is found[1])
+        _WideHead(model.get_submodule(found[0]), (whole or model).get_submodule(found[0]), last).put_into(model)
+
+
+class _WideHead:
+    """A linear layer that computes one of its calls of each forward, the one that makes the logits, in float32.
+
+    layer: the layer. whole: that has its parameters. call: the number of that call.
+    """
+
+    def __init__(self, layer: nn.Module, whole: nn.Module, call: int) -> None:
+        weight, bias = whole.get_parameter("weight"), getattr(whole, "bias", None)
+        device = next(layer.parameters()).device
+        self.layer, self.call, self.calls = layer, call, 0
+        self.weight = weight.detach().to(device, torch.float32)
+        self.bias = None if bias is None else bias.detach().to(device, torch.float32)
+
+    def put_into(self, model: nn.Module) -> None:
+        """From now on the network's forwards are counted, and the layer's calls in them."""
+        model.register_forward_pre_hook(self._begin)
+        self.layer.register_forward_hook(self._again)
+
+    def _begin(self, *_: Any) -> None:
+        self.calls = 0
+
+    def _again(self, _: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> Tensor:
+        self.calls += 1
+        return F.linear(given[0].float(), self.weight, self.bias) if self.calls == self.call + 1 else out
 
 
 _TOO_SMALL = re.compile(r"[Kk]ernel size|[Oo]utput size is too small|smaller than|window")

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from itd.engine.dense import grown
 from itd.engine.graph import Graph, Node, Ref
 from itd.engine.ops import ConvOp
+from itd.engine.rows import leaves
 from itd.patcher import DynamicModel
 from itd.space import ATTRIBUTES, Space
 
@@ -146,10 +149,17 @@ def _pointwise_zone(point: Branch, own: list[Node]) -> list[Node]:
     zone = []
     for node in own:
         inputs = node.inputs()
-        if inputs and inputs <= inside and node.site is None and node.op.pointwise:  # type: ignore[union-attr]
+        pointwise = node.site is None and node.op.pointwise and not _reads_a_map(node)  # type: ignore[union-attr]
+        if inputs and inputs <= inside and pointwise:
             zone.append(node)
             inside.add(node.id)
     return zone
+
+
+def _reads_a_map(node: Node) -> bool:
+    """Whether a node reads a parameter that is another one at each place, which does not shrink with the values."""
+    fixed = (leaf for leaf in leaves((node.args, node.kwargs)) if isinstance(leaf, Tensor))
+    return any(side > 1 for tensor in fixed for side in tensor.shape[-2:])
 
 
 def _with_frontiers(plan: list[tuple[Branch | None, list[Node]]], graph: Graph) -> tuple[Stage, ...]:
