@@ -208,7 +208,8 @@ def _counted_votes(
     different, which = np.unique(lists, axis=0, return_inverse=True)
     which = which.reshape(-1)
     rows, places = np.unique(different, return_inverse=True)
-    votes = list_votes(pred[rows][:, samples], correct[rows][:, samples], places.reshape(different.shape), ks)
+    said, right = np.take(pred[rows], samples, axis=1), np.take(correct[rows], samples, axis=1)
+    votes = list_votes(said, right, places.reshape(different.shape), ks)
     sums = {k: np.zeros(len(lists)) for k in ks}
     for part, by_k in votes:
         members = np.flatnonzero((which >= part.start) & (which < part.stop))

@@ -10,6 +10,7 @@ _VOTE_CELLS = 2_000_000
 _TIE_CELLS = 4_000_000
 _PAIR_OVERHEAD, _PAIR_COST = 5000, 16
 """What one mean costs by itself: as so many more samples would, and in terms of one in a product of matrices."""
+_CACHED_CELLS = 100_000
 _TAKEN = -1.0
 """In place of the gain of a configuration that is in the list."""
 
@@ -70,7 +71,8 @@ class GreedyLists:
         k = min(k, len(order))
         lists, covered = np.empty((len(weights), k), np.int64), np.zeros((len(weights), k))
         base = weights[:, self._always].sum(1)
-        alive = (weights if self._useful is None else weights[:, self._useful]).astype(np.float32)
+        # Not weights[:, useful], which would lie sample by sample and make each step slow.
+        alive = (weights if self._useful is None else np.take(weights, self._useful, axis=1)).astype(np.float32)
         bounds = (alive @ by_config.T).astype(np.float64)
         ties = _Ties(self._quality, order, weights, self._samples)
         rows = np.arange(len(weights))
@@ -78,7 +80,7 @@ class GreedyLists:
         for step in range(k):
             if step:
                 alive, by_config = _take_out(alive, by_config, pick)
-                _freshen(bounds, alive, by_config)
+                _freshen(bounds, ties.known, alive, by_config)
                 if not (bounds > 0).any():  # nothing is left to gain: the rest follow in the order of ties
                     last = np.where(bounds < 0, -np.inf, ties.all())
                     lists[:, step:] = order[np.argsort(-last, axis=1, kind="stable")[:, : k - step]]
@@ -92,9 +94,10 @@ class GreedyLists:
 
 
 class _Ties:
-    """What decides between equal gains: weighted mean qualities, computed where gains are equal only.
+    """What decides between equal gains: weighted mean qualities, computed one by one while few gains are equal.
 
-    They are rounded, so that rows of equal mean tie whatever the order of their sums.
+    They are rounded, so that rows of equal mean tie whatever the order of their sums, and less than a half, so that,
+    added to a gain, which is a whole number, they only decide between equal ones.
     """
 
     def __init__(
@@ -103,51 +106,49 @@ class _Ties:
         """quality: (C, N). order: (C,) rows of it. weights: (B, n). samples: which n of the N; default all."""
         self._quality, self._order, self._weights, self._samples = quality, order, weights, samples
         self._total = np.maximum(weights.sum(1, dtype=np.float64), 1)
-        self._means: np.ndarray | None = None
         self._pairs = 0
+        self.known: np.ndarray | None = None
 
     def first(self, gains: np.ndarray) -> np.ndarray:
         """(B,) the place of the largest gain; of several the one of highest mean, then the first. gains: (B, C)."""
-        pick = np.argmax(gains, axis=1)
-        equal = gains == gains[np.arange(len(gains)), pick][:, None]
-        several = np.flatnonzero(np.count_nonzero(equal, axis=1) > 1)
-        if not len(several):
-            return pick
-        which, places = np.nonzero(equal[several])
-        if self._are_few(len(which)):
-            means = np.full((len(several), gains.shape[1]), -np.inf)
-            means[which, places] = self._some(several[which], places)
-        else:
-            means = np.where(equal[several], self.all()[several], -np.inf)
-        pick[several] = np.argmax(means, axis=1)
-        return pick
+        if self.known is None:
+            pick = np.argmax(gains, axis=1)
+            equal = gains == gains[np.arange(len(gains)), pick][:, None]
+            several = np.flatnonzero(np.count_nonzero(equal, axis=1) > 1)
+            which, places = np.nonzero(equal[several])
+            if self._are_few(len(which)):
+                means = np.full((len(several), gains.shape[1]), -np.inf)
+                means[which, places] = self._some(several[which], places)
+                pick[several] = np.argmax(means, axis=1)
+                return pick
+        return np.argmax(gains + self.all(), axis=1)
 
     def _are_few(self, pairs: int) -> bool:
         """Whether so many more means are computed faster one by one than all by one product of matrices."""
         self._pairs += pairs
         samples = self._weights.shape[1]
         one_by_one = self._pairs * (samples + _PAIR_OVERHEAD) * _PAIR_COST
-        return self._means is None and one_by_one < samples * len(self._weights) * len(self._order)
+        return not pairs or one_by_one < samples * len(self._weights) * len(self._order)
 
     def all(self) -> np.ndarray:
-        """(B, C) the means of every configuration, computed when they are first asked for."""
-        if self._means is None:
+        """(B, C) of every configuration, computed when they are first asked for; then they are `known`."""
+        if self.known is None:
             weights = self._weights.astype(np.float64)
-            self._means = np.empty((len(weights), len(self._order)))
+            sums = np.empty((len(weights), len(self._order)))
             size = max(1, _TIE_CELLS // max(1, weights.shape[1]))
             for start in range(0, len(self._order), size):
                 block = self._quality[self._order[start : start + size]][:, self._samples].astype(np.float64)
-                self._means[:, start : start + size] = weights @ block.T
-            self._means = np.round(self._means / self._total[:, None], 9)
-        return self._means
+                sums[:, start : start + size] = weights @ block.T
+            self.known = np.round(sums / self._total[:, None], 9) / 4.5
+        return self.known
 
     def _some(self, which: np.ndarray, places: np.ndarray) -> np.ndarray:
-        """(p,) the means of some pairs of weighting and configuration."""
+        """(p,) of some pairs of weighting and configuration."""
         sums = np.empty(len(which))
         for i, (weighting, place) in enumerate(zip(which.tolist(), places.tolist(), strict=True)):
             row = self._quality[self._order[place]][self._samples].astype(np.float64)
             sums[i] = self._weights[weighting].astype(np.float64) @ row
-        return np.round(sums / self._total[which], 9)
+        return np.round(sums / self._total[which], 9) / 4.5
 
 
 def _take_out(alive: np.ndarray, by_config: np.ndarray, pick: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -155,30 +156,40 @@ def _take_out(alive: np.ndarray, by_config: np.ndarray, pick: np.ndarray) -> tup
 
     alive is written to, and sheds samples when half of them are gone, so that all the shedding costs one matrix.
     """
-    for place in np.unique(pick):
-        picked = np.flatnonzero(pick == place)
-        alive[picked] *= 1 - by_config[place]
-    left = alive.any(axis=0)
-    if np.count_nonzero(left) > alive.shape[1] / 2:
+    samples = alive.shape[1]
+    most = np.zeros(samples, np.float32)
+    size = max(1, _CACHED_CELLS // max(1, samples))
+    for start in range(0, len(alive), size):
+        part = alive[start : start + size]
+        part *= 1 - by_config[pick[start : start + size]]
+        np.maximum(most, part.max(0), out=most)
+    kept = np.flatnonzero(most)
+    if len(kept) > samples / 2:
         return alive, by_config
-    kept = np.flatnonzero(left)
     return np.take(alive, kept, axis=1), np.take(by_config, kept, axis=1)
 
 
-def _freshen(bounds: np.ndarray, alive: np.ndarray, by_config: np.ndarray, chunk: int = 48) -> None:
+def _freshen(
+    bounds: np.ndarray, tie: np.ndarray | None, alive: np.ndarray, by_config: np.ndarray, chunk: int = 48
+) -> None:
     """Computes the gains that may be a weighting's largest; the others keep an upper bound, which is smaller.
 
     A gain never grows as samples are covered, so an earlier one bounds it from above (lazy greedy: Minoux, Accelerated
-    greedy algorithms for maximizing submodular set functions, 1978). What is taken stays so.
+    greedy algorithms for maximizing submodular set functions, 1978). tie: what decides between equal gains, where it
+    is known; else all that may be equal are computed. What is taken stays so.
     """
+    space = np.empty((min(chunk, len(by_config)), alive.shape[1]), np.float32)
     todo = np.arange(bounds.shape[1])
     best = np.zeros(len(bounds))
     while len(todo):
         now = todo[np.argsort(-bounds[:, todo].mean(0), kind="stable")[:chunk]]
-        bounds[:, now] = np.where(bounds[:, now] == _TAKEN, _TAKEN, alive @ by_config[now].T)
-        best = np.maximum(best, bounds[:, now].max(1))
+        rows = np.take(by_config, now, axis=0, out=space[: len(now)], mode="clip")
+        fresh = np.where(bounds[:, now] == _TAKEN, _TAKEN, alive @ rows.T)
+        bounds[:, now] = fresh
+        best = np.maximum(best, (fresh if tie is None else fresh + tie[:, now]).max(1))
         todo = np.setdiff1d(todo, now, assume_unique=True)
-        todo = todo[(bounds[:, todo] >= best[:, None]).any(0)]
+        most = bounds[:, todo] if tie is None else bounds[:, todo] + tie[:, todo]
+        todo = todo[(most >= best[:, None]).any(0)]
 
 
 def list_votes(
