@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from itd.engine.graph import Graph, Node, Ref
-from itd.engine.ops import CHANNELS_LAST, BatchNormOp, CatOp, ConvOp, Op
+from itd.engine.ops import CHANNELS_LAST, BatchNormOp, CatOp, ConvOp, Op, ShapeError
 from itd.engine.rows import mapped
 
 FAR = 1e30
@@ -42,6 +42,21 @@ class ClampOp(Op):
 
     def meta(self, x: Tensor) -> Tensor:
         return x.new_empty(x.shape)
+
+
+class LateConvOp(ConvOp):
+    """A convolution of the late part of a concatenation, to which that of the early part is added: `shared` makes it.
+
+    Both have stride 1, so that their outputs are as large where their inputs are, and not broadcast where the network's
+    own concatenation would fail.
+    """
+
+    def meta(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        out = super().meta(x)
+        if other is not None and other.shape != out.shape:
+            sizes = " and ".join("x".join(map(str, maps.shape[2:])) for maps in (other, out))
+            raise ShapeError(f"a concatenation meets {sizes}")
+        return out
 
 
 class RoomOp(CatOp):
@@ -135,7 +150,7 @@ def _clamp(norm: BatchNormOp, conv: ConvOp) -> tuple[ClampOp, ConvOp]:
 
 def _with(conv: ConvOp, weight: Tensor, bias: Tensor | None, activation: str | None) -> ConvOp:
     geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
-    return ConvOp(weight, bias, *geometry, activation, trims=conv.trims)
+    return type(conv)(weight, bias, *geometry, activation, trims=conv.trims)
 
 
 def shared(graph: Graph, levels: Mapping[int, int]) -> Graph:
@@ -184,7 +199,9 @@ def shared(graph: Graph, levels: Mapping[int, int]) -> Graph:
         value, weight = parts["early"]
         total = new(_with(conv, weight, None, None), (value,), sums)
         value, weight = parts["late"]
-        replaced[node.id] = replace(node, op=_with(conv, weight, conv.bias, conv.activation), args=(value, total))
+        geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        op = LateConvOp(weight, conv.bias, *geometry, conv.activation, trims=conv.trims)
+        replaced[node.id] = replace(node, op=op, args=(value, total))
         last = max((ref.id for ref, _ in early), key=lambda i: _place(graph, i))
         made.setdefault(last, []).extend(sums)
         made.setdefault(-node.id, []).extend(rest)
@@ -207,7 +224,9 @@ def _split(
 ) -> tuple[BatchNormOp | None, Chosen, Chosen] | None:
     """The normalisation, and the early and late parts of the concatenation, before a convolution worth splitting."""
     conv = node.op
-    if not isinstance(conv, ConvOp) or conv.groups != 1 or len(node.args) != 1 or not isinstance(node.args[0], Ref):
+    if not isinstance(conv, ConvOp) or conv.groups != 1 or conv.stride != (1, 1):
+        return None
+    if len(node.args) != 1 or not isinstance(node.args[0], Ref):
         return None
     before = by_id.get(node.args[0].id)
     norm = None

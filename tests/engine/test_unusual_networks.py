@@ -222,3 +222,23 @@ def test_a_parameter_with_places_of_its_own_meets_a_stride_as_in_the_network(how
         PlainExecutor(model, space).run(pixels(), lambda *_: None)
     with pytest.raises(ItdError, match=r"stride=2.* does not fit the network"):
         compile_program(model, space).prefix_costs((3, 8, 8))
+
+
+@pytest.mark.parametrize(("stride", "padding"), [(1, 1), (3, 3), (4, 0)])
+def test_maps_of_two_sizes_are_not_joined_where_the_network_cannot(stride, padding):
+    """At stride 4 the maps are 8 x 8 and 2 x 2; a convolution of each might be 4 x 4 and 1 x 1, or as large."""
+
+    class Joined(Parts):
+        def __init__(self):
+            super().__init__()
+            self.last = nn.Conv2d(18, 6, 1 if not padding else 3, stride, padding, max(1, padding))
+
+        def forward(self, x):
+            first = self.stem(x)
+            late = F.relu(self.a(self.b(first)))
+            return self.head(mean(self.last(torch.cat([first, late, first], 1))))
+
+    model = patch(Joined().eval(), {"A": ["a"], "B": ["b"]})
+    space = model_space(model, ["stride"], options={("A", "stride"): (1, 4), ("B", "stride"): (1,)}, stem_stride=1)
+    with pytest.raises(ItdError, match="a concatenation meets"):
+        compile_program(model, space).prefix_costs((3, 8, 8))
