@@ -32,6 +32,7 @@ COMMANDS = {
     "efficiency": ("itd_cli.efficiency:efficiency", "The cheapest configurations with the same predictions."),
     "combine": ("itd_cli.combine:combine", "Cross the best configurations of several attributes into a space."),
     "union": ("itd_cli.union:union", "Several results of the same images as one space."),
+    "merge": ("itd_cli.merge:merge", "Parts of one result from several folders as one."),
     "compare": ("itd_cli.compare:compare", "Two results of the same images, before and after."),
     "gain": ("itd_cli.gain:gain", "What the oracle gains beyond guessing, result beside result."),
     "verify": ("itd_cli.verify:verify", "Whether all files of results are whole, and mending them."),

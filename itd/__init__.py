@@ -48,7 +48,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` lo
     from itd.selectors.evaluate import SelectRequest, select
     from itd.selectors.predict import PredictRequest, predict
     from itd.space import Conventions, Setting, Space
-    from itd.store import Result, open_result, repair, verify
+    from itd.store import Result, merge, open_result, repair, verify
     from itd.training.compare_layers import CompareLayersRequest, compare_layers
     from itd.training.evaluate import EvaluateRequest, evaluate
     from itd.training.recalibrate import RecalibrateRequest, recalibrate
@@ -114,6 +114,7 @@ _MODULES = {
     ),
     "itd.store": (
         "Result",
+        "merge",
         "open_result",
         "repair",
         "verify",
@@ -180,6 +181,7 @@ __all__ = [
     "greedy",
     "images",
     "macs",
+    "merge",
     "model_space",
     "models",
     "open_result",

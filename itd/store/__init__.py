@@ -1,5 +1,6 @@
 """The Parquet results: writing them so that nothing is lost, reading them so that nothing wrong passes. No torch."""
 
+from itd.store._merge import Merged, merge
 from itd.store._repair import repair
 from itd.store._union import UnionSource, write_union
 from itd.store._verify import VerifyReport, verify
@@ -26,6 +27,7 @@ __all__ = [
     "Damage",
     "FailedUnit",
     "ImageNames",
+    "Merged",
     "MissingImage",
     "Result",
     "ResultWriter",
@@ -37,6 +39,7 @@ __all__ = [
     "done_images",
     "identity_there",
     "is_other",
+    "merge",
     "noted_there",
     "open_result",
     "order_there",
