@@ -101,6 +101,20 @@ def memory_shortage(
     )
 
 
+E = TypeVar("E", bound=BaseException)
+
+
+def without_frames(error: E) -> E:
+    """An error without its traceback, which holds what filled the memory: for one that is kept while others go on."""
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is not None and one.__traceback__ is not None:
+            one.__traceback__ = None
+            waiting += [one.__cause__, one.__context__]
+    return error
+
+
 class Halves:
     """Runs rows in as many pieces as the memory needs: all at once, and in halves of what did not fit.
 

@@ -19,7 +19,7 @@ from itd.data.loader import IO, MEMORY, UNDECODABLE, UNSTEADY, Batch, DecoderDie
 from itd.data.preprocess import Preprocess
 from itd.data.processes import is_death, raise_worker_death
 from itd.data.subset import kept_mask
-from itd.device import free_memory, is_out_of_memory, moved
+from itd.device import free_memory, is_out_of_memory, moved, without_frames
 from itd.engine.executor import Executor
 from itd.engine.tree import default_batch_size
 from itd.errors import DataError, ItdError, NotFiniteError
@@ -241,7 +241,7 @@ class Worker:
         except Exception as error:  # as of `_attempt`
             if not is_out_of_memory(error):
                 raise
-            return UnitFailure(unit, MEMORY, error)
+            return UnitFailure(unit, MEMORY, without_frames(error))
         scores = {name: columns[name] for name in COLUMNS}
         return UnitScores(unit, computed.labels, missing, scores, computed.missing_images)
 
@@ -275,7 +275,7 @@ class Worker:
                 raise_worker_death(error)
             if not is_out_of_memory(error):
                 raise
-            failure = UnitFailure(unit, MEMORY, error)
+            failure = UnitFailure(unit, MEMORY, without_frames(error))
         for _ in batches:  # those of the unit that were not looked at
             pass
         self.take_back(self._counted)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import re
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image, UnidentifiedImageError
 
 from itd import SweepRequest, plan, sweep
 from itd.data.loader import DecoderDiedError
+from itd.device import memory_shortage
 from itd.errors import (
     DataError,
     ImageReadError,
@@ -288,6 +291,33 @@ def test_memory_is_tried_three_times_after_the_others(request_: SweepRequest) ->
     pd.testing.assert_frame_equal(
         rows(other.out), rows(request_.out)[lambda t: ~t["sample"].isin([2, 3])].reset_index(drop=True)
     )
+
+
+def test_a_unit_that_lacked_memory_holds_none_while_the_others_go_on(request_: SweepRequest) -> None:
+    class Filled:
+        """What an executor has in memory."""
+
+    held: list[weakref.ref[Filled]] = []
+    kept: list[int] = []
+
+    def full() -> None:
+        filled = Filled()
+        held.append(weakref.ref(filled))
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        except RuntimeError as error:
+            raise memory_shortage(error, "cuda") from error
+
+    class Full(Failing):
+        def run(self, pixels: object, add: object) -> None:
+            kept.append(sum(one() is not None for one in held))
+            if len(kept) in (2, 3):
+                full()
+            super().run(pixels, add)
+
+    job, options = request_.job(), RunOptions.of(request_)
+    run_job(job, options, lambda: Full(make_executor(job, options, way_of(job, options)), {}))
+    assert len(held) == 2 and len(kept) == 6 and not any(kept)
 
 
 def test_logits_that_are_not_finite_set_their_unit_aside_at_once(request_: SweepRequest) -> None:
