@@ -326,11 +326,12 @@ def ahead(items: Iterator[T], depth: int = 2, device: torch.device | None = None
                 for item in items:
                     put("item", item)
                     if stop.is_set():
-                        return
+                        return close()
             put("end", None)
         except BaseException as error:  # raised again where the items are used
             put("error", error)
 
+    close = getattr(items, "close", lambda: None)  # else processes would run on while somebody holds an error
     thread = threading.Thread(target=fill, daemon=True, name="itd-decode")
     thread.start()
     try:

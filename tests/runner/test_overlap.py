@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 import time
 from dataclasses import replace
@@ -218,3 +219,10 @@ def test_a_decoder_whose_death_is_said_while_a_unit_is_computed_is_started_again
     report = swept(request_, story, {2: "write 1"}, {2: death})
     assert report.done == 8 and story.told.count("wrote 1") == 1 and story.told.count("compute 5") == 1
     assert verify(request_.out).complete
+
+
+def test_no_process_decodes_on_while_somebody_holds_the_error(request_, story) -> None:
+    with pytest.raises(ZeroDivisionError) as held:
+        swept(replace(request_, limit=100), story, {}, {2: ZeroDivisionError("bug")}, workers=1)
+    assert not multiprocessing.active_children()
+    assert held.value.__traceback__ is not None
