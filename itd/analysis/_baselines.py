@@ -17,6 +17,7 @@ from itd.analysis.frames import Answer, Row, flat
 from itd.analysis.predictions import default_rank, predictions
 from itd.analysis.sampling import Estimate, Resamples, as_resamples, estimate, halves, proportion
 from itd.analysis.scores import correctness, require_number, require_result
+from itd.analysis.threads import side_by_side
 from itd.errors import ResultError
 from itd.text import shorten
 
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
     from itd.store import Result
 
 VOTE_KS = (3, 5, 10)
-_CELLS = 12_000_000
+_CELLS = 4_000_000
 """Weights of samples that lists are made for at once."""
+_LISTS_AT_ONCE = 32
+"""Lists that one thread lets vote."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def baselines(
         chance=drawn.mean(said.chance),
         chance_uniform=None if classes is None else float(said.unique.mean() / classes),
         single_best=chosen.get(1),
-        most_confident=proportion(most_confident(result.matrix("confidence"), correct, default)),
+        most_confident=proportion(_most_confident(result, correct)),
         vote_all=proportion(said.vote == labels),
         vote_greedy={k: chosen[k] for k in sorted(set(vote_ks)) if k in chosen},
         single_best_configs=tuple(int(result.config_numbers[c]) for c in configs),
@@ -130,6 +133,17 @@ def require_votes(vote_ks: Any, num_classes: Any) -> None:
         require_number(k, "vote_ks", least=0)
     if num_classes is not None:
         require_number(num_classes, "num_classes", least=1)
+
+
+def _most_confident(result: Result, correct: np.ndarray) -> np.ndarray:
+    """`most_confident` of a result, part by part, so that confidences take no memory. correct: (C, N) bool."""
+    right = np.empty(result.n, bool)
+
+    def fill(samples: slice, confidence: np.ndarray) -> None:
+        right[samples] = most_confident(confidence, correct[:, samples], result.default_index)
+
+    result.each_part("confidence", fill)
+    return right
 
 
 def most_confident(confidence: np.ndarray, correct: np.ndarray, default: int | None) -> np.ndarray:
@@ -209,18 +223,24 @@ def _counted_votes(
     which = which.reshape(-1)
     rows, places = np.unique(different, return_inverse=True)
     said, right = np.take(pred[rows], samples, axis=1), np.take(correct[rows], samples, axis=1)
-    votes = list_votes(said, right, places.reshape(different.shape), ks)
+    places = places.reshape(different.shape)
     sums = {k: np.zeros(len(lists)) for k in ks}
-    for part, by_k in votes:
-        members = np.flatnonzero((which >= part.start) & (which < part.stop))
-        counted = weights[members].astype(np.float32)
-        for k, is_right in by_k.items():
-            each = is_right[which[members] - part.start].astype(np.float32)
-            sums[k][members] = np.einsum("bn,bn->b", counted, each)
+
+    def count(first: int) -> None:
+        for part, by_k in list_votes(said, right, places[first : first + _LISTS_AT_ONCE], ks):
+            start, stop = first + part.start, first + part.stop
+            members = np.flatnonzero((which >= start) & (which < stop))
+            counted = weights[members].astype(np.float32)
+            for k, is_right in by_k.items():
+                each = is_right[which[members] - start].astype(np.float32)
+                sums[k][members] = np.einsum("bn,bn->b", counted, each)
+
+    side_by_side(count, range(0, len(places), _LISTS_AT_ONCE))
     return sums
 
 
 def _lists(chooser: GreedyLists, weights: np.ndarray, k: int) -> np.ndarray:
     """(B, k) lists of many weightings, some at a time. weights: (B, n)."""
     size = max(1, _CELLS // max(1, weights.shape[1]))
-    return np.concatenate([chooser.of(weights[i : i + size], k)[0] for i in range(0, len(weights), size)])
+    parts = (weights[first : first + size] for first in range(0, len(weights), size))
+    return np.concatenate(side_by_side(lambda part: chooser.of(part, k)[0], parts))

@@ -119,7 +119,7 @@ def efficiency(result: Result, *, resamples: Resamples | int | None = None, seed
     best = preferred(quality, result.matrix("nll"), default)
     as_static = cheapest(pred, pred[default], macs)
     as_best = cheapest(pred, pred[best, samples], macs)
-    rank = result.matrix("rank")[default]
+    rank = result.row("rank", default)
     return Efficiency(
         result=result.path,
         n=result.n,

@@ -137,7 +137,8 @@ def gain_of(result: Result, curve: HeldOut | None) -> tuple[Gain, np.ndarray]:
     """The gain of one result on its own, and (N,) int8 where best and matched top-k differ: 1, 0 or -1."""
     right = rules_right(correctness(result), require_default(result, "the gain over guessing"))
     best, static = right["best"], right["static"]
-    matched = result.matrix("rank")[require_default(result, "the gain over guessing")] < distinct(result.matrix("pred"))
+    rank = result.row("rank", require_default(result, "the gain over guessing"))
+    matched = rank < distinct(result.matrix("pred"))
     gained = Gain(
         result=result.path,
         configs=result.configs,

@@ -7,6 +7,7 @@ folds and measured on the tenth estimate what the printed list achieves on other
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from itd.analysis.bootstrap_greedy import GreedyLists
 from itd.analysis.predictions import default_rank
 from itd.analysis.sampling import Estimate, Resamples, paired_counts, widened, wilson
 from itd.analysis.scores import correctness, require_number
+from itd.analysis.threads import side_by_side
 from itd.errors import ResultError
 
 if TYPE_CHECKING:
@@ -195,13 +197,13 @@ def in_parts(count: int, folds: int, correct: np.ndarray) -> Iterator[slice]:
         yield slice(start, min(start + size, count))
 
 
-def _lists(scores: Scores, weights: np.ndarray, division: np.ndarray, folds: int, length: int) -> np.ndarray:
+def _lists(chooser: GreedyLists, weights: np.ndarray, division: np.ndarray, folds: int, length: int) -> np.ndarray:
     """(B, folds, length) rows: for each weighting and fold, the list chosen on the other folds' images.
 
     weights, division: (B, N).
     """
     others = of_others(weights, division, folds)
-    lists, _ = scores.chooser.of(others, length)
+    lists, _ = chooser.of(others, length)
     return lists.reshape(len(weights), folds, -1)
 
 
@@ -255,34 +257,43 @@ class _Compared:
 def _counts(scores: Scores, folds: int, repeats: int, length: int, seed: int) -> np.ndarray:
     """(length, 3, N) for each image in how many divisions it is right, the same for as many guesses, and the sum of how
     many guesses those are."""
-    n = scores.correct.shape[1]
+    n, chooser = scores.correct.shape[1], scores.chooser
     counts = np.zeros((length, 3, n), np.int32)
     divisions = divisions_into(folds, n, repeats, np.random.default_rng((seed, n, folds)))
-    for part in in_parts(repeats, folds, scores.correct):
+    alone = threading.Lock()
+
+    def count(part: slice) -> None:
         division = divisions[part]
-        lists = _lists(scores, np.ones(division.shape, np.uint8), division, folds, length)
+        lists = _lists(chooser, np.ones(division.shape, np.uint8), division, folds, length)
         for k, (right, matched, guesses) in enumerate(_steps(scores, lists, division)):
-            counts[k, 0] += right.sum(0)
-            counts[k, 1] += 0 if matched is None else matched.sum(0)
-            counts[k, 2] += guesses.sum(0)
+            guessed = 0 if matched is None else matched.sum(0)
+            sums = right.sum(0), guessed, guesses.sum(0)
+            with alone:
+                for figure, more in enumerate(sums):
+                    counts[k, figure] += more
+
+    side_by_side(count, in_parts(repeats, folds, scores.correct))
     return counts
 
 
 def _spread(scores: Scores, folds: int, resamples: Resamples, used: int, length: int) -> np.ndarray:
     """(length, 3) the standard deviation over resamples of the accuracy, of that less the default's, and of that less
     as many guesses'."""
-    n = scores.correct.shape[1]
+    n, chooser = scores.correct.shape[1], scores.chooser
     figures = np.zeros((used, length, 3))
     divisions = divisions_into(folds, n, used, np.random.default_rng((resamples.seed, n, folds, used)))
     static = np.zeros(n, bool) if scores.default is None else scores.correct[scores.default]
-    for part in in_parts(used, folds, scores.correct):
+
+    def measure(part: slice) -> None:
         weights = resamples.weights[part]
-        lists = _lists(scores, weights, divisions[part], folds, length)
+        lists = _lists(chooser, weights, divisions[part], folds, length)
         fixed = weights @ static.astype(np.float64)
         for k, (right, matched, _) in enumerate(_steps(scores, lists, divisions[part])):
             total = np.einsum("bn,bn->b", weights, right, dtype=np.float64)
             guessed = 0 if matched is None else np.einsum("bn,bn->b", weights, matched, dtype=np.float64)
             figures[part, k] = np.stack([total, total - fixed, total - guessed], axis=1)
+
+    side_by_side(measure, in_parts(used, folds, scores.correct))
     return np.std(figures / n, axis=0, ddof=1) if used > 1 else np.zeros((length, 3))
 
 

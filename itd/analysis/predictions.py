@@ -108,4 +108,4 @@ def default_rank(result: Result) -> np.ndarray | None:
     """(N,) the label's rank in the default configuration's logits, from 0; None without a default configuration, and
     for labels other than the data's own, of which no rank is kept."""
     default = result.default_index
-    return None if default is None or result.truth != "label" else result.matrix("rank")[default]
+    return None if default is None or result.truth != "label" else result.row("rank", default)

@@ -76,7 +76,7 @@ def by_sites(result: Result) -> Subsets:
     require_result(result, "by_sites")
     default = require_default(result, "`by_sites`")
     correct, pred = correctness(result), result.matrix("pred")
-    rank = result.matrix("rank")[default]
+    rank = result.row("rank", default)
     accuracies = []
     for sites, rows in subset_rows(result, default):
         rules = {rule: proportion(right) for rule, right in rules_right(correct[rows], None).items()}

@@ -88,7 +88,7 @@ def worth_per_guess(
     require_number(most, "most", least=1)
     require_number(halvings, "halvings", least=1)
     quality, pred = result.matrix("quality"), result.matrix("pred")
-    correct, rank = correctness(result, quality), result.matrix("rank")[default]
+    correct, rank = correctness(result, quality), result.row("rank", default)
     require_number(result.n, "the number of images", least=2)
     most = min(most, result.configs)
     sums = np.zeros((most, 3, result.n))

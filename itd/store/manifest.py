@@ -212,7 +212,7 @@ def _check_configs(path: Path, configs: pa.Table, manifest: Mapping[str, Any]) -
 
 def _contradiction(configs: pa.Table, manifest: Mapping[str, Any], own: Sequence[str]) -> str | None:
     """What a manifest and its configurations do not say alike: default, attributes, sites; None where they agree."""
-    marked = np.flatnonzero(configs.column("is_default").to_numpy(zero_copy_only=False)).tolist()
+    marked = [row for row, is_default in enumerate(configs.column("is_default").to_pylist()) if is_default]
     numbers = configs.column("config").to_pylist()
     if [numbers[row] for row in marked] != [n for n in [manifest["default"]] if n is not None]:
         return f"its default is not configuration {manifest['default']}"

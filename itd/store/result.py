@@ -181,19 +181,43 @@ class Result:
 
         >>> open_result("results/resnet50-stride.parquet").matrix("quality")  # doctest: +SKIP
         """
-        if column not in SCORES:
-            raise ResultError(f"no such score: {column!r}; allowed are {', '.join(SCORES)}")
-        if column == "rank" and self.truth != "label":
-            raise ResultError(
-                f"{self.path} keeps the rank of one label, so what guesses give is not known by {self.truth} labels; "
-                "leave `real_labels` out for this answer"
-            )
+        self._require_score(column)
         if self._kept is not None and column in self._kept:
             return self._kept[column]
         out = np.empty((self.configs, self.n), dtype=TYPES[column].to_pandas_dtype())
-        starts = np.cumsum([0, *(index.kept for index in self._indices)])
 
-        def fill(i: int) -> None:
+        def fill(samples: slice, scores: np.ndarray) -> None:
+            out[:, samples] = scores
+
+        self.each_part(column, fill)
+        return self._keep(column, out)
+
+    def row(self, column: str, index: int) -> np.ndarray:
+        """(N,) one score of row `index` of `matrix`, without the memory of the other rows."""
+        self._require_score(column)
+        name = f"{column} of {index}"
+        if self._kept is not None and name in self._kept:
+            return self._kept[name]
+        out = np.empty(self.n, dtype=TYPES[column].to_pandas_dtype())
+
+        def fill(samples: slice, scores: np.ndarray) -> None:
+            out[samples] = scores[index]
+
+        self.each_part(column, fill)
+        return self._keep(name, out)
+
+    def each_part(self, column: str, work: Callable[[slice, np.ndarray], Any]) -> None:
+        """`work` on one score of each part, on a few threads: which samples, and their (C, n). None of it is kept.
+
+        column: as of `matrix`.
+        """
+        self._require_score(column)
+        if self._kept is not None and column in self._kept:
+            work(slice(0, self.n), self._kept[column])
+            return
+        starts = np.cumsum([0, *(index.kept for index in self._indices)]).tolist()
+
+        def read(i: int) -> None:
             index = self._indices[i]
             try:
                 table = read_columns(index.part, [column], threads=len(self._indices) == 1)
@@ -203,13 +227,26 @@ class Result:
                 raise ResultError(
                     f"{index.part.path} was made again by another run since {self.path} was opened; open it again"
                 ) from error
-            out[:, starts[i] : starts[i + 1]] = index.arrange(table.column(0))
+            work(slice(starts[i], starts[i + 1]), index.arrange(table.column(0)))
 
-        for_each(fill, range(len(self._indices)))
+        for_each(read, range(len(self._indices)))
+
+    def _keep(self, name: str, scores: np.ndarray) -> np.ndarray:
+        """The scores, which are read no more where this result keeps what it reads."""
         if self._kept is not None:
-            out.flags.writeable = False
-            self._kept[column] = out
-        return out
+            scores.flags.writeable = False
+            self._kept[name] = scores
+        return scores
+
+    def _require_score(self, column: str) -> None:
+        """ResultError for what is no score, and for ranks where the truth is not the data's own labels."""
+        if column not in SCORES:
+            raise ResultError(f"no such score: {column!r}; allowed are {', '.join(SCORES)}")
+        if column == "rank" and self.truth != "label":
+            raise ResultError(
+                f"{self.path} keeps the rank of one label, so what guesses give is not known by {self.truth} labels; "
+                "leave `real_labels` out for this answer"
+            )
 
     def to_pandas(self) -> pd.DataFrame:
         """One row for each sample and configuration, by configuration, then in the order of `samples`.
