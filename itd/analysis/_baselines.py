@@ -188,11 +188,10 @@ def cross_measured(
     right = dict.fromkeys(ks, 0)
     resampled = {k: np.zeros(resamples.count) for k in ks}
     configs = []
-    for chosen_on, measured_on in ((first, second), (second, first)):
-        chooser = GreedyLists(correct, quality, default, chosen_on)
-        lists = _lists(chooser, _with_whole(resamples, chosen_on), max(ks))
+    weights = [_with_whole(resamples, half) for half in (first, second)]
+    for chosen_on, measured_on, own, counted in ((first, second, *weights), (second, first, *weights[::-1])):
+        lists = _lists(GreedyLists(correct, quality, default, chosen_on), own, max(ks))
         configs.append(int(lists[0, 0]))
-        counted = _with_whole(resamples, measured_on)
         for k, sums in _counted_votes(pred, correct, lists, ks, counted, measured_on).items():
             right[k] += int(sums[0])
             resampled[k] += sums[1:]
@@ -228,12 +227,12 @@ def _counted_votes(
 
     def count(first: int) -> None:
         for part, by_k in list_votes(said, right, places[first : first + _LISTS_AT_ONCE], ks):
-            start, stop = first + part.start, first + part.stop
-            members = np.flatnonzero((which >= start) & (which < stop))
-            counted = weights[members].astype(np.float32)
-            for k, is_right in by_k.items():
-                each = is_right[which[members] - start].astype(np.float32)
-                sums[k][members] = np.einsum("bn,bn->b", counted, each)
+            for place in range(part.start, part.stop):
+                members = np.flatnonzero(which == first + place)
+                for some in (members[i : i + _LISTS_AT_ONCE] for i in range(0, len(members), _LISTS_AT_ONCE)):
+                    counted = weights[some].astype(np.float32)  # whose sums are whole numbers, and exact
+                    for k, is_right in by_k.items():
+                        sums[k][some] = counted @ is_right[place - part.start].astype(np.float32)
 
     side_by_side(count, range(0, len(places), _LISTS_AT_ONCE))
     return sums

@@ -47,7 +47,7 @@ def require_number(value: Any, name: str, *, least: int, most: int | None = None
 def correctness(result: Result, quality: np.ndarray | None = None) -> np.ndarray:
     """(C, N) bool: where the prediction is the label. quality: the result's, where it is loaded already."""
     require_images(result)
-    return (result.matrix("quality") if quality is None else quality) >= 1
+    return result.keep("correct", lambda: (result.matrix("quality") if quality is None else quality) >= 1)
 
 
 def require_images(result: Result) -> None:

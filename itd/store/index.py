@@ -45,7 +45,7 @@ class Index:
 
     def arrange(self, column: pa.ChunkedArray) -> np.ndarray:
         """A column as (C, kept)."""
-        return self.keep(self.grid(_numpy(column)))
+        return self.keep(self.grid(as_numpy(column)))
 
 
 def read_index(part: Part, numbers: np.ndarray | None, samples: np.ndarray | None) -> Index:
@@ -57,7 +57,7 @@ def read_index(part: Part, numbers: np.ndarray | None, samples: np.ndarray | Non
     table = read_columns(part, INDEX, threads=numbers is None)
     if any(table.column(name).null_count for name in INDEX):
         raise ResultError(f"{part.path} has null in sample, label or config; only scores may be null: write it again")
-    rows = {name: _numpy(table.column(name)) for name in INDEX}
+    rows = {name: as_numpy(table.column(name)) for name in INDEX}
     if not len(rows["config"]):
         raise ResultError(
             f"{part.path} has no rows; delete it and give the same `itd sweep` or `itd union` command again"
@@ -166,8 +166,11 @@ def _null_count(meta: pq.FileMetaData, name: str) -> int | None:
     return total
 
 
-def _numpy(column: pa.ChunkedArray) -> np.ndarray:
+def as_numpy(column: pa.ChunkedArray) -> np.ndarray:
     """A column as numpy; nulls become NaN in a float column and 0 in an integer one (their samples are left out)."""
     if column.null_count and pa.types.is_integer(column.type):
         column = column.fill_null(0)
+    number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+    if number and column.num_chunks == 1 and not column.null_count:
+        return np.from_dlpack(column.chunk(0))  # to_numpy would import pandas
     return column.to_numpy()

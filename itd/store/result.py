@@ -18,7 +18,7 @@ from itd.errors import ResultError
 from itd.space import SITES
 from itd.store import manifest as manifests
 from itd.store.identity import with_defaults
-from itd.store.index import Index, read_index
+from itd.store.index import Index, as_numpy, read_index
 from itd.store.part import (
     Part,
     is_replaced,
@@ -182,29 +182,32 @@ class Result:
         >>> open_result("results/resnet50-stride.parquet").matrix("quality")  # doctest: +SKIP
         """
         self._require_score(column)
-        if self._kept is not None and column in self._kept:
-            return self._kept[column]
-        out = np.empty((self.configs, self.n), dtype=TYPES[column].to_pandas_dtype())
 
-        def fill(samples: slice, scores: np.ndarray) -> None:
-            out[:, samples] = scores
+        def read() -> np.ndarray:
+            out = np.empty((self.configs, self.n), dtype=TYPES[column].to_pandas_dtype())
 
-        self.each_part(column, fill)
-        return self._keep(column, out)
+            def fill(samples: slice, scores: np.ndarray) -> None:
+                out[:, samples] = scores
+
+            self.each_part(column, fill)
+            return out
+
+        return self.keep(column, read)
 
     def row(self, column: str, index: int) -> np.ndarray:
         """(N,) one score of row `index` of `matrix`, without the memory of the other rows."""
         self._require_score(column)
-        name = f"{column} of {index}"
-        if self._kept is not None and name in self._kept:
-            return self._kept[name]
-        out = np.empty(self.n, dtype=TYPES[column].to_pandas_dtype())
 
-        def fill(samples: slice, scores: np.ndarray) -> None:
-            out[samples] = scores[index]
+        def read() -> np.ndarray:
+            out = np.empty(self.n, dtype=TYPES[column].to_pandas_dtype())
 
-        self.each_part(column, fill)
-        return self._keep(name, out)
+            def fill(samples: slice, scores: np.ndarray) -> None:
+                out[samples] = scores[index]
+
+            self.each_part(column, fill)
+            return out
+
+        return self.keep(f"{column} of {index}", read)
 
     def each_part(self, column: str, work: Callable[[slice, np.ndarray], Any]) -> None:
         """`work` on one score of each part, on a few threads: which samples, and their (C, n). None of it is kept.
@@ -231,12 +234,14 @@ class Result:
 
         for_each(read, range(len(self._indices)))
 
-    def _keep(self, name: str, scores: np.ndarray) -> np.ndarray:
-        """The scores, which are read no more where this result keeps what it reads."""
-        if self._kept is not None:
-            scores.flags.writeable = False
-            self._kept[name] = scores
-        return scores
+    def keep(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """What `make` gives, made once where this result keeps what it reads; then it cannot be written to."""
+        if self._kept is None:
+            return make()
+        if name not in self._kept:
+            self._kept[name] = make()
+            self._kept[name].flags.writeable = False
+        return self._kept[name]
 
     def _require_score(self, column: str) -> None:
         """ResultError for what is no score, and for ranks where the truth is not the data's own labels."""
@@ -320,7 +325,7 @@ def _open_folder(path: str, root: Path, manifest: dict[str, Any], parts: list[Pa
     configs = manifests.load_configs(root, manifest)
     samples = manifests.from_runs(manifest["samples"])
     check_partition(path, parts, len(samples))
-    numbers = configs.column("config").to_numpy()
+    numbers = as_numpy(configs.column("config"))
 
     def read(part: Part) -> Index:
         part = require_record(part)
@@ -335,7 +340,7 @@ def _open_folder(path: str, root: Path, manifest: dict[str, Any], parts: list[Pa
         sites=manifest["sites"],
         numbers=numbers,
         settings={name: [plain(v) for v in configs.column(name).to_pylist()] for name in columns},
-        macs=configs.column("macs").to_numpy(),
+        macs=as_numpy(configs.column("macs")),
         default=manifest["default"],
         requested=len(samples),
         manifest=manifest,

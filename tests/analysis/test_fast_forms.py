@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from itd.analysis import Resamples, _baselines, _held_out, bootstrap_greedy
 from itd.analysis.bootstrap_greedy import GreedyLists
+from itd.analysis.scores import correctness
+from itd.analysis.threads import side_by_side
+from itd.store import open_result
+from support import synthetic
 
 
 def plain_list(right: np.ndarray, quality: np.ndarray, weight: np.ndarray, default: int | None, k: int) -> list[int]:
@@ -70,6 +77,7 @@ def test_guesses_are_the_distinct_predictions_of_the_first_of_a_list(configs, im
 @pytest.mark.parametrize(("configs", "images"), [(4, 12), (1, 6), (5, 1)])
 def test_equal_lists_that_vote_once_count_for_each(configs, images, cells, monkeypatch):
     monkeypatch.setattr(bootstrap_greedy, "_VOTE_CELLS", cells)
+    monkeypatch.setattr(_baselines, "_LISTS_AT_ONCE", 3)
     rng = np.random.default_rng(configs + images)
     pred, labels = rng.integers(0, 3, (configs, 2 * images)), rng.integers(0, 3, 2 * images)
     lists = np.array([rng.permutation(configs) for _ in range(40)])[rng.integers(0, 40, 60)]
@@ -82,3 +90,49 @@ def test_equal_lists_that_vote_once_count_for_each(configs, images, cells, monke
             votes = [Counter(pred[chosen, i].tolist()) for i in samples]  # of equal counts the first seen is first
             right = [vote.most_common(1)[0][0] == labels[i] for vote, i in zip(votes, samples, strict=True)]
             assert found[k][b] == (weights[b] * np.array(right)).sum()
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_parts_one_row_and_the_whole_of_a_score_are_the_same(kept, tmp_path):
+    writer = synthetic.open_writer(tmp_path / "r.parquet", 8)
+    units = writer.todo()
+    for unit in units:
+        missing = np.arange(len(unit)) == (1 if unit.first else -1)  # of the second part one image is null
+        writer.write(unit, missing=missing, **synthetic.make_scores(6, len(unit), seed=unit.first))
+    result = open_result(tmp_path / "r.parquet")
+    result = result.kept() if kept else result
+    read = pq.read_table(tmp_path / "r.parquet").to_pandas().sort_values(["config", "sample"])
+    read = read[~read["sample"].isin(read.loc[read["quality"].isna(), "sample"])]
+    assert len(units) == 2 and result.n == 7
+    for column in ("rank", "confidence", "quality"):
+        whole = read[column].to_numpy().reshape(6, 7)
+        parts: dict[int, np.ndarray] = {}
+        result.each_part(column, lambda samples, scores, parts=parts: parts.__setitem__(samples.start, scores))
+        assert np.concatenate([parts[start] for start in sorted(parts)], axis=1).tolist() == whole.tolist()
+        assert [result.row(column, c).tolist() for c in range(6)] == whole.tolist()
+        assert result.matrix(column).tolist() == whole.tolist()
+    right = correctness(result)
+    assert right.tolist() == (result.matrix("quality") >= 1).tolist()
+    assert (correctness(result) is right) == kept
+    once = result.kept()
+    assert once.kept() is once, "what is kept is not read again"
+    confidence = result.matrix("confidence")
+    best = [max(range(6), key=lambda c: (confidence[c, i], c == result.default_index, -c)) for i in range(7)]
+    assert _baselines._most_confident(result, right).tolist() == [right[c, i] for i, c in enumerate(best)]
+
+
+def test_what_is_computed_side_by_side_is_in_order_and_its_first_error_ends_it():
+    assert side_by_side(lambda i: i * i, range(50)) == [i * i for i in range(50)]
+    assert side_by_side(str, [3]) == ["3"] and side_by_side(str, []) == []
+    with pytest.raises(ZeroDivisionError):
+        side_by_side(lambda i: 1 / i, [1, 0, 2])
+
+
+def test_reading_a_result_loads_no_pandas(repository):
+    code = (
+        "import sys, itd\nresult = itd.open_result(sys.argv[1])\nitd.oracle(result)\n"
+        "sys.exit('pandas is loaded' if 'pandas' in sys.modules else 0)"
+    )
+    path = repository / "results" / "resnet50-stride-below4-val1300.parquet"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
