@@ -1,8 +1,10 @@
 """How long each command that answers from results takes on a result of ImageNet's size, and how much memory.
 
 Builds two synthetic results of 50,000 samples x 625 configurations in a temporary folder (dilation and size), then
-gives each command in a fresh process. The last line of stdout is JSON: for each command the seconds from the start of
-the process to its end (best and worst of the repeats), and its peak resident memory.
+gives each command in a fresh process, and `itd report` also the stored results. The last line of stdout is JSON: for
+each command the wall time from the start of the process to its end (best and worst of the repeats), its CPU time (of
+the best), its peak resident memory in MB of 10^6 bytes, and, where it has a target, whether the worst meets it. `busy`:
+how many other processes wanted a core when it began.
 
     python benchmarks/answers.py
     python benchmarks/answers.py --images 5000 --repeats 1 --only greedy,report
@@ -18,7 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 CHILD = """
 import resource, sys
@@ -26,14 +30,17 @@ from itd_cli.main import cli
 try:
     cli(sys.argv[1:], prog_name="itd")
 finally:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, file=sys.stderr)
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print(used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e6, file=sys.stderr)
 """
+ROOT = Path(__file__).resolve().parents[1]
 
 COMMANDS = {
     "oracle": ["oracle", "{0}"],
     "by_sites": ["oracle", "--by-sites", "{0}"],
     "baselines": ["baselines", "{0}"],
-    "greedy": ["greedy", "{0}", "--plot", "{out}/greedy.png"],
+    "greedy": ["greedy", "{0}", "--folds", "0"],
+    "greedy_held_out": ["greedy", "{0}", "--plot", "{out}/greedy.png"],
     "unique": ["unique", "{0}", "--plot", "{out}/unique.png"],
     "preferences": ["preferences", "{0}", "--plot", "{out}/preferences.png"],
     "efficiency": ["efficiency", "{0}", "--plot", "{out}/efficiency.png"],
@@ -41,7 +48,17 @@ COMMANDS = {
     "compare": ["compare", "{0}", "{1}"],
     "gain": ["gain", "{0}", "{1}"],
     "report": ["report", "{0}", "-o", "{out}/report.html"],
+    "report_stored": ["report", "{stored}", "-o", "{out}/stored.html"],
 }
+
+TARGETS: dict[str, dict[str, float]] = {
+    "greedy": {"s": 4, "peak_mb": 1000},
+    "oracle": {"s": 3, "peak_mb": 1000},
+    "report": {"s": 15, "peak_mb": 1000},
+    "greedy_held_out": {"s": 60},
+    "report_stored": {"s": 60},
+}
+"""What each may take at most on 2 cores: of 50,000 samples x 625 configurations, and of the stored results."""
 
 
 def build(folder: Path, attribute: str, images: int, configs: int, images_per_unit: int) -> None:
@@ -85,16 +102,34 @@ def build(folder: Path, attribute: str, images: int, configs: int, images_per_un
 
 
 def measure(arguments: list[str], repeats: int) -> dict[str, float]:
-    """The best and the worst time of a few runs in fresh processes, and the largest peak."""
-    seconds, peak = [], 0.0
+    """The best and the worst time of a few runs in fresh processes, the CPU time of the best, and the largest peak."""
+    runs = []
     for _ in range(repeats):
         start = time.perf_counter()
         done = subprocess.run([sys.executable, "-c", CHILD, *arguments], capture_output=True, text=True)
-        seconds.append(time.perf_counter() - start)
+        seconds = time.perf_counter() - start
         if done.returncode:
             raise SystemExit(done.stderr)
-        peak = max(peak, float(done.stderr.split()[-1]))
-    return {"s": round(min(seconds), 2), "s_worst": round(max(seconds), 2), "peak_mb": round(peak)}
+        cpu, peak = map(float, done.stderr.split()[-2:])
+        runs.append((seconds, cpu, peak))
+    best, worst = min(runs), max(runs)
+    return {"s": round(best[0], 2), "s_worst": round(worst[0], 2), "cpu_s": round(best[1], 2),
+            "peak_mb": round(max(peak for _, _, peak in runs)), "n": repeats}  # fmt: skip
+
+
+def held_to(target: Mapping[str, float], figures: Mapping[str, float]) -> dict[str, Any]:
+    """A target, and whether the worst run meets it."""
+    worst = {"s": figures["s_worst"], "peak_mb": figures["peak_mb"]}
+    return {"target": target, "met": all(worst[name] <= most for name, most in target.items())}
+
+
+def words(name: str, folders: Sequence[str], out: str) -> list[str]:
+    """What a command is given; `{stored}` stands for each of the stored results."""
+    stored = sorted(map(str, (ROOT / "results").glob("*.parquet")))
+    return [
+        word for text in COMMANDS[name]
+        for word in (stored if text == "{stored}" else [text.format(*folders, out=out)])
+    ]  # fmt: skip
 
 
 def main() -> None:
@@ -106,16 +141,21 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--only", default=",".join(COMMANDS), help="commands, separated by commas")
     args = parser.parse_args()
+    busy = round(os.getloadavg()[0], 2)
     with tempfile.TemporaryDirectory() as scratch:
         folders = [f"{scratch}/synthetic-{attribute}.parquet" for attribute in ("dilation", "size")]
         for folder, attribute in zip(folders, ("dilation", "size"), strict=True):
             build(Path(folder), attribute, args.images, args.configs, args.images_per_unit)
         size = sum(path.stat().st_size for path in Path(folders[0]).glob("*.parquet"))
-        report = {"images": args.images, "configs": args.configs, "mb": round(size / 1e6)}
+        report: dict[str, Any] = {"images": args.images, "configs": args.configs, "mb": round(size / 1e6), "busy": busy}
         for name in args.only.split(","):
-            report[name] = measure([a.format(*folders, out=scratch) for a in COMMANDS[name]], args.repeats)
+            figures = measure(words(name, folders, scratch), args.repeats)
+            aimed = (args.images, args.configs) == (50_000, 625) or name == "report_stored"
+            report[name] = figures | (held_to(TARGETS[name], figures) if aimed and name in TARGETS else {})
             print(name, report[name], file=sys.stderr, flush=True)
-    print(json.dumps(report | {"cpus": os.cpu_count(), "machine": platform.processor() or platform.machine()}))
+    met = {name: figures["met"] for name, figures in report.items() if isinstance(figures, dict) and "met" in figures}
+    report |= {"targets_met": met, "cpus": os.cpu_count(), "machine": platform.processor() or platform.machine()}
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":
