@@ -12,6 +12,9 @@ from torch import Tensor
 
 CHANNELS_LAST = torch.channels_last
 
+MOST_LAYOUTS = 4
+"""Of one weight that are kept; one or two occur, unless another oneDNN describes equal ones in several ways."""
+
 _ACTIVATION: dict[str | None, tuple[str, list[float]]] = {
     None: ("none", []),
     "relu": ("relu", []),
@@ -72,7 +75,10 @@ class PackedConv:
     def _packed_for(self, shape: torch.Size) -> Tensor:
         if shape not in self._packed:
             packed = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self.geometry, list(shape))
-            self._packed[shape] = self._layouts.setdefault(_layout_of(packed), packed)
+            layout = _layout_of(packed)
+            if layout not in self._layouts and len(self._layouts) >= MOST_LAYOUTS:
+                return packed  # made anew at each call, as torch does; its memory is not kept
+            self._packed[shape] = self._layouts.setdefault(layout, packed)
         return self._packed[shape]
 
 

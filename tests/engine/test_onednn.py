@@ -70,6 +70,17 @@ def test_each_shape_has_the_layout_that_it_asks_for_and_each_layout_is_made_once
     assert len({id(packed) for packed in held}) <= 2
 
 
+def test_no_more_than_a_few_layouts_are_kept_whatever_they_are_called(monkeypatch):
+    names = itertools.count()
+    monkeypatch.setattr(onednn, "_layout_of", lambda packed: str(next(names)).encode())
+    weight = maps(8, 8, 3, 3)
+    op = ConvOp(weight, None, (1, 1), (1, 1), (1, 1), 1)
+    for side in range(2, 12):
+        x = maps(1, 8, side, side)
+        assert torch.allclose(op(x), F.conv2d(x, weight, None, 1, 1), atol=1e-4)
+    assert len(op.packed._layouts) == len(op.packed._packed) == onednn.MOST_LAYOUTS
+
+
 @pytest.mark.parametrize(
     ("side", "k", "stride", "d", "left"),
     [

@@ -106,3 +106,10 @@ def test_operators_that_are_not_counted_are_kept_at_the_creation_of_a_result(tmp
     assert json.loads((tmp_path / "r/_itd/manifest.json").read_text())["macs_unknown"] == ["Conv1d", "einsum"]
     assert open_result(tmp_path / "r").macs_unknown == ("Conv1d", "einsum")
     assert open_result(synthetic.make_result(tmp_path / "all", synthetic.make_scores(6, 4))).macs_unknown == ()
+
+
+def test_an_engine_that_follows_from_the_number_format_is_not_named_beside_it():
+    fp32, bf16 = {"model": "a", "precision": "fp32"}, {"model": "a", "precision": "bf16", "engine": 3}
+    assert identity_differences(fp32, bf16) == [("precision", '"fp32"', '"bf16"')]
+    older = {"model": "a", "precision": "bf16"}
+    assert identity_differences(older, bf16) == [("engine", "1", "3")]
