@@ -12,12 +12,8 @@ R = TypeVar("R")
 def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """`work` on each item, on a few threads; the first error ends it.
 
-    Products of matrices take one thread each meanwhile: several that take all would wait for each other. A single item
-    is left all of them.
+    Products of matrices take one thread each meanwhile: several that take all would wait for each other.
     """
-    items = list(items)
-    if len(items) < 2:
-        return [work(item) for item in items]
     from threadpoolctl import threadpool_limits  # scikit-learn's, without which it is not installed
 
     from itd.store.result import for_each
