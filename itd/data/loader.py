@@ -326,7 +326,8 @@ def ahead(items: Iterator[T], depth: int = 2, device: torch.device | None = None
                 for item in items:
                     put("item", item)
                     if stop.is_set():
-                        return close()
+                        close()
+                        return
             put("end", None)
         except BaseException as error:  # raised again where the items are used
             put("error", error)
