@@ -267,9 +267,7 @@ def sweep(
 def run_sweep(request: Any, progress: Progress) -> Any:
     """One sweep, with its progress and notes of what it did; its report."""
     from itd import sweep as run
-    from itd.device import keep_freed_memory
 
-    keep_freed_memory()
     with resumable(progress, "what is in the result"):
         report = run(request, on_start=lambda begun: show_sweep(begun, progress), on_prepare=progress.prepare)
     note_report(report)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -163,24 +162,6 @@ def moved(pixels: torch.Tensor, device: torch.device, dtype: torch.dtype, **how:
             raise
     free_memory(device)
     return pixels
-
-
-_MMAP_MAX, _TRIM_THRESHOLD = -4, -1
-"""Options of glibc's `mallopt`."""
-
-
-def keep_freed_memory() -> bool:
-    """Lets this process keep the memory of tensors that are freed on the CPU; False where its C library is another.
-
-    glibc gives each piece of more than 32 MB back at once, and the next one of the same size is mapped page by page
-    anew: a tenth of the time of MobileNetV2's and DenseNet-121's stride sweeps. For a process of one's own alone, as it
-    cannot be undone.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):  # as on macOS and Windows
-        return False
-    return bool(mallopt(_MMAP_MAX, 0) and mallopt(_TRIM_THRESHOLD, 2**31 - 1))
 
 
 def free_memory(device: torch.device) -> None:
