@@ -74,7 +74,8 @@ def bounds(line: dict[str, Any]) -> tuple[float, float, float]:
 def table(lines: Sequence[dict[str, Any]]) -> str:
     """The roofline, a row for each sweep and one for all."""
     head = ["sweep", "configurations", "GMAC", "GB", "kernels", "chunks", "arithmetic, min", "traffic, min", "bound by",
-            "each kernel at its bound, min", "with the kernels of ITD_FUSED_EPILOGUE=1, min", "measured, min"]  # fmt: skip
+            "each kernel at its bound, min", "with the kernels of ITD_FUSED_EPILOGUE=1, min",
+            "measured, min"]  # fmt: skip
     rows, totals, took, finished = [], [0.0, 0.0, 0.0], [], 0.0
     for line in lines:
         found = bounds(line)
