@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import itd
 from itd.errors import ResultError
 from itd.store import MissingImage, ResultWriter, open_result, verify
+from itd.store import _merge as merging
 from support import synthetic
 from support.commands import run
 
@@ -165,6 +167,35 @@ def test_what_cannot_be_merged_is_refused_in_one_line(tmp_path):
     part = next(b.glob("part-*"))
     part.write_bytes(part.read_bytes()[:-9])
     with pytest.raises(ResultError, match=r"part-00000004-00000007.*verify --repair"):
+        itd.merge([a, b], tmp_path / "m.parquet")
+
+
+def test_parts_of_an_older_version_get_the_records_of_today(repository, tmp_path):
+    stored = repository / "results" / "resnet18-dilation-digits.parquet"
+    copies = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    for copy, parity in zip(copies, (0, 1), strict=True):
+        shutil.copytree(stored, copy)
+        for part in sorted(copy.glob("part-*"))[parity::2]:
+            part.unlink()
+    assert any("content_sha256" not in json.loads(p.read_text()) for p in (stored / "_itd").glob("part-*.json"))
+    merged = itd.merge(copies, tmp_path / "m.parquet")
+    assert merged.images == open_result(stored).images_done and merged.duplicates == 0
+    assert rows(tmp_path / "m.parquet").equals(rows(stored))
+    report = verify(tmp_path / "m.parquet")
+    assert report.complete and not report.unprotected
+
+
+def test_a_part_that_changes_between_reading_and_copying_is_refused(tmp_path, monkeypatch):
+    a, b = make(tmp_path / "a.parquet", [0]), make(tmp_path / "b.parquet", [1])
+    other = make(tmp_path / "other.parquet", [1], scores=synthetic.make_scores(CONFIGS, IMAGES, seed=4))
+    own = merging._opened
+
+    def change(out, sources):
+        shutil.copy(next(other.glob("part-*")), next(b.glob("part-*")))
+        return own(out, sources)
+
+    monkeypatch.setattr(merging, "_opened", change)
+    with pytest.raises(ResultError, match="has changed since it was read"):
         itd.merge([a, b], tmp_path / "m.parquet")
 
 
