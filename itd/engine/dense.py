@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from itd.engine.graph import Graph, Node, Ref
+from itd.engine.graph import Graph, Node, Ref, without_dead
 from itd.engine.ops import CHANNELS_LAST, BatchNormOp, CatOp, ConvOp, Op, ShapeError
 from itd.engine.rows import mapped
 
@@ -148,9 +148,12 @@ def _clamp(norm: BatchNormOp, conv: ConvOp) -> tuple[ClampOp, ConvOp]:
     return clamp, _with(conv, weight.to(conv.weight), bias.to(norm.shift), conv.activation)
 
 
-def _with(conv: ConvOp, weight: Tensor, bias: Tensor | None, activation: str | None) -> ConvOp:
+def _with(
+    conv: ConvOp, weight: Tensor, bias: Tensor | None, activation: str | None, kind: type[ConvOp] | None = None
+) -> ConvOp:
+    """A convolution of the same geometry. kind: its class, None for the same."""
     geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
-    return type(conv)(weight, bias, *geometry, activation, trims=conv.trims)
+    return (kind or type(conv))(weight, bias, *geometry, activation, trims=conv.trims)
 
 
 def shared(graph: Graph, levels: Mapping[int, int]) -> Graph:
@@ -199,8 +202,7 @@ def shared(graph: Graph, levels: Mapping[int, int]) -> Graph:
         value, weight = parts["early"]
         total = new(_with(conv, weight, None, None), (value,), sums)
         value, weight = parts["late"]
-        geometry = (conv.stride, conv.padding, conv.dilation, conv.groups)
-        op = LateConvOp(weight, conv.bias, *geometry, conv.activation, trims=conv.trims)
+        op = _with(conv, weight, conv.bias, conv.activation, LateConvOp)
         replaced[node.id] = replace(node, op=op, args=(value, total))
         last = max((ref.id for ref, _ in early), key=lambda i: _place(graph, i))
         made.setdefault(last, []).extend(sums)
@@ -212,7 +214,7 @@ def shared(graph: Graph, levels: Mapping[int, int]) -> Graph:
         nodes += made.get(-node.id, ())
         nodes.append(replaced.get(node.id, node))
         nodes += made.get(node.id, ())
-    return _numbered(_alive(nodes, graph.output), graph.output)
+    return _numbered(without_dead(nodes, graph.output), graph.output)
 
 
 Chosen = list[tuple[Ref, Tensor]]
@@ -271,7 +273,7 @@ def channels_of(node: Node | None, by_id: Mapping[int, Node]) -> int | None:
         widths = [channels_of(by_id.get(ref.id), by_id) if isinstance(ref, Ref) else None for ref in node.args[0]]
         return None if None in widths else sum(w for w in widths if w is not None)
     if isinstance(op, (BatchNormOp, ClampOp)):
-        return int((op.scale if isinstance(op, BatchNormOp) else op.low).numel())
+        return op.channels
     return None
 
 
@@ -332,15 +334,6 @@ def _users(graph: Graph) -> dict[int, set[int]]:
 
 def _place(graph: Graph, value: int) -> int:
     return next((place for place, node in enumerate(graph.nodes) if node.id == value), -1)
-
-
-def _alive(nodes: Sequence[Node], output: int) -> list[Node]:
-    needed, kept = {output}, []
-    for node in reversed(nodes):
-        if node.id in needed:
-            kept.append(node)
-            needed |= node.inputs()
-    return kept[::-1]
 
 
 def _numbered(nodes: Sequence[Node], output: int) -> Graph:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,7 +128,7 @@ class _Builder:
         self.sites_before = self._sites_before()
         for node in list(self.fx.nodes):
             self._visit(node)
-        nodes = _without_dead(self.nodes, self.output)
+        nodes = without_dead(self.nodes, self.output)
         missing = self.site_paths - {n.site for n in nodes}
         if missing:
             raise ModelError(f"no logit depends on {', '.join(sorted(missing))}; choose other `sites`")
@@ -463,7 +463,8 @@ def _scale_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     return scale, shift if norm.bias is None else shift + norm.bias.detach().double()
 
 
-def _without_dead(nodes: list[Node], output: int) -> list[Node]:
+def without_dead(nodes: Sequence[Node], output: int) -> list[Node]:
+    """The nodes less those whose values nothing reads on the way to the output."""
     needed, kept = {output}, []
     for node in reversed(nodes):
         if node.id in needed:

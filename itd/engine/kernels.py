@@ -149,6 +149,15 @@ def normalise_in_one_pass(x: Tensor, scale: Tensor, shift: Tensor, activation: s
 if triton is not None:
 
     @triton.jit
+    def _activated(x, ACTIVATION: tl.constexpr):  # type: ignore[no-untyped-def]
+        # not a maximum, which would make 0 of what is not a number
+        if ACTIVATION > 0:
+            x = tl.where(x < 0, 0.0, x)
+        if ACTIVATION == 2:
+            x = tl.where(x > 6, 6.0, x)
+        return x
+
+    @triton.jit
     def _normalise(  # type: ignore[no-untyped-def]
         x,
         scale,
@@ -172,11 +181,7 @@ if triton is not None:
         at = tl.max_contiguous(tl.multiple_of(at, VECTOR), VECTOR)
         y = tl.load(x + at, mask=there).to(tl.float32)
         y = y * tl.load(scale + channel, mask=there) + tl.load(shift + channel, mask=there)
-        if ACTIVATION > 0:
-            y = tl.where(y < 0, 0.0, y)
-        if ACTIVATION == 2:
-            y = tl.where(y > 6, 6.0, y)
-        tl.store(out + start + inside, y.to(out.dtype.element_ty), mask=there)
+        tl.store(out + start + inside, _activated(y, ACTIVATION).to(out.dtype.element_ty), mask=there)
 
     @triton.jit
     def _finish(  # type: ignore[no-untyped-def]
@@ -205,9 +210,4 @@ if triton is not None:
             x += tl.load(bias + channel, mask=there).to(tl.float32)
         if HAS_OTHER:
             x += tl.load(other + start + inside, mask=there).to(tl.float32)
-        # not a maximum, which would make 0 of what is not a number
-        if ACTIVATION > 0:
-            x = tl.where(x < 0, 0.0, x)
-        if ACTIVATION == 2:
-            x = tl.where(x > 6, 6.0, x)
-        tl.store(out + start + inside, x.to(out.dtype.element_ty), mask=there)
+        tl.store(out + start + inside, _activated(x, ACTIVATION).to(out.dtype.element_ty), mask=there)
