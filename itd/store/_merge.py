@@ -10,7 +10,7 @@ import datetime
 import os
 import platform
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,14 +25,13 @@ from itd.store import manifest as manifests
 from itd.store.existing import check_folder, coverage
 from itd.store.files import SIDE, disk_errors, locked, remove_stale, side_of
 from itd.store.identity import as_json, identity_differences
-from itd.store.index import read_index
+from itd.store.index import read_scores
 from itd.store.missing import MissingImage, read_missing, save_missing
-from itd.store.part import Part, list_parts, make_record, part_name, put_part, read_columns
+from itd.store.part import list_parts, make_record, part_name, put_part
 from itd.store.replaced import remove_notes
 from itd.store.samples import read_samples
-from itd.store.schema import SCORES
 from itd.store.whole import Checked, Damage, Unreadable, check_parts
-from itd.store.writer import ResultWriter, Unit, sound_parts
+from itd.store.writer import ResultWriter, Unit, sound_parts, stretches
 
 
 @dataclass(frozen=True)
@@ -98,10 +97,10 @@ def merge(
     for number, source in enumerate(sources, start=len(own)):
         for one in source.parts:
             mine = owners[one.part.first : one.part.last + 1] == number
-            for first, last in _stretches(mine):
-                _place(writer, source, one.part, one.part.first + first, one.part.first + last)
+            for first, stop in stretches(mine):
+                _place(writer, source, one, one.part.first + first, one.part.first + stop - 1)
                 if progress is not None:
-                    progress(last - first + 1, int((owners >= len(own)).sum()))
+                    progress(stop - first, int((owners >= len(own)).sum()))
     images = writer.done_images
     held = sum(coverage([one.part for one in source.parts], len(owners)).astype(int) for source in sources)
     rows = images * int(writer.manifest["configs"])
@@ -181,20 +180,20 @@ def _owners(sources: Sequence[_Source], images: int) -> np.ndarray:
     for number, source in enumerate(sources):
         for one in source.parts:
             here = slice(one.part.first, one.part.last + 1)
-            for first, last in _stretches(owners[here] >= 0):
-                _require_equal(sources[:number], source, one.part, one.part.first + first, one.part.first + last)
+            for first, stop in stretches(owners[here] >= 0):
+                _require_equal(sources[:number], source, one, one.part.first + first, one.part.first + stop - 1)
             owners[here] = np.where(owners[here] < 0, number, owners[here])
     return owners
 
 
-def _require_equal(before: Sequence[_Source], source: _Source, part: Part, first: int, last: int) -> None:
+def _require_equal(before: Sequence[_Source], source: _Source, mine: Checked, first: int, last: int) -> None:
     """ResultError where the rows of some images are not those that an earlier source has."""
     for holder in before:
         for one in holder.parts:
             start, stop = max(first, one.part.first), min(last, one.part.last)
             if start > stop:
                 continue
-            here, there = _rows(source, part, start, stop), _rows(holder, one.part, start, stop)
+            here, there = _rows(mine, start, stop), _rows(one, start, stop)
             for name, values in here.items():
                 other = values != there[name]
                 if other.any():
@@ -206,27 +205,11 @@ def _require_equal(before: Sequence[_Source], source: _Source, part: Part, first
                     )
 
 
-def _rows(source: _Source, part: Part, first: int, last: int) -> dict[str, np.ndarray]:
+def _rows(one: Checked, first: int, last: int) -> dict[str, np.ndarray]:
     """The scores of images first to last of a part, (C, n) each, whether they are null, and labels (n,)."""
-    index = read_index(part, source.configs.column("config").to_numpy(), source.samples[part.first : part.last + 1])
-    here = slice(first - part.first, last - part.first + 1)
-    table = read_columns(part, SCORES)
-    missing = np.zeros((len(index.numbers), last - first + 1), bool)
-    rows: dict[str, np.ndarray] = {"label": index.labels[here]}
-    for name in SCORES:
-        column = table.column(name)
-        if index.mask is not None:
-            missing |= index.grid(column.is_null(nan_is_null=True).to_numpy())[:, here]
-            column = column.fill_null(0)
-        rows[name] = index.grid(column.to_numpy())[:, here]
-    return {**rows, "missing": missing}
-
-
-def _stretches(chosen: np.ndarray) -> Iterator[tuple[int, int]]:
-    """The stretches of what is chosen, as (first, last)."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], chosen, [False]]).astype(np.int8)))
-    for start, stop in edges.reshape(-1, 2):
-        yield int(start), int(stop) - 1
+    here = slice(first - one.part.first, last - one.part.first + 1)
+    rows = {name: values[:, here] for name, values in read_scores(one.index).items()}
+    return {"label": one.index.labels[here], **rows}
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
@@ -282,12 +265,13 @@ def _with_runs(
     return manifests.save(folder, {**manifest, "provenance": runs})
 
 
-def _place(writer: ResultWriter, source: _Source, part: Part, first: int, last: int) -> None:
+def _place(writer: ResultWriter, source: _Source, one: Checked, first: int, last: int) -> None:
     """Puts images first to last of a part into the merged result: the file as it is, or the rows where some are not
     taken."""
-    notes = [one for one in read_missing(Path(source.path)) if first <= one.image <= last]
+    part = one.part
+    notes = [note for note in read_missing(Path(source.path)) if first <= note.image <= last]
     if (first, last) != (part.first, part.last):
-        _write_rows(writer, source, part, first, last, notes)
+        _write_rows(writer, source, one, first, last, notes)
         return
     assert part.record is not None
     target = writer.folder / part_name(first, last)
@@ -307,11 +291,11 @@ def _place(writer: ResultWriter, source: _Source, part: Part, first: int, last: 
 
 
 def _write_rows(
-    writer: ResultWriter, source: _Source, part: Part, first: int, last: int, notes: Sequence[MissingImage]
+    writer: ResultWriter, source: _Source, one: Checked, first: int, last: int, notes: Sequence[MissingImage]
 ) -> None:
-    rows = _rows(source, part, first, last)
+    rows = _rows(one, first, last)
     labels, missing = rows.pop("label"), rows.pop("missing")
-    run = (part.record or {}).get("run")
+    run = (one.part.record or {}).get("run")
     own = ResultWriter(writer.path, writer.manifest, source.configs, writer.samples, run=run)
     unit, scores = Unit(first, last, writer.samples[first : last + 1]), dict[str, Any](rows)
     own.write(unit, labels=labels, missing=missing, missing_images=notes, **scores)

@@ -22,8 +22,8 @@ from itd.store import manifest as manifests
 from itd.store.existing import check_folder
 from itd.store.files import SIDE, disk_errors, locked, remove_stale
 from itd.store.identity import identity_differences, with_defaults
-from itd.store.index import Index
-from itd.store.part import list_parts, read_columns
+from itd.store.index import Index, read_scores
+from itd.store.part import list_parts
 from itd.store.replaced import remove_notes
 from itd.store.result import ORIGIN, Result
 from itd.store.samples import Namer, read_samples
@@ -339,14 +339,7 @@ class _Reader:
 
     def _part(self, number: int, index: Index) -> dict[str, np.ndarray]:
         if self._held[0] != number:
-            table = read_columns(index.part, SCORES)
-            missing = np.zeros((len(self.rows), len(index.samples)), bool)
-            read: dict[str, np.ndarray] = {}
-            for name in SCORES:
-                column = table.column(name)
-                if index.mask is not None:
-                    missing |= index.grid(column.is_null(nan_is_null=True).to_numpy())[self.rows]
-                    column = column.fill_null(0)
-                read[name] = index.grid(column.to_numpy())[self.rows].astype(TYPES[name].to_pandas_dtype(), copy=False)
-            self._held = number, {**read, "missing": missing}
+            read = {name: values[self.rows] for name, values in read_scores(index).items()}
+            typed = {name: read[name].astype(TYPES[name].to_pandas_dtype(), copy=False) for name in SCORES}
+            self._held = number, {**typed, "missing": read["missing"]}
         return self._held[1]

@@ -87,6 +87,20 @@ def read_index(part: Part, numbers: np.ndarray | None, samples: np.ndarray | Non
     return index if mask.all() else Index(part, there, here, labels, order, mask)
 
 
+def read_scores(index: Index) -> dict[str, np.ndarray]:
+    """The scores of a part, (C, n) each, 0 where they are null; and `missing`, (C, n) bool, where they are."""
+    table = read_columns(index.part, SCORES)
+    missing = np.zeros((len(index.numbers), len(index.samples)), bool)
+    scores = {}
+    for name in SCORES:
+        column = table.column(name)
+        if index.mask is not None:
+            missing |= index.grid(column.is_null(nan_is_null=True).to_numpy())
+            column = column.fill_null(0)
+        scores[name] = index.grid(column.to_numpy())
+    return {**scores, "missing": missing}
+
+
 def _arrange(
     part: Part, rows: dict[str, np.ndarray], samples: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray | None]:

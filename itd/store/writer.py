@@ -198,7 +198,7 @@ class ResultWriter:
             if shard is not None and cell % shard[1] != shard[0] % shard[1]:
                 continue
             inside = covered[first : first + self.images_per_unit]
-            for start, stop in _gaps(inside):
+            for start, stop in stretches(~inside):
                 units.append(self._unit(first + start, first + stop - 1))
         again = (self._unit(*place) for place in sorted(self._again))
         return units + [unit for unit in again if shard is None or self._is_of(unit, shard)]
@@ -363,7 +363,7 @@ def continued(
     return manifest if manifest is before else manifests.save(folder, manifest)
 
 
-def _gaps(covered: np.ndarray) -> list[tuple[int, int]]:
-    """The stretches that are not covered, as (start, stop)."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[True], covered, [True]]).astype(np.int8)))
+def stretches(chosen: np.ndarray) -> list[tuple[int, int]]:
+    """The stretches of what is chosen, as (start, stop). chosen: (n,) bool."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], chosen, [False]]).astype(np.int8)))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
