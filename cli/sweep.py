@@ -197,6 +197,7 @@ def _how(command: Callable[..., Any]) -> Callable[..., Any]:
                 help="Keep decoded images there, for sweeps of the same images and preprocessing.",
             ),
             click.option("--shard", callback=_shard, metavar="i/n", help="Only this part of the work, for job arrays."),
+            click.option("--help-others", is_flag=True, help="After --shard, what other shards have not begun."),
             click.option(
                 "--out",
                 metavar="PATH",

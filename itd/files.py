@@ -12,13 +12,13 @@ import errno
 import os
 import re
 import secrets
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-HOST = re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:32] or "host"
+from itd.process import machine
+
 TEMPORARY = re.compile(r"^\.?tmp-([A-Za-z0-9]+)-(\d+)-[0-9a-f]+$")
-"""The name of a temporary file: the host and the process that write it."""
+"""The name of a temporary file: the machine, as `itd.process.machine` calls it, and the process that write it."""
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 """What a file system without hard links answers."""
@@ -77,7 +77,7 @@ def unwritable(what: str, error: OSError, otherwise: str = "give another path") 
 def temporary(target: str | Path, *, folder: Path | None = None) -> Iterator[Path]:
     """A temporary name on the target's file system; what is still there at the end of the block goes away."""
     path = Path(target)
-    name = f"tmp-{HOST}-{os.getpid()}-{secrets.token_hex(6)}"
+    name = f"tmp-{machine()}-{os.getpid()}-{secrets.token_hex(6)}"
     temp = path.parent / f".{name}" if folder is None else folder / name
     try:
         yield temp

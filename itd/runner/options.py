@@ -41,6 +41,7 @@ class RunOptions:
     batch_size: int | None = None
     workers: int | None = None
     shard: tuple[int, int] | None = None
+    help_others: bool = False
     allow_missing: bool | int | str = False
     images_per_unit: int | None = None
     executor: str = "auto"
@@ -51,6 +52,11 @@ class RunOptions:
     auto: bool = False
     precision_asked: bool = False
     agreements: tuple[Any, ...] = ()
+
+    @property
+    def sharers(self) -> int:
+        """How many workers share the units of a new result, as far as this run knows."""
+        return 1 if self.shard is None else self.shard[1]
 
     @classmethod
     def of(cls, request: SweepRequest | None = None, **keywords: Any) -> RunOptions:
@@ -64,6 +70,7 @@ class RunOptions:
             "batch_size",
             "workers",
             "shard",
+            "help_others",
             "allow_missing",
             "images_per_unit",
             "executor",
@@ -86,9 +93,13 @@ class RunOptions:
         if chosen.get("executor", "auto") not in EXECUTORS:
             raise ItdError(f"no such `executor={chosen['executor']}`; allowed are {', '.join(EXECUTORS)}")
         missing_limit(chosen.get("allow_missing", False), 1)
-        for name in ("overwrite", "retry_missing", "check_data", "fail_fast"):
+        for name in ("help_others", "overwrite", "retry_missing", "check_data", "fail_fast"):
             if not isinstance(chosen.get(name, False), bool):
                 raise ItdError(f"{name} is {chosen[name]!r}; give True or False")
+        if chosen.get("help_others") and chosen.get("shard") is None:
+            raise ItdError(
+                "`help_others` is of a shard; give `shard` too, or neither: without one all units are its own"
+            )
         if out is not None:
             (check_folder if chosen.get("overwrite") else check_target)(out)
         device = resolve_device(chosen.pop("device", None))

@@ -18,13 +18,13 @@ from itd.runner.options import RunOptions
 from itd.text import visible
 
 
-def provenance(job: SweepJob, options: RunOptions, executor: str) -> dict[str, Any]:
-    """What a result records of a run."""
+def provenance(job: SweepJob, options: RunOptions, executor: str, run: str | None = None) -> dict[str, Any]:
+    """What a result records of a run. run: what it is called; None names it anew."""
     import torchvision
 
     device = options.device
     return {
-        "run": secrets.token_hex(8),
+        "run": run or secrets.token_hex(8),
         "itd": __version__,
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,

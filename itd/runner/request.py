@@ -49,10 +49,10 @@ class SweepRequest(PreprocessChanges):
     and in which order (see `itd.data.images.select`); a result that is there goes on in its own order. class_subset:
     all, present or a file (see `itd.data.subset.class_subset`). batch_size: images in the tree at once (8, 64 on a
     GPU). precision: as of `itd.sweep`. workers: processes that decode (0, on a GPU the cores). shard: (i, n), the i-th
-    of n parts of the work. images_per_unit: of a new result. executor: auto, tree or plain. overwrite: a result of
-    another run at `out` is thrown away. allow_missing, retry_missing, check_data, fail_fast: as of `itd.sweep`.
-    hash_data: the contents of the files are part of what the result is of, and not their names and sizes alone. cache:
-    a folder where decoded images are kept for other sweeps.
+    of n parts of the work. help_others: then the units of other shards. images_per_unit: of a new result. executor:
+    auto, tree or plain. overwrite: a result of another run at `out` is thrown away. allow_missing, retry_missing,
+    check_data, fail_fast: as of `itd.sweep`. hash_data: the contents of the files are part of what the result is of,
+    and not their names and sizes alone. cache: a folder where decoded images are kept for other sweeps.
     """
 
     model: str
@@ -80,6 +80,7 @@ class SweepRequest(PreprocessChanges):
     out: str | None = None
     allow_missing: bool | int | str = False
     shard: tuple[int, int] | None = None
+    help_others: bool = False
     images_per_unit: int | None = None
     executor: str = "auto"
     overwrite: bool = False

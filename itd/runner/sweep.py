@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +26,17 @@ from itd.runner.request import SweepRequest
 from itd.runner.retry import Replaced, replaced_files, require_decodable
 from itd.runner.units import UnitRun, described
 from itd.runner.worker import Progress, Worker
-from itd.store import FailedUnit, ResultWriter, done_images, order_there, remove_other
+from itd.store import (
+    Claims,
+    FailedUnit,
+    ResultWriter,
+    Unit,
+    check_folder,
+    check_target,
+    done_images,
+    order_there,
+    remove_other,
+)
 from itd.weights.prepare import OnPrepare, draw_bar
 
 
@@ -50,7 +62,8 @@ OnStart = Callable[[SweepStart], Progress | None]
 class SweepReport:
     """What a sweep did.
 
-    images: selected. already: there before. done: added now. left: not there yet. executor: tree, or plain where no
+    images: selected. already: there before. done: computed now, also where another run was first to write them. left:
+    not there yet. executor: tree, or plain where no
     work was shared. nulls: images that are there and have null rows, as they cannot be decoded. failed: units that were
     set aside; the same sweep tries them again. stopped: why it ended before its last unit, None where it did not.
     kept: images of units that `retry_missing` was to compute again and did not, so that they are there as they were.
@@ -69,11 +82,7 @@ class SweepReport:
     stopped: str | None = None
     kept: int = 0
     precision: str = "fp32"
-
-    @property
-    def left(self) -> int:
-        """Images that are not there yet."""
-        return self.images - self.already - self.done - self.kept
+    left: int = 0
 
     @property
     def set_aside(self) -> list[str]:
@@ -91,6 +100,7 @@ def sweep(
     batch_size: int | None = None,
     workers: int | None = None,
     shard: tuple[int, int] | None = None,
+    help_others: bool | None = None,
     allow_missing: bool | int | str | None = None,
     images_per_unit: int | None = None,
     executor: str | None = None,
@@ -121,6 +131,7 @@ def sweep(
             machine, where the images can be sent to other processes. On a GPU no process is forked from this one: each
             gets a pickle of the images, and a script that defines their class needs `if __name__ == "__main__":`.
         shard: (i, n), the i-th of n parts of the work.
+        help_others: after its own shard the run computes what others have not begun.
         allow_missing: so many of the selected images may be undecodable and become null rows: a number, a share as in
             "2%", or True for 1%; at least one of a share. A file that cannot be read is none of them.
         images_per_unit: of a new result.
@@ -132,7 +143,7 @@ def sweep(
         check_data: every selected image is decoded first, and all that cannot be are named, in an ItdWarning each.
         fail_fast: the first unit that cannot be computed ends the sweep with its error.
         on_start: called with what will be done; returns what is called with how many (image, configuration) pairs were
-            just computed.
+            just computed, here or by another run that works on the same result.
         on_prepare: called with (what begins, its steps or None) where weights have to be trained or fetched first;
             returns what is called with how many steps were just done. Default a bar.
         quiet: nothing is shown of that.
@@ -159,6 +170,7 @@ def sweep(
         batch_size=batch_size,
         workers=workers,
         shard=shard,
+        help_others=help_others,
         allow_missing=allow_missing,
         images_per_unit=images_per_unit,
         executor=executor,
@@ -224,53 +236,92 @@ def run_job(
     options = settled(job, with_workers(options, job), identity=identity)
     identity = {**job.identity(options.precision.name), **(identity or {})}
     out = options.out or job.default_out
-    replaced = replaced_files(job, out, identity)
-    if replaced is not None:
-        identity = replaced.before
-    if options.overwrite:
-        remove_other(out, identity, job.space)
-    job = as_there(job, options, identity)
-    if options.check_data:
-        done_images(out, identity=identity, space=job.space, samples=job.images.samples)
-        require_decodable(job, options, on_prepare)
-    writer = _opened(job, options, identity, way, replaced)
-    already = writer.done_images
-    units = writer.todo(options.shard)
-    todo = sum(len(unit) for unit in units)
-    runs = executor() if units else None
-    if warning is not None:
-        warnings.warn(warning, ItdWarning, stacklevel=3)
-    notes = precision_notes(options, already)
-    progress = on_start(SweepStart(job, writer.path, already, todo, way, notes)) if on_start else None
-    if runs is None:
-        return report_of(job, writer, already, started, way)
-    most_missing = missing_limit(options.allow_missing, len(job))
-    worker = Worker(
-        job,
-        runs,
-        batch_size=options.batch_size,
-        workers=options.workers or 0,
-        allow_missing=most_missing > 0,
-        progress=progress,
-    )
-    run = UnitRun(worker, writer, most_missing, options.fail_fast)
-    run.run(units)
+    (check_folder if options.overwrite else check_target)(out)
+    with Claims(Path(out)) as claims:
+        opened = open_run(job, options, identity, way, claims, on_prepare)
+        job, writer, already = opened.job, opened.writer, opened.already
+        runs = executor() if opened.units or opened.of_others else None
+        if warning is not None:
+            warnings.warn(warning, ItdWarning, stacklevel=3)
+        progress = on_start(opened.start(options, way)) if on_start else None
+        if runs is None:
+            return report_of(job, writer, already, started, way)
+        most_missing = missing_limit(options.allow_missing, len(job))
+        worker = Worker(
+            job,
+            runs,
+            batch_size=options.batch_size,
+            workers=options.workers or 0,
+            allow_missing=most_missing > 0,
+            progress=progress,
+        )
+        run = UnitRun(worker, writer, most_missing, options.fail_fast, claims)
+        run.run(opened.units, opened.of_others)
     report = report_of(job, writer, already, started, way, run)
     for line in report.set_aside:
         warnings.warn(line, SetAsideWarning, stacklevel=3)
     return report
 
 
+@dataclass(frozen=True, eq=False)
+class OpenedRun:
+    """A run that is about to compute. units: its own, not there yet. of_others: those of other shards that it helps
+    with. already: images that are there."""
+
+    job: SweepJob
+    writer: ResultWriter
+    already: int
+    units: list[Unit]
+    of_others: list[Unit]
+
+    def start(self, options: RunOptions, way: str) -> SweepStart:
+        """What it is about to do."""
+        todo = sum(len(unit) for unit in (*self.units, *self.of_others))
+        notes = precision_notes(options, self.already)
+        return SweepStart(self.job, self.writer.path, self.already, todo, way, notes)
+
+
+def open_run(
+    job: SweepJob,
+    options: RunOptions,
+    identity: dict[str, Any],
+    way: str,
+    claims: Claims,
+    on_prepare: OnPrepare | None = None,
+) -> OpenedRun:
+    """The result of a run that is at work there, created or continued, and what is to do in it."""
+    out = options.out or job.default_out
+    replaced = replaced_files(job, out, identity)
+    if replaced is not None:
+        identity = replaced.before
+    if options.overwrite:
+        remove_other(out, identity, job.space, claims=claims)
+    job = as_there(job, options, identity)
+    if options.check_data:
+        done_images(out, identity=identity, space=job.space, samples=job.images.samples)
+        require_decodable(job, options, on_prepare)
+    writer = _opened(job, options, identity, way, replaced, claims)
+    units = writer.todo(options.shard)
+    own = {(unit.first, unit.last) for unit in units}
+    others = [unit for unit in writer.todo() if (unit.first, unit.last) not in own] if options.help_others else []
+    return OpenedRun(job, writer, writer.done_images, units, others)
+
+
 def _opened(
-    job: SweepJob, options: RunOptions, identity: dict[str, Any], way: str, replaced: Replaced | None
+    job: SweepJob,
+    options: RunOptions,
+    identity: dict[str, Any],
+    way: str,
+    replaced: Replaced | None,
+    claims: Claims,
 ) -> ResultWriter:
     """`open_writer`; where files were replaced, the result then is of those that are there now."""
     if replaced is None:
-        return open_writer(job, options, identity, way)
+        return open_writer(job, options, identity, way, claims=claims)
     try:
-        writer = open_writer(job, options, identity, way)
+        writer = open_writer(job, options, identity, way, claims=claims)
     except ResultError:  # another run may have gone on with them in the meantime
-        writer = open_writer(job, options, replaced.now, way)
+        writer = open_writer(job, options, replaced.now, way, claims=claims)
     writer.go_on_with(replaced.now, replaced.notes)
     nulls = len(writer.null_images)
     if nulls and replaced.now != replaced.before and not options.retry_missing:
@@ -300,6 +351,7 @@ def report_of(
         stopped=None if run is None else run.stopped,
         kept=writer.kept_images,
         precision=writer.manifest["identity"]["precision"],
+        left=len(job) - writer.done_images - writer.kept_images,
     )
 
 
@@ -308,8 +360,10 @@ def as_there(job: SweepJob, options: RunOptions, identity: dict[str, Any]) -> Sw
     return job.in_order(order_there(options.out or job.default_out, identity) or job.images.order)
 
 
-def open_writer(job: SweepJob, options: RunOptions, identity: dict[str, Any], way: str) -> ResultWriter:
-    """The result of a job, created or continued. identity: the result's. way: tree or plain."""
+def open_writer(
+    job: SweepJob, options: RunOptions, identity: dict[str, Any], way: str, *, claims: Claims | None = None
+) -> ResultWriter:
+    """The result of a job, created or continued. identity: the result's. way: tree or plain. claims: of the run."""
     return ResultWriter.open(
         options.out or job.default_out,
         identity=identity,
@@ -317,19 +371,22 @@ def open_writer(job: SweepJob, options: RunOptions, identity: dict[str, Any], wa
         macs=job.macs,
         macs_unknown=job.costs.unknown,
         samples=job.images.samples,
-        images_per_unit=options.images_per_unit or unit_size(len(job), options.device),
-        provenance=provenance(job, options, way),
+        images_per_unit=options.images_per_unit or unit_size(len(job), options.device, options.sharers),
+        provenance=provenance(job, options, way, None if claims is None else claims.run),
         order=job.images.order,
         names=job.images.known_names,
         retry_missing=options.retry_missing,
+        claims=claims,
     )
 
 
-def unit_size(images: int, device: torch.device) -> int:
-    """Images in a unit of a new result: about 64 units, 8 to 16 images on a CPU and to 256 on a GPU.
+def unit_size(images: int, device: torch.device, workers: int = 1) -> int:
+    """Images in a unit of a new result: about 64 units, 8 to 16 images on a CPU and to 256 on a GPU; fewer where so
+    many workers share them that each would have less than 20 units, and the others wait long for the last one.
 
-    >>> unit_size(50_000, torch.device("cpu"))
-    16
+    >>> unit_size(50_000, torch.device("cpu")), unit_size(50_000, torch.device("cuda"), workers=64)
+    (16, 40)
     """
     most = 256 if device.type == "cuda" else 16
-    return max(8, min(most, 1 << max(0, images // 64).bit_length()))
+    alone = min(most, 1 << max(0, images // 64).bit_length())
+    return max(8, min(alone, math.ceil(images / (20 * workers))))

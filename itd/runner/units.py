@@ -11,8 +11,9 @@ from itd.data.loader import IO, MEMORY, UNDECODABLE, DecoderDiedError
 from itd.device import current
 from itd.errors import TooManyMissingError
 from itd.runner.background import Background
-from itd.runner.worker import ComputedUnit, UnitFailure, UnitScores, Worker, note_text
-from itd.store import FailedUnit, ResultWriter, Unit
+from itd.runner.shares import Shares
+from itd.runner.worker import ComputedUnit, LeftUnit, UnitFailure, UnitScores, Worker, note_text
+from itd.store import Claims, FailedUnit, ResultWriter, Unit
 from itd.text import first_line, one_line
 
 ATTEMPTS = 3
@@ -26,23 +27,30 @@ class UnitRun:
     """The units of one run.
 
     most_missing: images of the whole result that may be recorded as missing. fail_fast: the first unit that fails ends
-    the run with its error. done: images that were written. failed: units that were set aside. stopped: why the run
-    ended before its last unit, None where it did not.
+    the run with its error. claims: of this run; without them it takes every unit. done: images that were computed here.
+    failed: units that were set aside, by this run or while it waited for them by another. stopped: why the run ended
+    before its last unit, None where it did not.
     """
 
     worker: Worker
     writer: ResultWriter
     most_missing: int = 0
     fail_fast: bool = False
+    claims: Claims | None = None
     done: int = 0
     failed: list[FailedUnit] = field(default_factory=list)
     stopped: str | None = None
 
-    def run(self, units: Sequence[Unit]) -> None:
-        """Computes and writes units; those that failed in an earlier run come last."""
-        before = {(one.first, one.last) for one in self.writer.failed}
-        new = [unit for unit in units if (unit.first, unit.last) not in before]
-        waiting = new + [unit for unit in units if (unit.first, unit.last) in before]
+    def run(self, units: Sequence[Unit], of_others: Sequence[Unit] = ()) -> None:
+        """Computes and writes units; those that failed in an earlier run come last.
+
+        What another run has claimed is left to it, and looked at again at the end, until all units are there or set
+        aside. of_others: units to compute after those.
+        """
+        self._noted = {(one.first, one.last): one for one in self.writer.failed}
+        new = [unit for unit in units if (unit.first, unit.last) not in self._noted]
+        before = [unit for unit in units if (unit.first, unit.last) in self._noted]
+        waiting: list[Unit] = [*new, *before, *of_others]
         for attempt in range(1, ATTEMPTS + 1):
             waiting = self._attempt(waiting, attempt, len(new) if attempt == 1 else 0)
             if not waiting:
@@ -51,20 +59,23 @@ class UnitRun:
     def _attempt(self, units: Sequence[Unit], attempt: int, new: int) -> list[Unit]:
         """The units that are to be tried again. new: how many of the first ones no run has ever tried."""
         again: list[UnitFailure] = []
+        shares = Shares(units, self.writer, self.claims, self._noted)
         seen = failures = 0
         try:
-            with contextlib.closing(self._outcomes(units)) as outcomes:
-                for failure in outcomes:
+            with contextlib.closing(self._outcomes_of(shares)) as outcomes:
+                for unit, failure in outcomes:
                     seen += 1
+                    if failure is not None and self.fail_fast:
+                        raise failure.error
+                    if failure is not None:
+                        failures += 1
+                        if failure.kind == MEMORY and attempt < ATTEMPTS:
+                            again.append(failure)
+                        else:
+                            self._set_aside(failure, attempt)
+                    shares.settle(unit)
                     if failure is None:
                         continue
-                    if self.fail_fast:
-                        raise failure.error
-                    failures += 1
-                    if failure.kind == MEMORY and attempt < ATTEMPTS:
-                        again.append(failure)
-                    else:
-                        self._set_aside(failure, attempt)
                     self.stopped = self._why_stop(failure, failures == seen == FIRST <= new)
                     if self.stopped is not None:
                         for short in again:
@@ -73,40 +84,67 @@ class UnitRun:
         except DecoderDiedError:
             if self.fail_fast or attempt == ATTEMPTS:
                 raise
-            return [short.unit for short in again] + list(units[seen:])
+            return [short.unit for short in again] + shares.unsettled
+        finally:
+            shares.close()
         return [short.unit for short in again]
 
-    def _outcomes(self, units: Sequence[Unit]) -> Generator[UnitFailure | None, None, None]:
+    def _outcomes_of(self, shares: Shares) -> Generator[tuple[Unit, UnitFailure | None], None, None]:
+        """What comes of each unit that this run computes, until all are there or set aside."""
+        for units in shares.rounds():
+            with contextlib.closing(self._outcomes(units)) as outcomes:
+                for unit, outcome in outcomes:
+                    if isinstance(outcome, LeftUnit):
+                        shares.leave(unit)
+                    else:
+                        yield unit, outcome
+                    self._count(shares)
+            self._count(shares)
+
+    def _count(self, shares: Shares) -> None:
+        """Counts what other runs have written or set aside."""
+        written, failed = shares.elsewhere()
+        self.failed += failed
+        if written and self.worker.progress is not None:
+            self.worker.progress(written * len(self.worker.job.space))
+
+    def _outcomes(self, units: Iterable[Unit]) -> Generator[tuple[Unit, UnitFailure | LeftUnit | None], None, None]:
         """What comes of each unit, in order: None where it was written. While one is written the next is computed.
 
         Nothing of a unit is written before it is known what came of the one before. What was computed is written also
         where an error ends the computing, and what was begun is ended also where a signal does.
         """
         with contextlib.closing(self.worker.attempts(units)) as computed, Background(self._written) as behind:
-            rows = 0
+            writing: ComputedUnit | None = None
             self.worker.wanted = lambda: not behind.failed
+            if self.claims is not None:
+                claims = self.claims
+                self.worker.begins = lambda unit: claims.begin(unit.first, unit.last)
             try:
                 for outcome in computed:
-                    if behind.busy:
-                        yield self._settled(behind, rows)
-                    if isinstance(outcome, UnitFailure):
-                        yield outcome
+                    if writing is not None:
+                        yield writing.unit, self._settled(behind, writing)
+                        writing = None
+                    if isinstance(outcome, (UnitFailure, LeftUnit)):
+                        yield outcome.unit, outcome
                     else:
-                        rows = outcome.rows
+                        writing = outcome
                         behind.start(outcome)
             except Exception:
-                if behind.busy:
-                    yield self._settled(behind, rows)
+                if writing is not None and behind.busy:
+                    yield writing.unit, self._settled(behind, writing)
                 raise
-            if behind.busy:
-                yield self._settled(behind, rows)
+            if writing is not None:
+                yield writing.unit, self._settled(behind, writing)
 
-    def _settled(self, behind: Background[ComputedUnit, UnitFailure | None], rows: int) -> UnitFailure | None:
-        """What came of the unit that was being written. rows: that were counted of it."""
+    def _settled(
+        self, behind: Background[ComputedUnit, UnitFailure | None], writing: ComputedUnit
+    ) -> UnitFailure | None:
+        """What came of the unit that was being written."""
         failure = behind.result()
         if failure is None:
             return None
-        self.worker.take_back(rows)
+        self.worker.take_back(writing.rows)
         return failure
 
     def _written(self, computed: ComputedUnit) -> UnitFailure | None:

@@ -102,6 +102,13 @@ class ComputedUnit:
     rows: int
 
 
+@dataclass(frozen=True, eq=False)
+class LeftUnit:
+    """A unit that was not computed, as another run has it by now."""
+
+    unit: Unit
+
+
 NOT_FINITE = "not-finite"
 
 
@@ -158,6 +165,7 @@ class Worker:
         retries: how images are read again that could not be read.
 
     wanted: asked while a unit is computed, of which there may be minutes left; where it says no, UnwantedError.
+    begins: asked before a unit is computed, which may have been decoded long before; where it says no, it is left.
     """
 
     def __init__(
@@ -178,6 +186,7 @@ class Worker:
         self.on_gpu = executor.device.type == "cuda"
         self.pixels = replace(job.images.pixels, as_values=True) if self.on_gpu else job.images.pixels
         self.wanted: Callable[[], bool] = lambda: True
+        self.begins: Callable[[Unit], bool] = lambda unit: True
         self._counted = 0
         self._free: list[ScoreBuffer] = []
 
@@ -196,6 +205,8 @@ class Worker:
         """
         with contextlib.closing(self.attempts(units)) as outcomes:
             for outcome in outcomes:
+                if isinstance(outcome, LeftUnit):
+                    continue
                 scores = outcome if isinstance(outcome, UnitFailure) else self.on_host(outcome)
                 if isinstance(scores, UnitFailure):
                     raise scores.error
@@ -203,7 +214,7 @@ class Worker:
                 if isinstance(outcome, ComputedUnit):
                     self.release(outcome)
 
-    def attempts(self, units: Iterable[Unit]) -> Generator[ComputedUnit | UnitFailure, None, None]:
+    def attempts(self, units: Iterable[Unit]) -> Generator[ComputedUnit | UnitFailure | LeftUnit, None, None]:
         """The units in order as they are computed, with a failure in the place of one that fails.
 
         Each has a buffer of its own until `release`: whoever releases one before it takes the next but one needs two.
@@ -228,7 +239,13 @@ class Worker:
         with contextlib.closing(ahead(decoded, device=self.executor.device)) as batches:
             for batch in batches:
                 unit = waiting.popleft()
-                yield self._attempt(unit, _batches_of(unit, batch, batches))
+                of_unit = _batches_of(unit, batch, batches)
+                if self.begins(unit):
+                    yield self._attempt(unit, of_unit)
+                    continue
+                for _ in of_unit:
+                    pass
+                yield LeftUnit(unit)
 
     def on_host(self, computed: ComputedUnit) -> UnitScores | UnitFailure:
         """The scores of a unit, copied from a GPU, or its failure; of any thread. They are there until `release`."""

@@ -5,6 +5,7 @@ from itd.store._repair import repair
 from itd.store._union import UnionSource, write_union
 from itd.store._verify import VerifyReport, verify
 from itd.store.aside import FailedUnit
+from itd.store.claims import AtWork, Claims, at_work
 from itd.store.existing import (
     check_folder,
     check_target,
@@ -24,6 +25,8 @@ from itd.store.writer import ResultWriter, Unit
 
 __all__ = [
     "OF_DATA",
+    "AtWork",
+    "Claims",
     "Damage",
     "FailedUnit",
     "ImageNames",
@@ -34,6 +37,7 @@ __all__ = [
     "UnionSource",
     "Unit",
     "VerifyReport",
+    "at_work",
     "check_folder",
     "check_target",
     "done_images",

@@ -22,8 +22,9 @@ from itd import __version__
 from itd.errors import ResultError
 from itd.files import temporary, write_synced
 from itd.store import manifest as manifests
+from itd.store.claims import leased
 from itd.store.existing import check_folder, coverage
-from itd.store.files import SIDE, disk_errors, locked, remove_stale, side_of
+from itd.store.files import SIDE, disk_errors, remove_stale, side_of
 from itd.store.identity import as_json, identity_differences
 from itd.store.index import read_scores
 from itd.store.missing import MissingImage, read_missing, save_missing
@@ -231,7 +232,7 @@ def _opened(out: str | Path, sources: Sequence[_Source]) -> ResultWriter:
         manifest = manifests.load_manifest(folder)
         if manifest is not None:
             sound_parts(folder, manifest, manifests.load_configs(folder, manifest))
-        with locked(folder / SIDE):
+        with leased(folder / SIDE):
             manifest = manifests.load_manifest(folder)
             if manifest is None:
                 remove_notes(folder)
@@ -281,7 +282,7 @@ def _place(writer: ResultWriter, source: _Source, one: Checked, first: int, last
         raise ResultError(f"{part.path} has changed since it was read; give the same command again")
     with disk_errors(target), temporary(target, folder=side_of(target)) as temp:
         write_synced(temp, data)
-        with locked(writer.folder / SIDE):
+        with leased(writer.folder / SIDE):
             manifests.require_own(writer.folder, writer.manifest)
             if coverage(list_parts(writer.folder), last + 1)[first:].any():
                 return  # another merge, or a sweep, was first

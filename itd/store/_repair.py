@@ -17,12 +17,12 @@ from itd.errors import ResultError
 from itd.space import ATTRIBUTES, SITES
 from itd.store import manifest as manifests
 from itd.store.aside import put_file_aside
+from itd.store.claims import leased
 from itd.store.files import (
     SIDE,
     UnreadableError,
     disk_errors,
     is_sealed,
-    locked,
     read_beside,
     remove_stale,
     sha256,
@@ -59,7 +59,7 @@ def repair(path: str | Path) -> tuple[str, ...]:
     notes: list[str] = []
     with disk_errors(root):
         remove_stale(root / SIDE)
-        with locked(root / SIDE):
+        with leased(root / SIDE):
             manifest = _manifest(root, notes)
             configs = None if manifest is None else _configs(root, manifest, notes)
             if manifest is None or configs is None:

@@ -19,8 +19,9 @@ from itd import __version__
 from itd.errors import ResultError
 from itd.space import ATTRIBUTES, SITES
 from itd.store import manifest as manifests
+from itd.store.claims import leased
 from itd.store.existing import check_folder
-from itd.store.files import SIDE, disk_errors, locked, remove_stale
+from itd.store.files import SIDE, disk_errors, remove_stale
 from itd.store.identity import identity_differences, with_defaults
 from itd.store.index import Index, read_scores
 from itd.store.part import list_parts
@@ -210,7 +211,7 @@ def _open(
         if manifest is not None and list_parts(folder):
             _check_same(folder, manifest, fields["identity"], configs, samples)
             sound_parts(folder, manifest, manifests.load_configs(folder, manifest))
-        with locked(folder / SIDE):
+        with leased(folder / SIDE):
             manifest = manifests.load_manifest(folder)
             if manifest is None or not list_parts(folder):
                 remove_notes(folder)

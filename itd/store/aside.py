@@ -46,18 +46,30 @@ class FailedUnit:
 
 def failed_units(folder: Path) -> list[FailedUnit]:
     """The units that failed, by position; what is damaged among them is left out, as its unit is only not there."""
-    found = []
-    for path in sorted((folder / SIDE / FAILED).glob("part-*.json")):
-        with contextlib.suppress(ResultError, OSError):
-            value = read_json(path, _check_failed)
-            plain = {name: value[name] for name in ("first", "last", "kind", "reason", "attempts")}
-            found.append(FailedUnit(**plain, images=tuple(images_of(value.get("images", ())))))
-    return found
+    found = map(_read_failed, sorted((folder / SIDE / FAILED).glob("part-*.json")))
+    return [one for one in found if one is not None]
+
+
+def failed_unit(folder: Path, first: int, last: int) -> FailedUnit | None:
+    """What is noted of a unit that failed, if anything is."""
+    return _read_failed(_failed_path(folder, first, last))
+
+
+def _read_failed(path: Path) -> FailedUnit | None:
+    with contextlib.suppress(ResultError, OSError):
+        value = read_json(path, _check_failed)
+        plain = {name: value[name] for name in ("first", "last", "kind", "reason", "attempts")}
+        return FailedUnit(**plain, images=tuple(images_of(value.get("images", ()))))
+    return None
+
+
+def _failed_path(folder: Path, first: int, last: int) -> Path:
+    return folder / SIDE / FAILED / f"{Path(part_name(first, last)).stem}.json"
 
 
 def save_failed(folder: Path, failed: FailedUnit, more: Mapping[str, str]) -> Path:
     """Notes that a unit failed; returns where. more: of the run that tried it."""
-    path = folder / SIDE / FAILED / f"{Path(part_name(failed.first, failed.last)).stem}.json"
+    path = _failed_path(folder, failed.first, failed.last)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, to_json(sealed({**asdict(failed), **more})))
     return path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import numpy as np
 from itd.errors import ResultError
 from itd.space import Space
 from itd.store import manifest as manifests
-from itd.store.files import SIDE, disk_errors, locked
+from itd.store.claims import Claims, at_work, leased
+from itd.store.files import SIDE, disk_errors, remove_temporaries
 from itd.store.identity import identity_differences
-from itd.store.part import Part, list_parts, why_unsound
+from itd.store.part import Part, list_parts, list_superseded, remove_part, why_unsound
 from itd.store.replaced import remove_notes
 
 
@@ -39,11 +40,12 @@ def done_images(
     return int(coverage(parts, len(samples)).sum())
 
 
-def remove_other(path: str | Path, identity: dict[str, Any], space: Space) -> bool:
+def remove_other(path: str | Path, identity: dict[str, Any], space: Space, *, claims: Claims | None = None) -> bool:
     """Throws away what `path` holds where that is another run than the one of this identity and space.
 
-    Of the same run nothing is removed, so that a run which was interrupted goes on. Raises ResultError for a folder
-    with other things in it than a result. Returns whether anything was removed.
+    Of the same run nothing is removed, so that a run which was interrupted goes on. claims: of this run. Raises
+    ResultError for a folder with other things in it than a result, or one on which another process works. Returns
+    whether anything was removed.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -51,17 +53,41 @@ def remove_other(path: str | Path, identity: dict[str, Any], space: Space) -> bo
     check_folder(folder)
     with disk_errors(path):
         (folder / SIDE).mkdir(parents=True, exist_ok=True)
-        with locked(folder / SIDE):
+        with leased(folder / SIDE):
             other = is_other(path, identity, space)
             if other:
-                parts = list_parts(folder)
-                manifests.manifest_path(folder).unlink(missing_ok=True)  # first: it says that the parts are a result
-                for part in parts:
-                    for record in part.records:
-                        record.unlink(missing_ok=True)
-                    part.path.unlink(missing_ok=True)
-                remove_notes(folder)
+                refuse_at_work(folder, claims, identity)
+                clear(folder)
             return other
+
+
+def clear(folder: Path) -> None:
+    """Removes all that a result holds, so that another one can begin there. Under the lease.
+
+    In this order, so that a run which was stopped cannot put a part of the old result into the new one: from the first
+    step on it finds that the manifest is not its own any more, and after the second what it wrote before is gone.
+    """
+    manifests.manifest_path(folder).unlink(missing_ok=True)
+    remove_temporaries(folder / SIDE)
+    for part in (*list_parts(folder), *(part for part, _ in list_superseded(folder))):
+        remove_part(part)
+    remove_notes(folder)
+
+
+def refuse_at_work(folder: Path, claims: Claims | None, identity: Mapping[str, Any]) -> None:
+    """ResultError where another process works on a result that a run with other options would begin anew.
+
+    claims: of that run. identity: what it is of.
+    """
+    others = [one for one in at_work(folder, but=None if claims is None else claims.token) if not one.stale]
+    if not others:
+        return
+    there = identity_there(folder) or {}
+    differing = [f"{name} is {old}, given {new}" for name, old, new in identity_differences(there, identity)]
+    raise ResultError(
+        f"process {others[0].pid} on {others[0].host} works on {folder} since {others[0].started}, with other options "
+        f"({'; '.join(differing) or 'other configurations'}); give another `out`, or wait until it has ended"
+    )
 
 
 def is_other(path: str | Path, identity: dict[str, Any], space: Space, unknown: Sequence[str] = ()) -> bool:

@@ -1,4 +1,4 @@
-"""The side folder of a result: its temporary files, a lock, JSON, and disk errors as one line."""
+"""The side folder of a result: its temporary files, JSON, and disk errors as one line."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from itd import checked, files
+from itd import checked
 from itd.checked import BadJson, Check
 from itd.errors import ResultError
-from itd.files import HOST, TEMPORARY, write_atomic
+from itd.files import TEMPORARY, write_atomic
+from itd.process import Process, is_gone
 from itd.text import one_line
 
 SIDE = "_itd"
@@ -67,25 +68,16 @@ def remove_stale(side: Path) -> None:
             continue
         with contextlib.suppress(FileNotFoundError):
             old = time.time() - entry.stat().st_mtime > DAY_S
-            if old or (match[1] == HOST and not _alive(int(match[2]))):
+            if old or is_gone(Process(match[1], int(match[2]))):
                 os.unlink(entry.path)
 
 
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return True
-
-
-@contextlib.contextmanager
-def locked(side: Path) -> Iterator[None]:
-    """One writer at a time, also between processes; without effect where the file system or system has no locks."""
-    with files.locked(side / "lock"):
-        yield
+def remove_temporaries(side: Path) -> None:
+    """Removes all temporary files of a result, so that nobody can put a part any more that was written before."""
+    for entry in list(os.scandir(side)):
+        if TEMPORARY.match(entry.name):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(entry.path)
 
 
 RESTORE = "restore it from a copy, or try `itd verify --repair`"

@@ -12,7 +12,8 @@ import numpy as np
 
 from itd.checked import fields, listing, maybe, text, whole
 from itd.errors import ResultError
-from itd.store.files import SIDE, UnreadableError, locked, read_json, sealed, to_json, write_whole
+from itd.store.claims import leased
+from itd.store.files import SIDE, UnreadableError, read_json, sealed, to_json, write_whole
 from itd.store.index import read_index
 from itd.store.part import list_parts, require_record
 
@@ -78,7 +79,7 @@ def as_parts_say(folder: Path, null_images: Sequence[int], samples: np.ndarray) 
     null_images: their positions, as the parts have them. samples: (N,) of the selected images. Of an image that no part
     holds a reason stays: another run may be about to write it.
     """
-    with locked(folder / SIDE):
+    with leased(folder / SIDE):
         try:
             noted, whole_file = read_missing(folder), True
         except UnreadableError:

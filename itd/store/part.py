@@ -66,12 +66,40 @@ class Part:
 
 
 def list_parts(folder: Path) -> list[Part]:
-    """The parts of a folder by position; a Parquet file of another name has none. Records are not read yet."""
+    """The parts of a folder by position; a Parquet file of another name has none. Records are not read yet.
+
+    A part whose images another one holds as well is left out: the longer one took its place.
+    """
+    return [part for part, holder in _list_all(folder) if holder is None]
+
+
+def list_superseded(folder: Path) -> list[tuple[Part, Part]]:
+    """The parts that `list_parts` leaves out, each with the one that took its place."""
+    return [(part, holder) for part, holder in _list_all(folder) if holder is not None]
+
+
+def remove_part(part: Part) -> None:
+    """Removes a part, then its records."""
+    part.path.unlink(missing_ok=True)
+    for record in part.records:
+        record.unlink(missing_ok=True)
+
+
+def _list_all(folder: Path) -> list[tuple[Part, Part | None]]:
+    """All parts of a folder, each with the part that took its place, if one did: one with a record, whose images are
+    more and begin no later."""
     names = [
         path.name for path in folder.iterdir() if path.suffix == ".parquet" and not path.name.startswith((".", "_"))
     ]
     records = _list_records(folder / SIDE)  # after the parts, which come later than their records
-    return sorted((_part(folder / name, records) for name in names), key=lambda p: (p.first, p.last, p.name))
+    found: list[tuple[Part, Part | None]] = []
+    longest: Part | None = None
+    for part in sorted((_part(folder / name, records) for name in names), key=lambda p: (p.first, -p.last, p.name)):
+        inside = longest is not None and part.first >= 0 and part.last <= longest.last
+        found.append((part, longest if inside else None))
+        if not inside and part.first >= 0 and part.records:
+            longest = part
+    return found
 
 
 def single_part(path: Path) -> Part:
@@ -164,12 +192,10 @@ def put_part(temp: Path, target: Path, record: dict[str, Any], *, replacing: Par
     """Gives a written part its final name, after its record.
 
     replacing: the part that is there and makes way, with its records; None puts it only if absent. Returns False where
-    somebody was first; then nothing of this one is left.
+    somebody was first; then its record stays, as the part that is there may be the same, and have no other one.
     """
-    path, wrote = write_record(target, record)
+    path, _ = write_record(target, record)
     if not publish(temp, target, exclusive=replacing is None):
-        if wrote:
-            path.unlink(missing_ok=True)
         return False
     for old in replacing.records if replacing is not None else ():
         if old != path:

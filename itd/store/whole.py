@@ -12,9 +12,20 @@ import numpy as np
 from itd.errors import ResultError
 from itd.store import manifest as manifests
 from itd.store.aside import put_aside
-from itd.store.files import SIDE, UnreadableError, locked
+from itd.store.claims import leased
+from itd.store.files import SIDE, UnreadableError
 from itd.store.index import Index, read_index
-from itd.store.part import Part, list_parts, read_columns, read_latest, read_schema, require_record, with_record
+from itd.store.part import (
+    Part,
+    list_parts,
+    list_superseded,
+    read_columns,
+    read_latest,
+    read_schema,
+    remove_part,
+    require_record,
+    with_record,
+)
 from itd.store.result import for_each
 from itd.store.schema import check_columns
 
@@ -96,6 +107,23 @@ def check_parts(
 
 
 def whole_parts(folder: Path, manifest: Mapping[str, Any], numbers: np.ndarray) -> tuple[list[Checked], list[str]]:
+    """`_whole_parts`, once more where a part was moved that had taken the place of others, which are seen again then.
+
+    What a longer part has taken the place of is removed, once that one is known to be whole.
+    """
+    hidden = list_superseded(folder)
+    found, notes = _whole_parts(folder, manifest, numbers)
+    if notes and hidden:
+        found, more = _whole_parts(folder, manifest, numbers)
+        notes += more
+    whole = {one.part.name for one in found}
+    for part, holder in hidden:
+        if holder.name in whole:
+            remove_part(part)
+    return found, notes
+
+
+def _whole_parts(folder: Path, manifest: Mapping[str, Any], numbers: np.ndarray) -> tuple[list[Checked], list[str]]:
     """The parts of a result that are whole, the others moved to `_itd/bad`; and a note for each that was moved.
 
     The parts are read without the lock; under it only what was damaged is looked at once more, by the manifest as it
@@ -106,7 +134,7 @@ def whole_parts(folder: Path, manifest: Mapping[str, Any], numbers: np.ndarray) 
     damaged = {one.file for one in found if isinstance(one, Damage)}
     notes = []
     if damaged:
-        with locked(folder / SIDE):
+        with leased(folder / SIDE):
             samples = manifests.from_runs(manifests.require_own(folder, manifest)["samples"])
             for part in list_parts(folder):
                 if part.name not in damaged:

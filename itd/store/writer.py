@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,15 +18,28 @@ from itd.errors import ItdWarning, ResultError, TooManyMissingError
 from itd.files import temporary, write_synced
 from itd.space import Space
 from itd.store import manifest as manifests
-from itd.store.aside import FailedUnit, failed_units, forget_failed, save_failed
-from itd.store.existing import begins_anew, check_target, coverage
-from itd.store.files import SIDE, disk_errors, locked, remove_stale, side_of
+from itd.store.aside import FailedUnit, failed_unit, failed_units, forget_failed, save_failed
+from itd.store.claims import Claims, leased
+from itd.store.existing import begins_anew, check_target, clear, coverage, refuse_at_work
+from itd.store.files import SIDE, disk_errors, remove_stale, side_of
 from itd.store.missing import MissingImage, as_parts_say, missing_path, read_missing, save_missing
-from itd.store.part import Part, list_parts, make_record, part_name, put_part, read_columns
+from itd.store.part import (
+    Part,
+    list_parts,
+    list_superseded,
+    make_record,
+    part_name,
+    put_part,
+    read_columns,
+    remove_part,
+)
 from itd.store.replaced import go_on, remove_notes
 from itd.store.samples import ImageNames, Namer, brought_up
 from itd.store.schema import FLOATS, SCORES, encode, part_schema, part_table, setting_columns
 from itd.store.whole import Checked, whole_parts
+
+_LOOK_S = 1.0
+"""Between two looks of `holds` at the whole list of parts."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +84,7 @@ class ResultWriter:
         self._settings = {n: configs.column(n).to_pylist() for n in setting_columns(manifest["attributes"])}
         self._schema = part_schema(manifest["attributes"], manifest["default"])
         self._run = run
+        self._looked = np.zeros(len(samples), bool), 0.0
         nulls = [one for one in parts if one.null_images and one.part.last < len(samples)]
         self._again = {(one.part.first, one.part.last): one.part for one in nulls if retry_missing}
         if nulls or missing_path(self.folder).exists():
@@ -89,6 +105,7 @@ class ResultWriter:
         order: str = manifests.PATH_ORDER,
         names: ImageNames | None = None,
         retry_missing: bool = False,
+        claims: Claims | None = None,
     ) -> ResultWriter:
         """Creates a result, or continues the one that is there.
 
@@ -104,11 +121,13 @@ class ResultWriter:
             order: of the samples; used only where the result is created.
             names: what the images are called; a result that does not have all of them yet gets them.
             retry_missing: the units with null rows are to do again.
+            claims: of this run, which is at work already.
 
         A part that is damaged is moved to `_itd/bad`, with an ItdWarning that names it, and is to do again.
 
         Raises:
-            ResultError: the folder holds another run, whose fields that differ are named, or cannot be written.
+            ResultError: the folder holds another run, whose fields that differ are named, or another process works
+                there on one; or it cannot be written.
 
         Example:
             >>> writer = ResultWriter.open("results/r.parquet", identity=identity, space=space, macs=macs,
@@ -130,11 +149,14 @@ class ResultWriter:
                 configs = manifests.load_configs(folder, manifest)
                 manifests.check_same(str(folder), manifest, configs, identity, space, samples)
                 parts = sound_parts(folder, manifest, configs)
-            with locked(folder / SIDE):
+            with leased(folder / SIDE):
                 manifest = manifests.load_manifest(folder)
                 if manifest is not None and not begins_anew(folder, manifest, identity):
                     manifest = _continued(folder, manifest, identity, space, samples, provenance, namer)
                 else:
+                    if manifest is not None:
+                        refuse_at_work(folder, claims, identity)
+                        clear(folder)
                     remove_notes(folder)
                     manifest = manifests.create(
                         folder, identity, space, macs, samples, images_per_unit, provenance, macs_unknown, order, namer
@@ -168,6 +190,10 @@ class ResultWriter:
             one for one in there if not covered[one.first : one.last + 1].all() or (one.first, one.last) in self._again
         ]
 
+    def noted_failure(self, first: int, last: int) -> FailedUnit | None:
+        """Why a unit could not be computed in the latest run that tried it; None where nothing is noted of it."""
+        return failed_unit(self.folder, first, last)
+
     def set_aside(self, failed: FailedUnit) -> None:
         """Notes in `_itd/failed` that a unit could not be computed; writing it takes the note away."""
         time = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
@@ -180,7 +206,7 @@ class ResultWriter:
 
         notes: the images without scores, as their files are now.
         """
-        with disk_errors(self.path), locked(self.folder / SIDE):
+        with disk_errors(self.path), leased(self.folder / SIDE):
             manifest = manifests.require_own(self.folder, self.manifest)
             self.manifest = go_on(self.folder, manifest, identity, notes)
 
@@ -253,17 +279,50 @@ class ResultWriter:
         record = make_record(data, self._run)
         target = self.folder / part_name(unit.first, unit.last)
         with disk_errors(target), temporary(target, folder=side_of(target)) as temp:
-            write_synced(temp, data)  # before the lock, which then covers only the renames
+            write_synced(temp, data)  # before the manifest is read, see `itd.store.existing.clear`
             self._reopen(temp, unit, record)
-            with locked(self.folder / SIDE):
-                manifests.require_own(self.folder, self.manifest)
-                old = self._again.get((unit.first, unit.last))
-                if old is not None or self._may_write(unit):
-                    notes = self._note_missing(unit, missing_images, most_missing)
+            manifests.require_own(self.folder, self.manifest)
+            old = self._again.get((unit.first, unit.last))
+            if old is not None or self._may_write(unit):
+                with self._noted(unit, missing_images, most_missing) as notes:
                     if put_part(temp, target, record, replacing=old) and notes is not None:
                         save_missing(self.folder, notes)
-                    self._again.pop((unit.first, unit.last), None)
-                forget_failed(self.folder, unit.first, unit.last)
+                self._again.pop((unit.first, unit.last), None)
+                self._remove_superseded(unit)
+            forget_failed(self.folder, unit.first, unit.last)
+
+    def holds(self, unit: Unit) -> bool:
+        """Whether a unit is there, and not to do again."""
+        if (unit.first, unit.last) in self._again:
+            return False
+        if (self.folder / part_name(unit.first, unit.last)).exists():
+            return True
+        covered, until_s = self._looked
+        if time.monotonic() > until_s:  # of other sizes of units there are few, and a listing takes long
+            began_s = time.monotonic()
+            covered = self._covered(len(self.samples))
+            now_s = time.monotonic()
+            self._looked = covered, now_s + max(_LOOK_S, 50 * (now_s - began_s))
+        return bool(covered[unit.first : unit.last + 1].all())
+
+    def _remove_superseded(self, unit: Unit) -> None:
+        """Removes the parts in whose place that of a unit came, of runs with a smaller limit."""
+        name = part_name(unit.first, unit.last)
+        for part, holder in list_superseded(self.folder):
+            if holder.name == name:
+                remove_part(part)
+
+    @contextlib.contextmanager
+    def _noted(
+        self, unit: Unit, missing: Sequence[MissingImage], most: int | None
+    ) -> Iterator[list[MissingImage] | None]:
+        """`_note_missing` under the lease, as long as the block lasts; of a unit that nothing is noted of, no lease is
+        needed."""
+        if not missing and not any(unit.first <= one.image <= unit.last for one in read_missing(self.folder)):
+            yield None
+            return
+        with leased(self.folder / SIDE):
+            yield self._note_missing(unit, missing, most)
 
     def _note_missing(self, unit: Unit, missing: Sequence[MissingImage], most: int | None) -> list[MissingImage] | None:
         """Writes down which images of a unit are missing, before its part; returns what to write after it, as an
@@ -312,13 +371,16 @@ class ResultWriter:
             )
 
     def _may_write(self, unit: Unit) -> bool:
-        there = self._covered(unit.last + 1)[unit.first :]
-        if there.any() and not there.all():
+        """Whether a unit is not there. Parts of a piece of it are no hindrance: its part takes their place."""
+        parts = [part for part in list_parts(self.folder) if part.first <= unit.last and unit.first <= part.last]
+        there = coverage(parts, unit.last + 1)[unit.first :]
+        beyond = [part for part in parts if part.first < unit.first or unit.last < part.last]
+        if beyond and not there.all():
             raise ResultError(
                 f"another run with another `limit` has written a part of images {unit.first} to {unit.last} in the "
                 "meantime; nothing already written is lost: give the same command again and it goes on from there"
             )
-        return not there.any()
+        return not there.all()
 
     def _covered(self, images: int) -> np.ndarray:
         return coverage(list_parts(self.folder), images)

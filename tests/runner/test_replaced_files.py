@@ -122,10 +122,10 @@ def test_two_runs_go_on_with_a_replaced_file_at_once(
     (data / "cat/3.png").write_bytes(whole)
     opened = runner.open_writer
 
-    def late(*given: object) -> object:
+    def late(*given: object, **named: object) -> object:
         monkeypatch.setattr(runner, "open_writer", opened)
         assert sweep(request_, quiet=True).done == 2
-        return opened(*given)  # type: ignore[arg-type]
+        return opened(*given, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(runner, "open_writer", late)
     assert sweep(request_, quiet=True).already == 8 and open_result(request_.out).n == 8

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from itd.errors import ResultError
-from itd.files import HOST
-from itd.store import ResultWriter, files, open_result, verify
+from itd.process import machine
+from itd.store import ResultWriter, Unit, open_result, verify
 from support import synthetic
 
 
@@ -126,14 +126,25 @@ def test_a_unit_written_twice_is_the_same_unit(tmp_path):
     assert np.array_equal(open_result(tmp_path / "r").matrix("nll"), scores["nll"]), "what is there stays"
 
 
-def test_a_unit_that_would_overlap_is_not_written(tmp_path):
+def test_a_unit_takes_the_place_of_a_piece_of_it(tmp_path):
     scores = synthetic.make_scores(6, 4)
     large = synthetic.open_writer(tmp_path / "r", 4)
     (unit,) = large.todo()
     synthetic.write_units(synthetic.open_writer(tmp_path / "r", 2), {k: v[..., :2] for k, v in scores.items()})
+    large.write(unit, missing=np.zeros(4, bool), **scores)
+    assert names(tmp_path / "r") == ["part-00000000-00000003.parquet"] and temporaries(tmp_path / "r") == []
+    assert verify(tmp_path / "r").complete and len(list((tmp_path / "r/_itd").glob("part-*.json"))) == 1
+
+
+def test_a_unit_that_would_overlap_is_not_written(tmp_path):
+    scores = synthetic.make_scores(6, 8)
+    synthetic.write_units(synthetic.open_writer(tmp_path / "r", 2), {k: v[..., :2] for k, v in scores.items()})
+    short, long = synthetic.open_writer(tmp_path / "r", 3), synthetic.open_writer(tmp_path / "r", 8)
+    unit, here = Unit(1, 2, short.samples[1:3]), slice(1, 3)  # which no run of this version makes
     with pytest.raises(ResultError, match="another run"):
-        large.write(unit, missing=np.zeros(4, bool), **scores)
-    assert names(tmp_path / "r") == ["part-00000000-00000001.parquet"] and temporaries(tmp_path / "r") == []
+        short.write(unit, missing=np.zeros(2, bool), **{k: v[..., here] for k, v in scores.items()})
+    synthetic.write_units(long, scores)
+    assert verify(tmp_path / "r").complete and temporaries(tmp_path / "r") == []
 
 
 def test_scores_that_are_not_finite_are_not_written(tmp_path):
@@ -183,7 +194,7 @@ def test_temporary_files_of_dead_processes_go_and_those_of_live_ones_stay(tmp_pa
     folder = synthetic.make_result(tmp_path / "r", synthetic.make_scores(6, 4))
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    host = HOST
+    host = machine()
     for pid in (dead.pid, os.getpid()):
         (folder / f"_itd/tmp-{host}-{pid}-abc").write_text("x")
     for age, name in ((0, "new"), (2 * 86_400, "old")):
@@ -192,14 +203,6 @@ def test_temporary_files_of_dead_processes_go_and_those_of_live_ones_stay(tmp_pa
         os.utime(path, (path.stat().st_mtime - age,) * 2)
     synthetic.open_writer(folder, 4)
     assert sorted(temporaries(folder)) == sorted([f"tmp-{host}-{os.getpid()}-abc", "tmp-otherhostnew-1-abc"])
-
-
-def test_the_lock_keeps_others_out(tmp_path):
-    fcntl = pytest.importorskip("fcntl")
-    with open(tmp_path / "lock", "w") as other:
-        with files.locked(tmp_path), pytest.raises(BlockingIOError):
-            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_two_processes_may_create_and_fill_one_result_at_once(tmp_path):

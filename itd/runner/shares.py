@@ -1,0 +1,134 @@
+"""Which units a run computes, of those that it shares with other runs on the same result."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+
+from itd.store import Claims, FailedUnit, ResultWriter, Unit
+
+LONG_S = 60.0
+"""A run with nothing else to do computes a unit itself that another has claimed for so long, or for three times as long
+as its own slowest one took."""
+LOOK_S = 0.25
+"""Between two looks at the units that others have claimed."""
+
+
+class Shares:
+    """The units of one attempt, as far as no other run has them.
+
+    claims: of this run; without them every unit is its own. noted: the units that had failed before, by their place.
+    Units are handed out by `rounds`, in the thread that decodes; all else is called by the thread that computes.
+    """
+
+    def __init__(
+        self,
+        units: Sequence[Unit],
+        writer: ResultWriter,
+        claims: Claims | None,
+        noted: Mapping[tuple[int, int], FailedUnit],
+    ) -> None:
+        self.writer, self.claims, self.noted = writer, claims, noted
+        self._waiting = {(unit.first, unit.last): unit for unit in units}
+        self._taken: dict[tuple[int, int], Unit] = {}
+        self._since_s: dict[tuple[int, int], float] = {}
+        self._written: list[Unit] = []
+        self._failed: list[FailedUnit] = []
+        self._lock = threading.Lock()
+        self._slowest_s = 0.0
+        self._settled_s = time.monotonic()
+
+    def rounds(self) -> Iterator[Iterator[Unit]]:
+        """The units that this run is to compute, in rounds: first those that nobody has, in order; then, while other
+        runs have some, what those have not begun, what they gave up, and what they have had for long."""
+        while self._waiting:
+            units = self._free()
+            first = next(units, None) or self._stolen()
+            if first is None:
+                yield iter(())
+                if self._waiting:
+                    time.sleep(LOOK_S)
+                continue
+            self._settled_s = time.monotonic()
+            yield itertools.chain([first], units)
+
+    def settle(self, unit: Unit) -> None:
+        """A unit is written, or has failed: this run has it no longer."""
+        now_s = time.monotonic()
+        self._slowest_s, self._settled_s = max(self._slowest_s, now_s - self._settled_s), now_s
+        self._give_up(unit)
+
+    def leave(self, unit: Unit) -> None:
+        """Another run has taken a unit that this one had not begun."""
+        del self._taken[unit.first, unit.last]
+        self._waiting[unit.first, unit.last] = unit
+
+    def elsewhere(self) -> tuple[int, list[FailedUnit]]:
+        """(images that other runs have written, the units that they set aside), since this was last asked."""
+        with self._lock:
+            written, self._written = self._written, []
+            failed, self._failed = self._failed, []
+        return sum(map(len, written)), failed
+
+    @property
+    def unsettled(self) -> list[Unit]:
+        """The units of which nobody knows yet what comes of them."""
+        return [*self._taken.values(), *self._waiting.values()]
+
+    def close(self) -> None:
+        """Gives back what this run has taken and not settled."""
+        for unit in list(self._taken.values()):
+            self._give_up(unit)
+
+    def _free(self) -> Iterator[Unit]:
+        for unit in list(self._waiting.values()):
+            if not self._is_settled(unit) and self._take(unit):
+                yield unit
+
+    def _stolen(self) -> Unit | None:
+        """A unit that another run has taken for next, the last one that there is."""
+        if self.claims is None:
+            return None
+        for unit in reversed(list(self._waiting.values())):
+            if self.claims.steal(unit.first, unit.last):
+                self._own(unit)
+                return unit
+        return None
+
+    def _take(self, unit: Unit) -> bool:
+        place, now_s = (unit.first, unit.last), time.monotonic()
+        since_s = self._since_s.setdefault(place, now_s)
+        if self.claims is not None and not self.claims.take(*place):
+            if now_s - since_s <= max(LONG_S, 3 * self._slowest_s):
+                return False
+        elif self._is_settled(unit):  # between the look and the claim
+            if self.claims is not None:
+                self.claims.release(*place)
+            return False
+        self._own(unit)
+        return True
+
+    def _own(self, unit: Unit) -> None:
+        self._taken[unit.first, unit.last] = self._waiting.pop((unit.first, unit.last))
+
+    def _give_up(self, unit: Unit) -> None:
+        self._taken.pop((unit.first, unit.last), None)
+        if self.claims is not None:
+            self.claims.release(unit.first, unit.last)
+
+    def _is_settled(self, unit: Unit) -> bool:
+        """Whether another run has written a unit, or set it aside, since this run began."""
+        place = unit.first, unit.last
+        failed = self.writer.noted_failure(*place)
+        if self.writer.holds(unit):
+            with self._lock:
+                self._written.append(unit)
+        elif failed is not None and failed != self.noted.get(place):
+            with self._lock:
+                self._failed.append(failed)
+        else:
+            return False
+        del self._waiting[place]
+        return True
