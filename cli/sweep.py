@@ -178,6 +178,23 @@ def _how(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Images in the tree at once."),
             click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one."),
             click.option(
+                "--devices", metavar="D,D", help="A worker process for each: cuda:0,cuda:1; all (GPUs); cpu*2."
+            ),
+            click.option(
+                "--engine",
+                type=click.Choice(("inline", "local", "ray")),
+                help="This process, those of --devices, or actors of Ray; default inline, with --devices local.",
+            ),
+            click.option(
+                "--address", metavar="A", help="Of a Ray cluster, or auto; default one of this command's own."
+            ),
+            click.option(
+                "--workers-per-node",
+                type=click.IntRange(min=1),
+                metavar="N",
+                help="Of Ray; default one for each GPU of a node, or one.",
+            ),
+            click.option(
                 "--precision",
                 metavar="P",
                 help="fp32, tf32, bf16, fp16 or auto: that of the result that is there, or bf16 where its predictions "

@@ -56,6 +56,37 @@ def resolve_device(device: Any = None) -> torch.device:
     return found
 
 
+def resolve_devices(devices: Any) -> tuple[torch.device, ...]:
+    """The devices of a list, or of a text: "cuda:0,cuda:1"; "all", every GPU; "cpu*2", the same one twice.
+
+    Raises ItdError for one that is not there, and for none.
+
+    >>> resolve_devices("cpu*2")
+    (device(type='cpu'), device(type='cpu'))
+    """
+    texts = devices.split(",") if isinstance(devices, str) else devices
+    if not isinstance(texts, (list, tuple)) or not texts:
+        raise ItdError(f"devices is {devices!r}; give for example 'cuda:0,cuda:1', 'all' or 'cpu*2'")
+    found: list[torch.device] = []
+    for text in texts:
+        name, times, count = str(text).strip().partition("*")
+        if times and not (count.isdecimal() and 1 <= int(count) <= 1024):
+            raise ItdError(f"no such devices: {str(text)!r}; behind * stands how many, as in 'cpu*2'")
+        if name == "all":
+            there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+            if not there:
+                raise ItdError("devices 'all': torch sees no GPU here; give for example 'cpu*2'")
+            names = [f"cuda:{index}" for index in range(there)]
+        elif not name:
+            raise ItdError(
+                f"no such devices: {str(devices)!r}; allowed are for example 'cuda:0,cuda:1', 'all', 'cpu*2'"
+            )
+        else:
+            names = [name]
+        found += [resolve_device(one) for one in names] * int(count or 1)
+    return tuple(found)
+
+
 def current(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Inside the block a GPU is the thread's current one: what pins memory or opens a context does so there.
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from itd.data.processes import default_workers
-from itd.device import resolve_device
+from itd.device import resolve_device, resolve_devices
 from itd.engine.precision import PRECISIONS, Precision
 from itd.engine.tree import default_batch_size
 from itd.errors import DataError, ItdError, ItdWarning, ResultError, SpaceError
@@ -23,6 +23,8 @@ from itd.text import shorten
 
 EXECUTORS = ("auto", "tree", "plain")
 """The prefix tree; plain forwards, one for each configuration; or the tree where the network can be traced."""
+ENGINES = ("inline", "local", "ray")
+"""This process; processes of this machine, one for each device; actors of Ray."""
 AUTO = "auto"
 """The number format that is settled when a result is created: `itd.runner.precision`."""
 
@@ -32,7 +34,9 @@ class RunOptions:
     """How to run, checked. Fields as the keywords of `itd.sweep`.
 
     precision: fp32 until `auto` is settled. auto: whether it is not. precision_asked: whether somebody named one.
-    agreements: what was found of the number formats that were tried (`itd.runner.precision.Agreement`).
+    agreements: what was found of the number formats that were tried (`itd.runner.precision.Agreement`). members: how
+    many workers the run has, of which `beside` are on the machine of this one. last: first and last positions of the
+    units to try after all others.
     """
 
     out: str | None
@@ -52,11 +56,18 @@ class RunOptions:
     auto: bool = False
     precision_asked: bool = False
     agreements: tuple[Any, ...] = ()
+    devices: tuple[torch.device, ...] = ()
+    engine: str = "inline"
+    address: str | None = None
+    workers_per_node: int | None = None
+    members: int = 1
+    beside: int = 1
+    last: tuple[tuple[int, int], ...] = ()
 
     @property
     def sharers(self) -> int:
         """How many workers share the units of a new result, as far as this run knows."""
-        return 1 if self.shard is None else self.shard[1]
+        return self.members * (1 if self.shard is None else self.shard[1])
 
     @classmethod
     def of(cls, request: SweepRequest | None = None, **keywords: Any) -> RunOptions:
@@ -66,6 +77,10 @@ class RunOptions:
         """
         names = (
             "device",
+            "devices",
+            "engine",
+            "address",
+            "workers_per_node",
             "precision",
             "batch_size",
             "workers",
@@ -102,12 +117,37 @@ class RunOptions:
             )
         if out is not None:
             (check_folder if chosen.get("overwrite") else check_target)(out)
-        device = resolve_device(chosen.pop("device", None))
+        device = _place(chosen)
         given = chosen.pop("precision", None)
         name = given or (AUTO if device.type == "cuda" else "fp32")
         precision = name if isinstance(name, Precision) else _precision(name, device)
         chosen |= {"auto": name == AUTO, "precision_asked": given not in (None, AUTO)}
         return cls(None if out is None else str(out), device, precision, **chosen)
+
+
+def _place(chosen: dict[str, Any]) -> torch.device:
+    """The device, or the first one of the workers, of options that say where and by whom a sweep is run.
+
+    `chosen` loses `device`; its `devices` become devices, and its `engine` is one. Raises ItdError for what cannot be.
+    """
+    named, several = chosen.pop("device", None), chosen.pop("devices", None)
+    engine = chosen.setdefault("engine", None) or ("inline" if several is None else "local")
+    if engine not in ENGINES:
+        raise ItdError(f"no such `engine={engine}`; allowed are {', '.join(ENGINES)}")
+    if named is not None and several is not None:
+        raise ItdError(f"`device={named}` and `devices={several}` are both given; give one of them")
+    if several is not None and engine != "local":
+        raise ItdError(f"`devices` are of `engine=local`, and `engine={engine}` is given; leave one of them out")
+    of_ray = [name for name in ("address", "workers_per_node") if chosen.get(name) is not None]
+    if of_ray and engine != "ray":
+        raise ItdError(f"`{of_ray[0]}` is of `engine=ray`; give that too, or leave it out")
+    if engine == "ray" and named is not None:
+        raise ItdError(f"`device={named}` is not for `engine=ray`, whose workers take the device that Ray gives them")
+    chosen["engine"] = engine
+    if several is not None:
+        chosen["devices"] = resolve_devices(several)
+        return chosen["devices"][0]
+    return resolve_device(named)
 
 
 def _precision(name: str, device: torch.device) -> Precision:
@@ -129,7 +169,7 @@ def with_workers(options: RunOptions, job: SweepJob) -> RunOptions:
     workers, why = default_workers(options.device, pixels, -(-len(job) // size), size * image_bytes)
     if why is not None:
         warnings.warn(f"the images are decoded in this process alone: {why}", ItdWarning, stacklevel=3)
-    return replace(options, workers=workers)
+    return replace(options, workers=max(1, workers // options.beside) if workers else 0)
 
 
 def missing_limit(allowed: bool | int | str, images: int) -> int:
@@ -162,7 +202,7 @@ def checked_options(job: Any, **keywords: Any) -> RunOptions:
 
 
 def _check_counts(chosen: dict[str, Any]) -> None:
-    for name, least in (("batch_size", 1), ("workers", 0), ("images_per_unit", 1)):
+    for name, least in (("batch_size", 1), ("workers", 0), ("images_per_unit", 1), ("workers_per_node", 1)):
         value = chosen.get(name)
         if value is None:
             continue

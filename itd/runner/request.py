@@ -48,11 +48,12 @@ class SweepRequest(PreprocessChanges):
     context_px: vary the images (see `Preprocess`), and become part of the result's name. limit, every, order: which,
     and in which order (see `itd.data.images.select`); a result that is there goes on in its own order. class_subset:
     all, present or a file (see `itd.data.subset.class_subset`). batch_size: images in the tree at once (8, 64 on a
-    GPU). precision: as of `itd.sweep`. workers: processes that decode (0, on a GPU the cores). shard: (i, n), the i-th
-    of n parts of the work. help_others: then the units of other shards. images_per_unit: of a new result. executor:
-    auto, tree or plain. overwrite: a result of another run at `out` is thrown away. allow_missing, retry_missing,
-    check_data, fail_fast: as of `itd.sweep`. hash_data: the contents of the files are part of what the result is of,
-    and not their names and sizes alone. cache: a folder where decoded images are kept for other sweeps.
+    GPU). device, devices, engine, address, workers_per_node, precision: as of `itd.sweep`. workers: processes that
+    decode (0, on a GPU the cores). shard: (i, n), the i-th of n parts of the work. help_others: then the units of other
+    shards. images_per_unit: of a new result. executor: auto, tree or plain. overwrite: a result of another run at `out`
+    is thrown away. allow_missing, retry_missing, check_data, fail_fast: as of `itd.sweep`. hash_data: the contents of
+    the files are part of what the result is of, and not their names and sizes alone. cache: a folder where decoded
+    images are kept for other sweeps.
     """
 
     model: str
@@ -75,6 +76,10 @@ class SweepRequest(PreprocessChanges):
     class_subset: str = ALL
     batch_size: int | None = None
     device: str | None = None
+    devices: str | None = None
+    engine: str | None = None
+    address: str | None = None
+    workers_per_node: int | None = None
     precision: str | None = None
     workers: int | None = None
     out: str | None = None

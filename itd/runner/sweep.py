@@ -96,6 +96,10 @@ def sweep(
     *,
     out: str | None = None,
     device: Any = None,
+    devices: Any = None,
+    engine: str | None = None,
+    address: str | None = None,
+    workers_per_node: int | None = None,
     precision: str | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
@@ -122,6 +126,11 @@ def sweep(
         job: objects, or what was typed; of a request the keywords below take the place of its own.
         out: the result's folder; default results/<name>-<attributes>.parquet.
         device: cpu, cuda, cuda:1; default a GPU where there is one.
+        devices: in place of `device`, one worker process for each, started anew on this machine: "cuda:0,cuda:1",
+            "all" (GPUs), "cpu*2", or a list. A script that calls this needs `if __name__ == "__main__":`.
+        engine: inline (this process), local (what `devices` implies) or ray (actors of Ray Core, an extra).
+        address: of Ray's cluster, "auto" for the one that runs; default one that is started here and ends with the run.
+        workers_per_node: of Ray; default one for each GPU of a node, or one.
         precision: fp32, tf32, bf16, fp16 or auto, part of what makes two results the same. Default fp32, on a GPU auto:
             the number format of the result that is there; where one is begun, bf16, else tf32, if on the first 256
             images 99% of all predictions are those of fp32, and the images that are right at the static, worst, median
@@ -166,6 +175,10 @@ def sweep(
         job,
         out=out,
         device=device,
+        devices=devices,
+        engine=engine,
+        address=address,
+        workers_per_node=workers_per_node,
         precision=precision,
         batch_size=batch_size,
         workers=workers,
@@ -179,7 +192,7 @@ def sweep(
         check_data=check_data,
         fail_fast=fail_fast,
     )
-    if options.device.type == "cuda" and options.workers != 0:
+    if options.device.type == "cuda" and options.workers != 0 and options.engine == "inline":
         start_server()  # before anything touches CUDA
     with current(options.device):
         return _swept(job, options, on_start, None if quiet else on_prepare)
@@ -189,6 +202,7 @@ def _swept(
     job: SweepJob | SweepRequest, options: RunOptions, on_start: OnStart | None, on_prepare: OnPrepare | None
 ) -> SweepReport:
     """`sweep` with its options checked, on its device."""
+    source = job
     if isinstance(job, SweepRequest):
         job = job.job(on_prepare=on_prepare)
     if job.weights_pending:
@@ -203,6 +217,10 @@ def _swept(
         options = settled(job, options, partial(tried, job, options, way, on_prepare))
 
     def run(options: RunOptions) -> SweepReport:
+        if options.engine != "inline":
+            from itd.runner.fleet import run_fleet
+
+            return run_fleet(source, job, options, way.name, on_start=on_start, on_prepare=on_prepare)
         make = partial(make_executor, job, options, way)
         return run_job(job, options, make, way=way.name, warning=way.note, on_start=on_start, on_prepare=on_prepare)
 
@@ -226,11 +244,13 @@ def run_job(
     identity: Mapping[str, Any] | None = None,
     on_start: OnStart | None = None,
     on_prepare: OnPrepare | None = None,
+    on_written: Callable[[int], Any] | None = None,
 ) -> SweepReport:
     """Computes and writes the units that are missing, with any executor.
 
     executor: makes it, once there is something to do. way: what it is, tree or plain. warning: what a user
-    should know, said once nothing can be refused any more. identity: fields beside the job's own. Others as of `sweep`.
+    should know, said once nothing can be refused any more. identity: fields beside the job's own. on_written: called
+    with how many images were just computed and written. Others as of `sweep`.
     """
     started = time.perf_counter()
     options = settled(job, with_workers(options, job), identity=identity)
@@ -255,7 +275,9 @@ def run_job(
             allow_missing=most_missing > 0,
             progress=progress,
         )
-        run = UnitRun(worker, writer, most_missing, options.fail_fast, claims)
+        run = UnitRun(
+            worker, writer, most_missing, options.fail_fast, claims, alone=options.members == 1, on_written=on_written
+        )
         run.run(opened.units, opened.of_others)
     report = report_of(job, writer, already, started, way, run)
     for line in report.set_aside:
@@ -301,7 +323,7 @@ def open_run(
         done_images(out, identity=identity, space=job.space, samples=job.images.samples)
         require_decodable(job, options, on_prepare)
     writer = _opened(job, options, identity, way, replaced, claims)
-    units = writer.todo(options.shard)
+    units = sorted(writer.todo(options.shard), key=lambda unit: (unit.first, unit.last) in options.last)
     own = {(unit.first, unit.last) for unit in units}
     others = [unit for unit in writer.todo() if (unit.first, unit.last) not in own] if options.help_others else []
     return OpenedRun(job, writer, writer.done_images, units, others)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from itd.data.images import ImageSet
 from itd.data.loader import IO, MEMORY, UNDECODABLE, DecoderDiedError
@@ -29,7 +30,8 @@ class UnitRun:
     most_missing: images of the whole result that may be recorded as missing. fail_fast: the first unit that fails ends
     the run with its error. claims: of this run; without them it takes every unit. done: images that were computed here.
     failed: units that were set aside, by this run or while it waited for them by another. stopped: why the run ended
-    before its last unit, None where it did not.
+    before its last unit, None where it did not. alone: progress is of this run, and counts what others write.
+    on_written: called with how many images were just computed and written.
     """
 
     worker: Worker
@@ -37,6 +39,8 @@ class UnitRun:
     most_missing: int = 0
     fail_fast: bool = False
     claims: Claims | None = None
+    alone: bool = True
+    on_written: Callable[[int], Any] | None = None
     done: int = 0
     failed: list[FailedUnit] = field(default_factory=list)
     stopped: str | None = None
@@ -105,7 +109,7 @@ class UnitRun:
         """Counts what other runs have written or set aside."""
         written, failed = shares.elsewhere()
         self.failed += failed
-        if written and self.worker.progress is not None:
+        if written and self.alone and self.worker.progress is not None:
             self.worker.progress(written * len(self.worker.job.space))
 
     def _outcomes(self, units: Iterable[Unit]) -> Generator[tuple[Unit, UnitFailure | LeftUnit | None], None, None]:
@@ -170,6 +174,8 @@ class UnitRun:
         except TooManyMissingError as error:
             return UnitFailure(scores.unit, UNDECODABLE, error, scores.missing_images)
         self.done += len(scores.unit)
+        if self.on_written is not None:
+            self.on_written(len(scores.unit))
         return None
 
     def _set_aside(self, failure: UnitFailure, attempt: int) -> None:

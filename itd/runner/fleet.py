@@ -1,0 +1,273 @@
+"""A run with several workers: one process drives them, shows their progress, and starts again those that die.
+
+The workers share the units out among themselves, by the claims in the result's folder, as runs that know nothing of one
+another do; so a worker that dies costs the unit that it was at, and nothing waits for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from itd.errors import ItdError, ItdWarning, SetAsideWarning
+from itd.process import Process
+from itd.runner.job import SweepJob
+from itd.runner.member import MemberSpec, Places, pickled
+from itd.runner.options import RunOptions
+from itd.runner.request import SweepRequest
+from itd.runner.sweep import OnStart, OpenedRun, SweepReport, open_run, report_of
+from itd.runner.worker import Progress
+from itd.store import Claims, FailedUnit
+from itd.store.claims import forget_process
+from itd.weights.prepare import OnPrepare
+
+RESTARTS = 3
+"""So often a worker that died is started again."""
+_POLL_S = 0.2
+_LOOK_S = 5.0
+"""Between two looks at what is in the folder, where other runs may be at work, too."""
+
+
+@dataclass(frozen=True)
+class Death:
+    """A worker has ended without a report. why: one line."""
+
+    why: str
+
+
+Outcome = SweepReport | ItdError | Death
+
+
+class Remote(Protocol):
+    """A worker in another process. label: for people to read. process: which one, once that is known. rows, done: that
+    it has computed so far."""
+
+    label: str
+    process: Process | None
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def done(self) -> int: ...
+    def poll(self) -> Outcome | None:
+        """What came of it; None while it works."""
+
+    def stop(self) -> None:
+        """Ends it, whatever it is doing."""
+
+
+class Crew(Protocol):
+    """What starts workers: processes of this machine, or actors of Ray.
+
+    name: of the engine. size: how many there are to be.
+    """
+
+    name: str
+
+    @property
+    def size(self) -> int: ...
+    def options_of(self, options: RunOptions, number: int) -> RunOptions:
+        """Those of one worker."""
+
+    def threads(self, number: int) -> int:
+        """Of one worker."""
+
+    def start(self, number: int, spec: bytes, last: Places) -> Remote:
+        """Starts a worker, or starts one again that has died. last: as of `Member.work`."""
+
+    def close(self) -> None:
+        """Ends all that it has started."""
+
+
+@dataclass
+class _Worker:
+    """A worker's place, whoever is at it. rows, done: of those that died there. deaths: so many."""
+
+    number: int
+    spec: bytes
+    remote: Remote
+    rows: int = 0
+    done: int = 0
+    deaths: int = 0
+    report: SweepReport | None = None
+    given_up: str | None = None
+
+    @property
+    def ended(self) -> bool:
+        return self.report is not None or self.given_up is not None
+
+    @property
+    def all_rows(self) -> int:
+        return self.rows + (0 if self.given_up is not None else self.remote.rows)
+
+    @property
+    def all_done(self) -> int:
+        if self.report is not None:
+            return self.done + self.report.done
+        return self.done + (0 if self.given_up is not None else self.remote.done)
+
+
+@dataclass
+class Fleet:
+    """The workers of a run, from their start to their end.
+
+    folder: of the result. covered: asked how many images are there. todo: images that were not there at the beginning.
+    """
+
+    crew: Crew
+    folder: Path
+    configs: int
+    todo: int
+    covered: Callable[[], int]
+    progress: Progress | None = None
+    workers: list[_Worker] = field(default_factory=list)
+    suspects: list[tuple[int, int]] = field(default_factory=list)
+    shown: int = 0
+
+    def run(self, specs: Sequence[bytes], begun: Callable[[], Any]) -> None:
+        """Until every worker has nothing left, or is given up. begun: called once a worker is at work."""
+        at_first, looked_s = self.covered(), time.monotonic()
+        for number, spec in enumerate(specs):
+            self.workers.append(_Worker(number, spec, self.crew.start(number, spec, ())))
+        there, known = 0, False
+        while not all(worker.ended for worker in self.workers):
+            for worker in self.workers:
+                if not worker.ended:
+                    self._look_at(worker)
+            if not known and any(worker.remote.rows for worker in self.workers):
+                known = True
+                begun()
+            if time.monotonic() - looked_s > _LOOK_S:
+                there, looked_s = self.covered() - at_first, time.monotonic()
+            self._show(max(there * self.configs, sum(worker.all_rows for worker in self.workers)))
+            time.sleep(_POLL_S)
+        self._show((self.covered() - at_first) * self.configs)
+
+    def _show(self, rows: int) -> None:
+        rows = min(rows, self.todo * self.configs)
+        if self.progress is not None and rows > self.shown:
+            self.progress(rows - self.shown)
+            self.shown = rows
+
+    def _look_at(self, worker: _Worker) -> None:
+        outcome = worker.remote.poll()
+        if isinstance(outcome, ItdError):
+            raise outcome
+        if isinstance(outcome, SweepReport):
+            worker.report = outcome
+            worker.rows += worker.remote.rows
+        elif outcome is not None:
+            self._bury(worker, outcome)
+
+    def _bury(self, worker: _Worker, death: Death) -> None:
+        """Frees what a worker had that has died, and starts it again, unless it has died too often."""
+        worker.deaths += 1
+        worker.rows += worker.remote.rows
+        worker.done += worker.remote.done
+        lost = [] if worker.remote.process is None else forget_process(self.folder, worker.remote.process)
+        self.suspects += [place for place in lost if place not in self.suspects]
+        text = f"worker {worker.number + 1} of {len(self.workers)} ({worker.remote.label}) {death.why}"
+        if worker.deaths > RESTARTS:
+            worker.given_up = text
+            warnings.warn(f"{text}, for the {worker.deaths}th time, and is not started again", ItdWarning, stacklevel=5)
+            return
+        warnings.warn(f"{text}; it is started again, and what it was at is computed again", ItdWarning, stacklevel=5)
+        worker.remote = self.crew.start(worker.number, worker.spec, tuple(self.suspects))
+
+
+def run_fleet(
+    source: SweepJob | SweepRequest,
+    job: SweepJob,
+    options: RunOptions,
+    way: str,
+    *,
+    on_start: OnStart | None = None,
+    on_prepare: OnPrepare | None = None,
+) -> SweepReport:
+    """A sweep whose units the workers of a crew compute.
+
+    source: what they get: the request, which each resolves, or the job. Others as of `itd.runner.sweep.run_job`.
+    """
+    pickled(source)  # before anything starts
+    crew = _crew(options)
+    try:
+        return _run(source, job, options, crew, way, on_start, on_prepare)
+    finally:
+        crew.close()
+
+
+def _crew(options: RunOptions) -> Crew:
+    if options.engine == "ray":
+        from itd.runner.on_ray import RayCrew
+
+        return RayCrew(options.address, options.workers_per_node)
+    from itd.runner.local import LocalCrew
+
+    return LocalCrew(options.devices or (options.device,))
+
+
+def _run(
+    source: SweepJob | SweepRequest,
+    job: SweepJob,
+    options: RunOptions,
+    crew: Crew,
+    way: str,
+    on_start: OnStart | None,
+    on_prepare: OnPrepare | None,
+) -> SweepReport:
+    started = time.perf_counter()
+    options = replace(options, members=crew.size)
+    identity = job.identity(options.precision.name)
+    out = options.out or job.default_out
+    with contextlib.ExitStack() as at_work:
+        claims = at_work.enter_context(Claims(Path(out)))
+        opened = open_run(job, options, identity, way, claims, on_prepare)
+        member = replace(options, out=out, overwrite=False, check_data=False, auto=False, engine="inline", devices=())
+        given = opened.writer.manifest["identity"]
+        specs = [
+            pickled(MemberSpec(source, crew.options_of(member, number), given, crew.threads(number)))
+            for number in range(crew.size)
+        ]
+        progress = on_start(opened.start(options, way)) if on_start else None
+        if not (opened.units or opened.of_others):
+            return report_of(opened.job, opened.writer, opened.already, started, way)
+        fleet = _fleet(crew, opened, progress)
+        fleet.run(specs, at_work.close)  # from then on the workers say themselves that they are at work
+    return _report(fleet, opened, started, way)
+
+
+def _fleet(crew: Crew, opened: OpenedRun, progress: Progress | None) -> Fleet:
+    todo = sum(len(unit) for unit in (*opened.units, *opened.of_others))
+    writer = opened.writer
+
+    def covered() -> int:
+        return writer.done_images
+
+    return Fleet(crew, writer.folder, len(opened.job.space), todo, covered, progress)
+
+
+def _report(fleet: Fleet, opened: OpenedRun, started: float, way: str) -> SweepReport:
+    """What all workers did together; ItdError where none is left, and something is."""
+    report = report_of(opened.job, opened.writer, opened.already, started, way)
+    reports = [worker.report for worker in fleet.workers if worker.report is not None]
+    failed: dict[tuple[int, int], FailedUnit] = {(one.first, one.last): one for r in reports for one in r.failed}
+    stopped = next((one.stopped for one in reports if one.stopped is not None), None)
+    if report.left and not reports:
+        raise ItdError(
+            f"no worker is left, and {report.left} of {report.images} images are not in {report.out}: "
+            f"{fleet.workers[0].given_up}; nothing already written is lost: the same command goes on from there"
+        )
+    report = replace(
+        report,
+        done=sum(worker.all_done for worker in fleet.workers),
+        failed=tuple(failed[place] for place in sorted(failed)),
+        stopped=stopped,
+    )
+    for line in report.set_aside:
+        warnings.warn(line, SetAsideWarning, stacklevel=4)
+    return report

@@ -1,0 +1,198 @@
+"""Workers as actors of Ray Core, on one machine or many: `--engine ray`. Ray is an extra, imported here alone.
+
+An actor runs the whole sweep, as a process of this machine would, and writes into the result's folder itself: no score
+passes Ray's object store. The folder has to be one that all nodes see.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from itd.errors import ItdError, ItdWarning
+from itd.process import Process
+from itd.runner.fleet import RESTARTS, Death, Outcome
+from itd.runner.member import Member, Places, threads_of
+from itd.runner.options import RunOptions
+from itd.runner.sweep import SweepReport
+from itd.text import one_line
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an actor goes. node: Ray's name of it. here: how many actors are on it. cores: of the node."""
+
+    node: str
+    host: str
+    here: int
+    cores: int
+    gpu: bool
+
+
+class RayCrew:
+    """Actors of a Ray cluster: of the one at `address`, else of one that is started here and ends with the run.
+
+    workers_per_node: default one for each GPU of a node, or one where it has none. Raises ItdError where Ray is not
+    installed, or there is no cluster at that address.
+    """
+
+    name = "ray"
+
+    def __init__(self, address: str | None = None, workers_per_node: int | None = None) -> None:
+        self.ray = _ray()
+        self.started: list[RayRemote] = []
+        self._said: set[str] = set()
+        _connect(self.ray, address)
+        try:
+            self.places = _places(self.ray, workers_per_node)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def size(self) -> int:
+        """How many workers there are to be."""
+        return len(self.places)
+
+    def threads(self, number: int) -> int:
+        """Of a worker: OMP_NUM_THREADS where it is set, else its share of its node's cores."""
+        return threads_of(self.places[number].here, self.places[number].cores)
+
+    def options_of(self, options: RunOptions, number: int) -> RunOptions:
+        """Those of one worker: its device is whatever Ray gives it."""
+        place = self.places[number]
+        return replace(options, device=torch.device("cuda" if place.gpu else "cpu"), beside=place.here)
+
+    def start(self, number: int, spec: bytes, last: Places) -> RayRemote:
+        """Starts an actor, or goes on with one that Ray has started again after its death."""
+        place = self.places[number]
+        before = next((remote for remote in self.started if remote.number == number), None)
+        if before is not None:
+            before.begin(last)
+            return before
+        near = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(place.node, soft=False)
+        actor = self.ray.remote(Member).options(
+            num_cpus=0,
+            num_gpus=1 if place.gpu else 0,
+            max_restarts=RESTARTS,
+            max_task_retries=0,
+            max_concurrency=2,
+            scheduling_strategy=near,
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(self.threads(number))}},
+        )
+        remote = RayRemote(self.ray, actor.remote(spec), number, f"{place.host}, {'GPU' if place.gpu else 'CPU'}", self)
+        self.started.append(remote)
+        remote.begin(last)
+        return remote
+
+    def close(self) -> None:
+        """Ends the actors, and the cluster that was started here."""
+        for remote in self.started:
+            remote.stop()
+        self.ray.shutdown()
+
+    def note(self, text: str) -> None:
+        """What a worker warns of, once."""
+        if text not in self._said:
+            self._said.add(text)
+            warnings.warn(text, ItdWarning, stacklevel=2)
+
+
+class RayRemote:
+    """An actor, as the process that drives it sees it."""
+
+    def __init__(self, ray: Any, actor: Any, number: int, label: str, crew: RayCrew) -> None:
+        self.ray, self.actor, self.number, self.label, self.crew = ray, actor, number, label, crew
+        self.process: Process | None = None
+        self.rows = self.done = 0
+        self._work: Any = None
+        self._asked: Any = None
+
+    def begin(self, last: Places) -> None:
+        """Has the actor compute what nobody has."""
+        self.rows = self.done = 0
+        self.process = None
+        self._work = self.actor.work.remote(last)
+        self._asked = self.actor.state.remote()
+
+    def poll(self) -> Outcome | None:
+        """What came of it; None while it works."""
+        self._hear()
+        if not self.ray.wait([self._work], timeout=0)[0]:
+            return None
+        try:
+            outcome = self.ray.get(self._work)
+        except self.ray.exceptions.RayActorError as error:
+            return Death(f"died: {one_line(str(error).splitlines()[-1] if str(error) else error, 200)}")
+        except self.ray.exceptions.RayError as error:
+            return Death(f"ended with an error: {one_line(error, 300)}")
+        if isinstance(outcome, (SweepReport, ItdError)):
+            return outcome
+        return Death(f"ended with an error: {outcome}")
+
+    def stop(self) -> None:
+        """Kills the actor: what it has written is whole, and what it was at is nobody's."""
+        with contextlib.suppress(Exception):
+            self.ray.kill(self.actor, no_restart=True)
+
+    def _hear(self) -> None:
+        """Takes how far the actor is, and asks again."""
+        try:
+            if not self.ray.wait([self._asked], timeout=0)[0]:
+                return
+            self.process, self.rows, self.done, notes = self.ray.get(self._asked)
+            for text in notes:
+                self.crew.note(text)
+            self._asked = self.actor.state.remote()
+        except self.ray.exceptions.RayError:
+            return  # `poll` says that it died
+
+
+def _ray() -> Any:
+    try:
+        import ray
+        import ray.util.scheduling_strategies
+    except ImportError as error:
+        raise ItdError(
+            "`engine=ray` needs Ray, which is not installed: pip install 'itd-oracle[ray]', or give `devices`"
+        ) from error
+    return ray
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its warning of what that will be
+    if ray.is_initialized():
+        raise ItdError("this process is connected to a Ray cluster already; call ray.shutdown() first")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address is None:
+            ray.init(include_dashboard=False, **quiet)
+        else:
+            ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = "no Ray cluster can be started here" if address is None else f"there is no Ray cluster at {address}"
+        raise ItdError(
+            f"{where}: {one_line(error, 200)}; give `address`, or `devices` for this machine alone"
+        ) from error
+
+
+def _places(ray: Any, workers_per_node: int | None) -> Sequence[_Place]:
+    places = []
+    for node in sorted((n for n in ray.nodes() if n["Alive"]), key=lambda n: n["NodeID"]):
+        resources = node["Resources"]
+        cores, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
+        here = workers_per_node or max(1, gpus)
+        if gpus and here > gpus:
+            raise ItdError(
+                f"`workers_per_node={here}` is more than the {gpus} GPUs of {node['NodeManagerHostname']}; give at "
+                f"most {gpus}"
+            )
+        places += [_Place(node["NodeID"], node["NodeManagerHostname"], here, cores, gpus > 0)] * here
+    return places
