@@ -39,7 +39,7 @@ def this_process() -> Process:
 @functools.cache
 def machine() -> str:
     """This boot of this machine and this PID namespace."""
-    boot = _first_line("/proc/sys/kernel/random/boot_id") or f"{HOST} {uuid.getnode()}"
+    boot = _text("/proc/sys/kernel/random/boot_id").strip() or f"{HOST} {uuid.getnode()}"
     try:
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -67,16 +67,16 @@ def is_gone(process: Process) -> bool:
 
 def _stat(pid: int) -> tuple[str, int]:
     """(state, clock ticks at its start) of a process; ("", 0) where the system does not say."""
-    after_name = _first_line(f"/proc/{pid}/stat").rpartition(")")[2].split()
+    after_name = _text(f"/proc/{pid}/stat").rpartition(")")[2].split()  # a name may have brackets, even two lines
     try:
         return after_name[0], int(after_name[19])
     except (IndexError, ValueError):
         return "", 0
 
 
-def _first_line(path: str) -> str:
+def _text(path: str) -> str:
     try:
         with open(path, errors="replace") as file:
-            return file.readline().strip()
+            return file.read()
     except OSError:
         return ""

@@ -16,7 +16,7 @@ import pytest
 import itd
 
 ROOT = Path(__file__).resolve().parents[1]
-EVERYONE = {"errors", "files", "checked", "text", "device", "space", "itd"}
+EVERYONE = {"errors", "files", "process", "checked", "text", "device", "space", "itd"}
 
 
 def modules() -> dict[str, Path]:
