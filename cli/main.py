@@ -35,6 +35,7 @@ COMMANDS = {
     "merge": ("itd_cli.merge:merge", "Parts of one result from several folders as one."),
     "compare": ("itd_cli.compare:compare", "Two results of the same images, before and after."),
     "gain": ("itd_cli.gain:gain", "What the oracle gains beyond guessing, result beside result."),
+    "status": ("itd_cli.status:status", "How far results are, and who works on them."),
     "verify": ("itd_cli.verify:verify", "Whether all files of results are whole, and mending them."),
     "images": ("itd_cli.images:images", "Which images are rescued, lost or never right, with a gallery."),
     "report": ("itd_cli.report:report", "Every answer on one self-contained HTML page."),

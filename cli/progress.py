@@ -70,7 +70,7 @@ class Work:
         if lately and spent_s > 0:
             rate = lately / spent_s
             left_s = (self.total * self.grains - self.done) / rate
-            parts.append(f"{rate:,.0f} {self.grain}/s" if rate >= 10 else f"{rate:.2g} {self.grain}/s")
+            parts.append(per_second(rate, self.grain))
             parts.append(f"in {span(spent_s)}" if self.ended else f"{span(left_s)} left")
         return (f"{self.what}: " if self.what else "") + ", ".join([*parts, *([self.remark] if self.remark else [])])
 
@@ -247,6 +247,15 @@ def _has_size(stream: TextIO) -> bool:
 def _format(text: str) -> str:
     """tqdm's template of a bar with a text that stands as it is."""
     return "{percentage:3.0f}%|{bar}| " + text.replace("{", "{{").replace("}", "}}")
+
+
+def per_second(rate: float, grain: str) -> str:
+    """A rate with as many digits as say something.
+
+    >>> per_second(3400.5, "rows"), per_second(0.123, "rows")
+    ('3,400 rows/s', '0.12 rows/s')
+    """
+    return f"{rate:,.0f} {grain}/s" if rate >= 10 else f"{rate:.2g} {grain}/s"
 
 
 def span(seconds: float) -> str:

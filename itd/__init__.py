@@ -48,7 +48,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` lo
     from itd.selectors.evaluate import SelectRequest, select
     from itd.selectors.predict import PredictRequest, predict
     from itd.space import Conventions, Setting, Space
-    from itd.store import Result, merge, open_result, repair, verify
+    from itd.store import Result, Status, merge, open_result, repair, status, verify
     from itd.training.compare_layers import CompareLayersRequest, compare_layers
     from itd.training.evaluate import EvaluateRequest, evaluate
     from itd.training.recalibrate import RecalibrateRequest, recalibrate
@@ -114,9 +114,11 @@ _MODULES = {
     ),
     "itd.store": (
         "Result",
+        "Status",
         "merge",
         "open_result",
         "repair",
+        "status",
         "verify",
     ),
     "itd.training.compare_layers": (
@@ -160,6 +162,7 @@ __all__ = [
     "Setting",
     "SiteModule",
     "Space",
+    "Status",
     "SweepJob",
     "SweepPlan",
     "SweepReport",
@@ -197,6 +200,7 @@ __all__ = [
     "rof",
     "select",
     "sites",
+    "status",
     "sweep",
     "train",
     "union",

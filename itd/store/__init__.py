@@ -2,6 +2,7 @@
 
 from itd.store._merge import Merged, merge
 from itd.store._repair import repair
+from itd.store._status import Status, status
 from itd.store._union import UnionSource, write_union
 from itd.store._verify import VerifyReport, verify
 from itd.store.aside import FailedUnit
@@ -34,6 +35,7 @@ __all__ = [
     "MissingImage",
     "Result",
     "ResultWriter",
+    "Status",
     "UnionSource",
     "Unit",
     "VerifyReport",
@@ -50,6 +52,7 @@ __all__ = [
     "printable",
     "remove_other",
     "repair",
+    "status",
     "unscored_there",
     "verify",
     "write_union",

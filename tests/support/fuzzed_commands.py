@@ -48,6 +48,7 @@ USUAL = {
     "train": [*_IMAGES, "--device", "cpu", "--out", "trained.safetensors"],
     "evaluate": [*_NET, *_IMAGES], "compare-layers": ["--data", "data", "--models", "cifar-resnet18"],
     "sites": ["--model", "resnet18"], "cache": [], "models": [], "verify": ["r.parquet"],
+    "status": ["r.parquet"],
 }  # fmt: skip
 """A command line of each command that works."""
 NUMBERS = (
