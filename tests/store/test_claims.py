@@ -309,9 +309,10 @@ def test_folders_that_were_there_and_those_of_a_result_stay(tmp_path: Path, side
 def test_a_run_touches_its_own_claims_and_no_others(
     tmp_path: Path, side: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    touch, rounds = claims.touch_claim, threading.Semaphore(0)
+    touch, rounds, ready = claims.touch_claim, threading.Semaphore(0), threading.Event()
 
     def counted(side: Path, name: str, token: str) -> None:
+        ready.wait()
         touch(side, name, token)
         rounds.release()
 
@@ -323,6 +324,7 @@ def test_a_run_touches_its_own_claims_and_no_others(
         put(side, "part-00000008-00000011")
         for path in (side / "claims").glob("part-*.json"):
             os.utime(path, (5, 5))
+        ready.set()
         for _ in range(3 * 3):
             assert rounds.acquire(timeout=60)
         touched = {path.name: path.stat().st_mtime for path in (side / "claims").glob("part-*.json")}
