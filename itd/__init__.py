@@ -43,8 +43,9 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` lo
     from itd.runner.job import SweepJob
     from itd.runner.plan import SweepPlan, plan
     from itd.runner.request import SweepRequest
+    from itd.runner.run import SweepReport
     from itd.runner.sites import sites
-    from itd.runner.sweep import SweepReport, sweep
+    from itd.runner.sweep import sweep
     from itd.selectors.evaluate import SelectRequest, select
     from itd.selectors.predict import PredictRequest, predict
     from itd.space import Conventions, Setting, Space
@@ -95,10 +96,8 @@ _MODULES = {
     ),
     "itd.runner.request": ("SweepRequest",),
     "itd.runner.sites": ("sites",),
-    "itd.runner.sweep": (
-        "SweepReport",
-        "sweep",
-    ),
+    "itd.runner.run": ("SweepReport",),
+    "itd.runner.sweep": ("sweep",),
     "itd.selectors.evaluate": (
         "SelectRequest",
         "select",

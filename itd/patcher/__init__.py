@@ -12,7 +12,7 @@ from itd.patcher.dynamic import (
 from itd.patcher.families import ModelEntry, SiteModule, Sites
 from itd.patcher.geometry import Geometry, half_stride_weight, pad_extra, resize_kernel, resize_matrix
 from itd.patcher.kinds import takes
-from itd.patcher.model import DynamicModel, check_space, entry_of, logits_of, model_space, patch, site_specs
+from itd.patcher.model import DynamicModel, check_space, entry_of, logits_of, model_space, patch, site_specs, unpatched
 from itd.patcher.registry import (
     MODELS,
     build_model,
@@ -57,4 +57,5 @@ __all__ = [
     "resolve_sites",
     "site_specs",
     "takes",
+    "unpatched",
 ]

@@ -103,7 +103,7 @@ def patch(
     if not isinstance(conventions, Conventions):
         raise ModelError(f"conventions is {type(conventions).__name__}; give an itd.Conventions")
     entry = entry_of(sites) if isinstance(sites, str) else sites.entry if isinstance(sites, AutoSites) else None
-    new = _unpatched_copy(model)
+    new = unpatched(model)
     resolved = resolve_sites(new, entry.sites if entry else as_sites(sites))
     for modules in resolved.values():
         for module in modules:
@@ -133,8 +133,11 @@ def check_network(model: Any) -> None:
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
-def _unpatched_copy(model: nn.Module) -> nn.Module:
-    """A copy that shares the model's tensors, its site layers what they were before it was patched, if it was."""
+def unpatched(model: nn.Module) -> nn.Module:
+    """A copy that shares the model's tensors, its site layers what they were before it was patched, if it was.
+
+    Raises ModelError for a model that cannot be copied.
+    """
     shared = {id(t): t for t in (*model.parameters(), *model.buffers())}
     try:
         new = copy.deepcopy(model, memo=dict(shared))

@@ -7,6 +7,7 @@ another do; so a worker that dies costs the unit that it was at, and nothing wai
 from __future__ import annotations
 
 import contextlib
+import pickle
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,10 +18,9 @@ from typing import Any, Protocol
 from itd.errors import ItdError, ItdWarning, SetAsideWarning
 from itd.process import Process
 from itd.runner.job import SweepJob
-from itd.runner.member import MemberSpec, Places, pickled
+from itd.runner.member import MemberSpec, Places
 from itd.runner.options import RunOptions
-from itd.runner.request import SweepRequest
-from itd.runner.sweep import OnStart, OpenedRun, SweepReport, open_run, report_of
+from itd.runner.run import OnStart, OpenedRun, SweepReport, open_run, report_of
 from itd.runner.worker import Progress
 from itd.store import Claims, FailedUnit
 from itd.store.claims import forget_process
@@ -181,9 +181,10 @@ class Fleet:
 
 
 def run_fleet(
-    source: SweepJob | SweepRequest,
+    source: bytes,
     job: SweepJob,
     options: RunOptions,
+    crew: Crew,
     way: str,
     *,
     on_start: OnStart | None = None,
@@ -191,35 +192,9 @@ def run_fleet(
 ) -> SweepReport:
     """A sweep whose units the workers of a crew compute.
 
-    source: what they get: the request, which each resolves, or the job. Others as of `itd.runner.sweep.run_job`.
+    source: what they get, as of `itd.runner.member.pickled`: the request, which each resolves, or the job. Others as of
+    `itd.runner.run.run_job`.
     """
-    pickled(source)  # before anything starts
-    crew = _crew(options)
-    try:
-        return _run(source, job, options, crew, way, on_start, on_prepare)
-    finally:
-        crew.close()
-
-
-def _crew(options: RunOptions) -> Crew:
-    if options.engine == "ray":
-        from itd.runner.on_ray import RayCrew
-
-        return RayCrew(options.address, options.workers_per_node)
-    from itd.runner.local import LocalCrew
-
-    return LocalCrew(options.devices or (options.device,))
-
-
-def _run(
-    source: SweepJob | SweepRequest,
-    job: SweepJob,
-    options: RunOptions,
-    crew: Crew,
-    way: str,
-    on_start: OnStart | None,
-    on_prepare: OnPrepare | None,
-) -> SweepReport:
     started = time.perf_counter()
     options = replace(options, members=crew.size)
     identity = job.identity(options.precision.name)
@@ -230,7 +205,7 @@ def _run(
         member = replace(options, out=out, overwrite=False, check_data=False, auto=False, engine="inline", devices=())
         given = opened.writer.manifest["identity"]
         specs = [
-            pickled(MemberSpec(source, crew.options_of(member, number), given, crew.threads(number)))
+            pickle.dumps(MemberSpec(source, crew.options_of(member, number), given, crew.threads(number)))
             for number in range(crew.size)
         ]
         progress = on_start(opened.start(options, way)) if on_start else None

@@ -24,7 +24,7 @@ from itd.engine.costs import PrefixCosts
 from itd.engine.precision import NARROW, Precision
 from itd.engine.program import Program, compile_program
 from itd.errors import DataError, ItdError, ModelError, SpaceError, TraceError
-from itd.patcher import DynamicModel, check_space
+from itd.patcher import DynamicModel, check_space, patch, unpatched
 from itd.runner.network import follow, network_sha256
 from itd.runner.sites import sites_texts
 from itd.space import Space
@@ -208,6 +208,19 @@ class SweepJob:
         self.network_sha256 = None
         self._versions = _versions(model)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle: the network as it was before it was patched, as the class of a patched one is made for it, and
+        what `follow` finds is found again."""
+        model = self.model
+        made = (unpatched(model), dict(model.sites), model.conventions, model.entry)
+        own = (self.weights_sha256, self.weights_label, self.default_out, self.network_sha256, self.weights_pending)
+        return _made_again, (made, self.space, self.images, self.name, own, self.sites_why)
+
+    def __copy__(self) -> SweepJob:
+        new = SweepJob.__new__(SweepJob)
+        new.__dict__.update(self.__dict__)
+        return new
+
     def __len__(self) -> int:
         """How many images are selected."""
         return len(self.images.samples)
@@ -296,6 +309,29 @@ class SweepJob:
                 f"sample {wrong[0]} has the label {self.images.labels[wrong[0]]}, and the network has "
                 f"{self.num_classes} logits; allowed are 0 to {self.num_classes - 1}"
             )
+
+
+def _made_again(
+    made: tuple[Any, ...], space: Space, images: JobImages, name: str, own: tuple[Any, ...], why: tuple[str, ...]
+) -> SweepJob:
+    """A job of its pickle."""
+    network, sites, conventions, entry = made
+    weights_sha256, weights_label, out, network_hash, pending = own
+    model = patch(network, sites, conventions)
+    model.entry = entry
+    job = SweepJob.assembled(
+        model,
+        space,
+        images,
+        name=name,
+        weights_sha256=weights_sha256,
+        weights_label=weights_label,
+        out=out,
+        weights_pending=pending,
+        sites_why=why,
+    )
+    job.network_sha256 = network_hash
+    return job
 
 
 def _check_types(model: Any, space: Any, name: Any, preprocess: Any, fingerprint: Any, limit: Any) -> None:

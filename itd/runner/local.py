@@ -1,10 +1,11 @@
-"""Workers as processes of this machine, each started anew: `--devices cuda:0,cuda:1`, `--devices cpu*2`."""
+"""Workers as processes of this machine, none of them forked from this one: `devices="cuda:0,cuda:1"`, `"cpu*2"`."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,13 +15,13 @@ from typing import Any
 
 import torch
 
-from itd.data.processes import LEFT_TO_US
+from itd.data.processes import LEFT_TO_US, START, start_server
 from itd.errors import ItdError, ItdWarning
 from itd.process import Process, this_process
 from itd.runner.fleet import Death, Outcome
 from itd.runner.member import Member, Places, threads_of
 from itd.runner.options import RunOptions
-from itd.runner.sweep import SweepReport
+from itd.runner.run import SweepReport
 
 _GUARD = (
     "the script that runs starts workers, each of which runs it again to find what is defined in it: put what calls "
@@ -35,9 +36,11 @@ class LocalCrew:
 
     def __init__(self, devices: Sequence[torch.device]) -> None:
         if getattr(multiprocessing.current_process(), "_inheriting", False):
-            raise SystemExit(_GUARD)
+            print(_GUARD, file=sys.stderr, flush=True)  # the fork server prints nothing of what ends its children
+            raise SystemExit(1)
         self.devices = tuple(devices)
-        self.context = multiprocessing.get_context("spawn")
+        start_server()
+        self.context = multiprocessing.get_context(START)
         self.started: list[LocalRemote] = []
         self._said: set[str] = set()
 
@@ -107,7 +110,10 @@ class LocalRemote:
             pass
         if self._outcome is None and ended:
             self._child.join()
-            self._outcome = Death(_why(self._child.exitcode))
+            status = self._child.exitcode
+            self._outcome = Death(_why(status))
+            if self.process is None and status is not None and status > 0:  # it would end so each time
+                self._outcome = ItdError(f"a worker ended before it began, with exit status {status}, as it says above")
         return self._outcome
 
     def stop(self) -> None:

@@ -25,7 +25,7 @@ from itd.runner.executors import make_executor, way_of
 from itd.runner.job import SweepJob
 from itd.runner.options import RunOptions
 from itd.runner.request import SweepRequest
-from itd.runner.sweep import SweepReport, run_job
+from itd.runner.run import SweepReport, run_job
 from itd.store.identity import identity_differences
 from itd.text import one_line
 
@@ -37,18 +37,18 @@ Places = tuple[tuple[int, int], ...]
 class MemberSpec:
     """What a worker is to do.
 
-    job: or the request that it resolves. options: of this worker alone. identity: that the job must have. threads: of
-    torch on a CPU.
+    job: a SweepJob, or the SweepRequest that it resolves, pickled. options: of this worker alone. identity: that the
+    job must have. threads: of torch on a CPU.
     """
 
-    job: SweepJob | SweepRequest
+    job: bytes
     options: RunOptions
     identity: dict[str, Any]
     threads: int
 
 
 def pickled(value: Any) -> bytes:
-    """A job, or a `MemberSpec`, as bytes for another process; ItdError where it cannot be sent."""
+    """A job or a request as bytes for another process; ItdError where it cannot be sent."""
     try:
         return pickle.dumps(value)
     except Exception as error:  # whatever an object of the user's says
@@ -110,7 +110,8 @@ class Member:
         options = replace(spec.options, last=last)
         torch.set_num_threads(spec.threads)
         with current(options.device):
-            job = spec.job.job(on_prepare=None) if isinstance(spec.job, SweepRequest) else spec.job
+            source: SweepJob | SweepRequest = pickle.loads(spec.job)
+            job = source.job(on_prepare=None) if isinstance(source, SweepRequest) else source
             require_same(spec.identity, job.identity(options.precision.name))
             way = way_of(job, options)
             return run_job(

@@ -1,4 +1,4 @@
-"""Workers as actors of Ray Core, on one machine or many: `--engine ray`. Ray is an extra, imported here alone.
+"""Workers as actors of Ray Core, on one machine or many: `engine="ray"`. Ray is an extra, imported here alone.
 
 An actor runs the whole sweep, as a process of this machine would, and writes into the result's folder itself: no score
 passes Ray's object store. The folder has to be one that all nodes see.
@@ -21,7 +21,7 @@ from itd.process import Process
 from itd.runner.fleet import RESTARTS, Death, Outcome
 from itd.runner.member import Member, Places, threads_of
 from itd.runner.options import RunOptions
-from itd.runner.sweep import SweepReport
+from itd.runner.run import SweepReport
 from itd.text import one_line
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from itd.store import Claims, FailedUnit, ResultWriter, Unit
 
@@ -20,6 +20,7 @@ class Shares:
     """The units of one attempt, as far as no other run has them.
 
     claims: of this run; without them every unit is its own. noted: the units that had failed before, by their place.
+    last: places of the units to take one at a time, when nothing else is left, as a worker died over one of them.
     Units are handed out by `rounds`, in the thread that decodes; all else is called by the thread that computes.
     """
 
@@ -29,8 +30,9 @@ class Shares:
         writer: ResultWriter,
         claims: Claims | None,
         noted: Mapping[tuple[int, int], FailedUnit],
+        last: Collection[tuple[int, int]] = (),
     ) -> None:
-        self.writer, self.claims, self.noted = writer, claims, noted
+        self.writer, self.claims, self.noted, self.last = writer, claims, noted, frozenset(last)
         self._waiting = {(unit.first, unit.last): unit for unit in units}
         self._taken: dict[tuple[int, int], Unit] = {}
         self._since_s: dict[tuple[int, int], float] = {}
@@ -44,8 +46,10 @@ class Shares:
         """The units that this run is to compute, in rounds: first those that nobody has, in order; then, while other
         runs have some, what those have not begun, what they gave up, and what they have had for long."""
         while self._waiting:
-            units = self._free()
+            units = self._free(self._waiting.keys() - self.last)
             first = next(units, None) or self._stolen()
+            if first is None:
+                first, units = next(self._free(self.last), None), iter(())
             if first is None:
                 yield iter(())
                 if self._waiting:
@@ -82,8 +86,9 @@ class Shares:
         for unit in list(self._taken.values()):
             self._give_up(unit)
 
-    def _free(self) -> Iterator[Unit]:
-        for unit in list(self._waiting.values()):
+    def _free(self, places: Collection[tuple[int, int]]) -> Iterator[Unit]:
+        """Those of some units that this run can have."""
+        for unit in [unit for place, unit in self._waiting.items() if place in places]:
             if not self._is_settled(unit) and self._take(unit):
                 yield unit
 
@@ -91,7 +96,8 @@ class Shares:
         """A unit that another run has taken for next, the last one that there is."""
         if self.claims is None:
             return None
-        for unit in reversed(list(self._waiting.values())):
+        can = self.claims.stealable() - self.last
+        for unit in [unit for place, unit in reversed(list(self._waiting.items())) if place in can]:
             if self.claims.steal(unit.first, unit.last):
                 self._own(unit)
                 return unit

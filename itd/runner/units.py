@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,7 @@ class UnitRun:
     the run with its error. claims: of this run; without them it takes every unit. done: images that were computed here.
     failed: units that were set aside, by this run or while it waited for them by another. stopped: why the run ended
     before its last unit, None where it did not. alone: progress is of this run, and counts what others write.
-    on_written: called with how many images were just computed and written.
+    on_written: called with how many images were just computed and written. last: as of `Shares`.
     """
 
     worker: Worker
@@ -41,6 +41,7 @@ class UnitRun:
     claims: Claims | None = None
     alone: bool = True
     on_written: Callable[[int], Any] | None = None
+    last: Collection[tuple[int, int]] = ()
     done: int = 0
     failed: list[FailedUnit] = field(default_factory=list)
     stopped: str | None = None
@@ -63,7 +64,7 @@ class UnitRun:
     def _attempt(self, units: Sequence[Unit], attempt: int, new: int) -> list[Unit]:
         """The units that are to be tried again. new: how many of the first ones no run has ever tried."""
         again: list[UnitFailure] = []
-        shares = Shares(units, self.writer, self.claims, self._noted)
+        shares = Shares(units, self.writer, self.claims, self._noted, self.last)
         seen = failures = 0
         try:
             with contextlib.closing(self._outcomes_of(shares)) as outcomes:

@@ -118,17 +118,31 @@ class Claims:
             write_claim(self.side, name, token, self.run, begun=True)
         return True
 
+    def stealable(self) -> set[tuple[int, int]]:
+        """The units that other runs have taken for next while they are busy with another one."""
+        claims = list_claims(self.side)
+        busy = {claim.run for claim in claims if claim.begun and claim.unit is not None}
+        return {
+            claim.unit
+            for claim in claims
+            if claim.unit is not None and not claim.begun and claim.run in busy and claim.run != self.run
+        }
+
     def steal(self, first: int, last: int) -> bool:
-        """Claims a unit that another run has taken for next and not begun; False where there is no such claim."""
+        """Claims a unit that another run has taken for next and not begun; False where there is no such claim.
+
+        It is begun at once, so that it is not stolen in turn.
+        """
         name = unit_name(first, last)
         there = read_claim(self.side, name)
-        return (
+        stolen = (
             there is not None
             and there.process is not None
             and not there.begun
             and take_over(self.side, there)
             and self._put(name)
         )
+        return stolen and self.begin(first, last)
 
     def release(self, first: int, last: int) -> None:
         """Gives a unit back."""

@@ -31,7 +31,7 @@ from itd.runner.job import SweepJob
 from itd.runner.options import RunOptions
 from itd.runner.precision import settled
 from itd.runner.request import SweepRequest
-from itd.runner.sweep import OnStart, SweepReport, run_job
+from itd.runner.run import OnStart, SweepReport, run_job
 from itd.space import Space
 from itd.text import first_line
 from itd.training.data import training_images

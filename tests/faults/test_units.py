@@ -30,7 +30,7 @@ from itd.errors import (
 )
 from itd.runner.executors import make_executor, way_of
 from itd.runner.options import RunOptions, missing_limit
-from itd.runner.sweep import run_job
+from itd.runner.run import run_job
 from itd.runner.worker import Retries, Worker
 from itd.store import open_result, verify
 from support.commands import run

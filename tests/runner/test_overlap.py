@@ -18,7 +18,7 @@ from itd.engine.precision import Precision
 from itd.errors import NotFiniteError, ResultError, SetAsideWarning
 from itd.runner import scores, worker
 from itd.runner.options import RunOptions
-from itd.runner.sweep import run_job
+from itd.runner.run import run_job
 from itd.store import ResultWriter, open_result, verify
 
 WAIT_S = 20

@@ -12,7 +12,7 @@ from PIL import Image
 
 from itd import SweepRequest, sweep
 from itd.errors import ItdWarning, ResultError, SetAsideWarning
-from itd.runner import sweep as runner
+from itd.runner import run as runner
 from itd.store import manifest as manifests
 from itd.store import open_result, repair, verify
 from support import synthetic

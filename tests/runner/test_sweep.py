@@ -30,7 +30,7 @@ from itd.errors import (
 )
 from itd.patcher import Conventions
 from itd.runner.request import SweepRequest, varied
-from itd.runner.sweep import unit_size
+from itd.runner.run import unit_size
 from itd.space import Setting, SpaceList, write_space
 from itd.store import open_result, verify
 from itd_cli.plan import start_notes

@@ -1,0 +1,217 @@
+"""Several processes on one result: the rows are the same as of one, whoever computes them and whoever dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from itd import sweep
+from itd.errors import ItdError, ItdWarning, ModelError, ResultError
+from itd.process import Process, is_gone, machine
+from itd.runner.job import SweepJob
+from itd.store import Result, at_work, open_result, verify
+from support.work import WAIT_S, Images, busy, make_job, wait_for
+
+SCORES = ("pred", "quality", "nll", "rank", "confidence")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """The result of one process."""
+    out = tmp_path_factory.mktemp("alone") / "r.parquet"
+    sweep(make_job(), out=str(out), device="cpu", batch_size=2, images_per_unit=2, quiet=True)
+    return open_result(out)
+
+
+def require_same(out: str | Path, alone: Result) -> None:
+    assert verify(out).complete
+    result = open_result(out)
+    for name in SCORES:
+        assert np.array_equal(result.matrix(name), alone.matrix(name)), name
+
+
+def test_a_worker_that_is_killed_costs_its_unit_and_nothing_else(tmp_path: Path, alone: Result) -> None:
+    out = str(tmp_path / "r.parquet")
+    counted: list[int] = []
+
+    def kill() -> None:
+        os.kill(busy(out, 2)[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.warns(ItdWarning, match=r"worker \d of 2 \(cpu\) was ended by SIGKILL; it is started again"):
+        report = sweep(
+            make_job(pause_s=0.1), out=out, devices="cpu*2", batch_size=2, images_per_unit=2, quiet=True,
+            on_start=lambda start: counted.append,
+        )  # fmt: skip
+    killer.join()
+    assert report.left == 0 and report.images == 32 and not report.failed
+    assert 32 <= report.done <= 36, "each unit once, and at most that of the worker that died, and its next, again"
+    assert sum(counted) == 32 * len(alone.config_numbers)
+    require_same(out, alone)
+    assert not list(Path(out, "_itd/claims").iterdir())
+    runs = [run["run"] for run in open_result(out).manifest["provenance"]]
+    written = {json.loads(path.read_text())["run"] for path in Path(out, "_itd").glob("part-*.json")}
+    assert written <= set(runs) and len(runs) == len(set(runs)) >= 3
+
+
+def test_a_unit_over_which_every_worker_dies_ends_the_run_and_the_others_are_there(tmp_path: Path) -> None:
+    out = str(tmp_path / "r.parquet")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with pytest.raises(ItdError, match=r"no worker is left, and 2 of 8 images are not in .*was ended by SIGKILL"):
+            sweep(make_job(8, fatal=0), out=out, devices=["cpu"], batch_size=2, images_per_unit=2, quiet=True)
+    texts = [str(one.message) for one in said if one.category is ItdWarning]
+    assert len(texts) == 4 and "for the 4th time, and is not started again" in texts[-1]
+    assert open_result(out).images_done == 6
+
+
+def test_workers_end_with_the_process_that_drives_them(tmp_path: Path, alone: Result) -> None:
+    out = tmp_path / "r.parquet"
+    code = (
+        "import sys; sys.path[:0] = sys.argv[2:]\n"
+        "from itd import sweep; from support.work import make_job\n"
+        "if __name__ == '__main__':\n"
+        "    how = dict(devices='cpu*2', batch_size=2, images_per_unit=2, quiet=True)\n"
+        "    sweep(make_job(pause_s=0.2), out=sys.argv[1], **how)\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    driver = subprocess.Popen([sys.executable, str(script), str(out), *sys.path])
+    pids = busy(out, 2)
+    driver.kill()
+    driver.wait()
+    wait_for("the end of the workers", lambda: all(is_gone(Process(machine(), pid)) for pid in pids))
+    report = sweep(make_job(), out=str(out), device="cpu", batch_size=2, quiet=True)
+    assert report.left == 0 and report.already + report.done == 32
+    require_same(out, alone)
+
+
+def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys; sys.path[:0] = sys.argv[2:]\n"
+        "from itd import sweep; from support.work import make_job\n"
+        "sweep(make_job(4), out=sys.argv[1], devices=['cpu'], quiet=True)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "r"), *sys.path], capture_output=True, text=True, timeout=300
+    )
+    assert ended.returncode == 1 and 'put what calls itd under `if __name__ == "__main__":`' in ended.stderr
+
+
+def test_two_runs_on_one_result_share_its_units(tmp_path: Path, alone: Result) -> None:
+    """Each in a process of its own, as tracing a network is for one thread of a process at a time."""
+    out = tmp_path / "r.parquet"
+    code = (
+        "import sys; sys.path[:0] = sys.argv[2:]\n"
+        "from itd import sweep; from support.work import make_job\n"
+        "job = make_job(pause_s=0.05, at_home=True)\n"
+        "sys.stdin.readline()\n"
+        "report = sweep(job, out=sys.argv[1], device='cpu', batch_size=2, images_per_unit=2, quiet=True)\n"
+        "print(report.done, report.left)\n"
+    )
+    command = [sys.executable, "-c", code, str(out), *sys.path]
+    runs = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for run in runs:
+        assert run.stdin is not None
+        run.stdin.write("\n")
+        run.stdin.flush()
+    said = [run.communicate(timeout=WAIT_S)[0].split() for run in runs]
+    done, left = zip(*(map(int, words) for words in said), strict=True)
+    assert [run.returncode for run in runs] == [0, 0] and left == (0, 0)
+    assert 32 <= sum(done) <= 36, "at most two units were computed twice"
+    require_same(out, alone)
+
+
+def test_a_shard_that_helps_finishes_the_work_of_the_others(tmp_path: Path, alone: Result) -> None:
+    out = str(tmp_path / "r.parquet")
+    how = {"out": out, "device": "cpu", "batch_size": 2, "images_per_unit": 2, "quiet": True}
+    assert sweep(make_job(), shard=(1, 3), **how).done == 10  # type: ignore[arg-type]
+    report = sweep(make_job(), shard=(2, 3), help_others=True, **how)  # type: ignore[arg-type]
+    assert (report.already, report.done, report.left) == (10, 22, 0)
+    require_same(out, alone)
+
+
+def test_what_one_engine_began_another_ends(tmp_path: Path, alone: Result) -> None:
+    out = str(tmp_path / "r.parquet")
+    how = {"out": out, "batch_size": 2, "images_per_unit": 2, "quiet": True}
+    assert sweep(make_job(), device="cpu", shard=(1, 2), **how).left == 16  # type: ignore[arg-type]
+    assert sweep(make_job(), devices="cpu", **how).done == 16  # type: ignore[arg-type]
+    require_same(out, alone)
+
+
+def test_other_options_are_refused_while_somebody_works(tmp_path: Path) -> None:
+    out = str(tmp_path / "r.parquet")
+    with pytest.raises(ResultError) as caught:
+        job = make_job(4)
+        sweep(
+            job, out=out, device="cpu", quiet=True,
+            on_start=lambda start: sweep(job, out=out, device="cpu", precision="bf16", quiet=True),
+        )  # fmt: skip
+    text = str(caught.value)
+    assert re.search(
+        rf"process {os.getpid()} on .* works on .*r\.parquet since .*precision is \"fp32\", given \"bf16\"", text
+    )
+    assert "give another `out`, or wait" in text
+    with pytest.raises(ResultError, match="works on"):
+        sweep(
+            job, out=out, device="cpu", quiet=True,
+            on_start=lambda start: sweep(job, out=out, device="cpu", precision="bf16", overwrite=True, quiet=True),
+        )  # fmt: skip
+    assert not at_work(Path(out))
+
+
+def test_a_job_that_cannot_be_sent_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    job = make_job(4)
+    images = Images(4)
+    images.made_by = lambda: None  # type: ignore[attr-defined]
+    kept = SweepJob(job.model, job.space, images, name="noise", fingerprint="noise")
+    with pytest.raises(ItdError, match="cannot be sent to other processes"):
+        sweep(kept, out=str(tmp_path / "r"), devices="cpu*2", quiet=True)
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_worker_refuses_another_job(tmp_path: Path) -> None:
+    import pickle
+
+    from itd.runner.member import Member, MemberSpec
+    from itd.runner.options import RunOptions
+
+    job = make_job(4)
+    spec = MemberSpec(pickle.dumps(job), RunOptions.of(out=tmp_path / "r", device="cpu"), job.identity(), 1)
+    other = MemberSpec(spec.job, spec.options, {**job.identity(), "weights_sha256": "0" * 64}, 1)
+    refused = Member(pickle.dumps(other)).work()
+    assert isinstance(refused, ModelError) and "a worker has another job" in str(refused)
+    assert 'weights_sha256 is "000' in str(refused)
+
+
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [
+        ({"devices": "cpu*0"}, "behind \\* stands how many"),
+        ({"devices": "gpu"}, "no such device"),
+        ({"devices": ""}, "no such devices"),
+        ({"devices": []}, "give for example"),
+        ({"devices": "cpu", "device": "cpu"}, "both given"),
+        ({"devices": "cpu", "engine": "ray"}, "are of `engine=local`"),
+        ({"engine": "slurm"}, "allowed are inline, local, ray"),
+        ({"address": "auto"}, "is of `engine=ray`"),
+        ({"engine": "ray", "device": "cpu"}, "take the device that Ray gives them"),
+        ({"engine": "ray", "workers_per_node": 0}, "at least 1"),
+        ({"help_others": True}, "is of a shard"),
+    ],
+)
+def test_engines_that_cannot_be_are_refused(tmp_path: Path, how: dict[str, object], text: str) -> None:
+    with pytest.raises(ItdError, match=text):
+        sweep(make_job(4), out=str(tmp_path / "r"), quiet=True, **how)  # type: ignore[arg-type]
