@@ -33,6 +33,7 @@ COMMANDS = {
     "combine": ("itd_cli.combine:combine", "Cross the best configurations of several attributes into a space."),
     "union": ("itd_cli.union:union", "Several results of the same images as one space."),
     "merge": ("itd_cli.merge:merge", "Parts of one result from several folders as one."),
+    "compact": ("itd_cli.compact:compact", "The parts of finished results as one file each."),
     "compare": ("itd_cli.compare:compare", "Two results of the same images, before and after."),
     "gain": ("itd_cli.gain:gain", "What the oracle gains beyond guessing, result beside result."),
     "status": ("itd_cli.status:status", "How far results are, and who works on them."),

@@ -49,7 +49,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time `__getattr__` lo
     from itd.selectors.evaluate import SelectRequest, select
     from itd.selectors.predict import PredictRequest, predict
     from itd.space import Conventions, Setting, Space
-    from itd.store import Result, Status, merge, open_result, repair, status, verify
+    from itd.store import Result, Status, compact, merge, open_result, repair, status, verify
     from itd.training.compare_layers import CompareLayersRequest, compare_layers
     from itd.training.evaluate import EvaluateRequest, evaluate
     from itd.training.recalibrate import RecalibrateRequest, recalibrate
@@ -114,6 +114,7 @@ _MODULES = {
     "itd.store": (
         "Result",
         "Status",
+        "compact",
         "merge",
         "open_result",
         "repair",
@@ -174,6 +175,7 @@ __all__ = [
     "by_sites",
     "cache",
     "combine",
+    "compact",
     "compare",
     "compare_layers",
     "efficiency",

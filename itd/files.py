@@ -14,6 +14,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from itd.process import machine
 
@@ -93,8 +94,15 @@ def _is_special(target: Path) -> bool:
 
 def write_synced(path: Path, data: bytes | memoryview | str) -> None:
     """Writes a new file and forces its bytes to the disk."""
-    with open(path, "xb") as file:
+    with synced(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def synced(path: Path) -> Iterator[BinaryIO]:
+    """A new file to write to, whose bytes are forced to the disk at the end of the block."""
+    with open(path, "xb") as file:
+        yield file
         file.flush()
         os.fsync(file.fileno())
 

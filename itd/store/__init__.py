@@ -1,5 +1,6 @@
 """The Parquet results: writing them so that nothing is lost, reading them so that nothing wrong passes. No torch."""
 
+from itd.store._compact import Compacted, compact
 from itd.store._merge import Merged, merge
 from itd.store._repair import repair
 from itd.store._status import Status, status
@@ -28,6 +29,7 @@ __all__ = [
     "OF_DATA",
     "AtWork",
     "Claims",
+    "Compacted",
     "Damage",
     "FailedUnit",
     "ImageNames",
@@ -42,6 +44,7 @@ __all__ = [
     "at_work",
     "check_folder",
     "check_target",
+    "compact",
     "done_images",
     "identity_there",
     "is_other",

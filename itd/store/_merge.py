@@ -31,7 +31,7 @@ from itd.store.missing import MissingImage, read_missing, save_missing
 from itd.store.part import list_parts, make_record, part_name, put_part
 from itd.store.replaced import remove_notes
 from itd.store.samples import read_samples
-from itd.store.whole import Checked, Damage, Unreadable, check_parts
+from itd.store.whole import Checked, check_present, require_whole
 from itd.store.writer import ResultWriter, Unit, sound_parts, stretches
 
 
@@ -135,12 +135,8 @@ def _source(path: str | Path) -> _Source:
         raise ResultError(f"{path} is a union; merge the results that it is made of, then give `itd union` again")
     configs = manifests.load_configs(folder, manifest)
     numbers, samples = configs.column("config").to_numpy(), manifests.from_runs(manifest["samples"])
-    found = check_parts(list_parts(folder), numbers, samples)
-    for one in found:
-        if isinstance(one, Damage):
-            mend = "" if isinstance(one, Unreadable) else f"; `itd verify --repair {path}` puts it aside"
-            raise ResultError(f"{path}: {one.file}: {one.reason}{mend}")
-    return _Source(str(path), manifest, configs, tuple(one for one in found if isinstance(one, Checked)))
+    parts = require_whole(path, check_present(folder, numbers, samples))
+    return _Source(str(path), manifest, configs, tuple(parts))
 
 
 def _own(out: str | Path, longest: _Source) -> _Source:

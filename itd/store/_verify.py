@@ -13,7 +13,7 @@ from itd.store import manifest as manifests
 from itd.store import missing as missing_file
 from itd.store import samples as samples_file
 from itd.store.files import RESTORE, SIDE
-from itd.store.part import list_parts, single_part
+from itd.store.part import all_there, list_parts, single_part
 from itd.store.replaced import FILE as REPLACED
 from itd.store.replaced import read_replaced
 from itd.store.whole import Checked, Damage, check_parts, gaps
@@ -89,7 +89,8 @@ def _verify_files(root: Path, files: list[Path]) -> VerifyReport:
     )
 
 
-def _verify_folder(root: Path) -> VerifyReport:
+def _verify_folder(root: Path, *, again: bool = True) -> VerifyReport:
+    """again: once more where a part went away meanwhile, as a longer one took its place."""
     parts = list_parts(root)  # before the manifest, which grows first
     damaged: list[Damage] = []
     manifest = _manifest(root, damaged)
@@ -98,6 +99,8 @@ def _verify_folder(root: Path) -> VerifyReport:
         samples = manifests.from_runs(manifest["samples"])
         numbers = _numbers(root, manifest, damaged)
     checked = check_parts(parts, numbers, samples)
+    if again and not all_there(parts):
+        return _verify_folder(root, again=False)
     whole = [one for one in checked if isinstance(one, Checked)]
     damaged += [one for one in checked if isinstance(one, Damage)]
     damaged += _beside(root, manifest, samples)

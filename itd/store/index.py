@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,6 +12,9 @@ import pyarrow.parquet as pq
 from itd.errors import ResultError
 from itd.store.part import Part, read_columns, read_schema
 from itd.store.schema import INDEX, SCORES
+
+ROWS_AT_ONCE = 2**20
+"""Of a part with more rows one column after the other is read, as eight parts are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +58,12 @@ def read_index(part: Part, numbers: np.ndarray | None, samples: np.ndarray | Non
     numbers, samples: what must be there, where that is known. Raises ResultError for a (sample, config) row that is
     missing or there twice, a sample with two labels, and rows of other samples or configurations.
     """
-    table = read_columns(part, INDEX, threads=numbers is None)
-    if any(table.column(name).null_count for name in INDEX):
-        raise ResultError(f"{part.path} has null in sample, label or config; only scores may be null: write it again")
-    rows = {name: as_numpy(table.column(name)) for name in INDEX}
-    if not len(rows["config"]):
-        raise ResultError(
-            f"{part.path} has no rows; delete it and give the same `itd sweep` or `itd union` command again"
-        )
-    del table
-    there, order = _arrange(part, rows, samples)
-    count = len(rows["config"]) // len(there)
-    of_samples, of_labels = rows["sample"], rows["label"]
+    column = _columns(part, threads=numbers is None)
+    there, here, order = _arrange(part, column, samples)
+    count = len(here)
+    of_labels = column("label")
     if order is not None:
-        of_samples, of_labels = of_samples[order], of_labels[order]
-    here = of_samples[:count].astype(np.int32)
+        of_labels = of_labels[order]
     labels = of_labels[:count].astype(np.int16)
     if numbers is not None and not np.array_equal(there, numbers):
         raise ResultError(
@@ -101,31 +96,57 @@ def read_scores(index: Index) -> dict[str, np.ndarray]:
     return {**scores, "missing": missing}
 
 
+def _columns(part: Part, threads: bool) -> Callable[[str], np.ndarray]:
+    """Reads a column of the index; of a part with many rows each alone, so that no two are in memory for long."""
+
+    def checked(table: pa.Table) -> pa.Table:
+        if any(column.null_count for column in table.columns):
+            raise ResultError(
+                f"{part.path} has null in sample, label or config; only scores may be null: write it again"
+            )
+        if not table.num_rows:
+            raise ResultError(
+                f"{part.path} has no rows; delete it and give the same `itd sweep` or `itd union` command again"
+            )
+        return table
+
+    if part.record is not None and part.record["rows"] > ROWS_AT_ONCE:
+        return lambda name: as_numpy(checked(read_columns(part, [name])).column(0))
+    table = checked(read_columns(part, INDEX, threads=threads))
+    return lambda name: as_numpy(table.column(name))
+
+
 def _arrange(
-    part: Part, rows: dict[str, np.ndarray], samples: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """The configuration numbers, and the order of rows that makes the grid (None: as they are).
+    part: Part, column: Callable[[str], np.ndarray], samples: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """The configuration numbers, the samples, and the order of rows that makes the grid (None: as they are).
 
     samples: in this order where they are known, else ascending, of rows that are not in a grid already.
     """
-    config, sample = rows["config"], rows["sample"]
+    numbers = _in_blocks(column("config"))
+    if numbers is not None:
+        sample = column("sample")
+        first = sample[: len(sample) // len(numbers)]
+        if len(np.unique(first)) == len(first) and (sample.reshape(-1, len(first)) == first).all():
+            return numbers, first.astype(np.int32), None
+    config, sample = column("config"), column("sample")
+    numbers, order = _sorted(part, config, sample)
+    if samples is not None and len(samples) * len(numbers) == len(order):
+        order = order.reshape(len(numbers), -1)[:, np.argsort(np.argsort(samples))].reshape(-1)
+    return numbers, sample[order[: len(order) // len(numbers)]].astype(np.int32), order
+
+
+def _in_blocks(config: np.ndarray) -> np.ndarray | None:
+    """The configuration numbers of rows that are ordered by them, of each as many; None of any other rows."""
     change = np.flatnonzero(config[:65_536] != config[0])
     if not len(change):
         change = np.flatnonzero(config != config[0])
     count = int(change[0]) if len(change) else len(config)
-    if len(config) % count == 0:
-        numbers, first = config[::count], sample[:count]
-        if (
-            (np.diff(numbers) > 0).all()
-            and (config.reshape(-1, count) == numbers[:, None]).all()
-            and (sample.reshape(-1, count) == first).all()
-            and len(np.unique(first)) == count
-        ):
-            return numbers.astype(np.int64), None
-    numbers, order = _sorted(part, config, sample)
-    if samples is not None and len(samples) * len(numbers) == len(order):
-        order = order.reshape(len(numbers), -1)[:, np.argsort(np.argsort(samples))].reshape(-1)
-    return numbers, order
+    if len(config) % count:
+        return None
+    numbers = config[::count].astype(np.int64)
+    ordered = (np.diff(numbers) > 0).all() and (config.reshape(-1, count) == config[::count, None]).all()
+    return numbers if ordered else None
 
 
 def _sorted(part: Part, config: np.ndarray, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,8 @@ each has its own, and the part that came first is read by the record that it mat
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import re
 import zlib
@@ -13,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -83,6 +85,23 @@ def remove_part(part: Part) -> None:
     part.path.unlink(missing_ok=True)
     for record in part.records:
         record.unlink(missing_ok=True)
+
+
+def remove_leftover_records(holder: Part) -> None:
+    """Removes the records of parts that are gone and whose images a longer part holds, as a process leaves them that
+    was ended between a part and its record."""
+    folder = holder.path.parent
+    for stem, records in _list_records(folder / SIDE).items():
+        part = _part(folder / f"{stem}.parquet", {})
+        inside = holder.first <= part.first and part.last <= holder.last and part.name != holder.name
+        if inside and not os.path.lexists(part.path):
+            for record in records:
+                record.unlink(missing_ok=True)
+
+
+def all_there(parts: Iterable[Part]) -> bool:
+    """Whether no part has gone since it was listed, as one does in whose place a longer one came."""
+    return all(os.path.lexists(part.path) for part in parts)
 
 
 def _list_all(folder: Path) -> list[tuple[Part, Part | None]]:
@@ -206,26 +225,56 @@ def put_part(temp: Path, target: Path, record: dict[str, Any], *, replacing: Par
 def make_record(data: bytes, run: str | None = None) -> dict[str, Any]:
     """What is kept about a part: rows, bytes, its SHA-256 and the footer's, the CRC-32 of each column's bytes, and
     which run wrote it, as the manifest's provenance calls it."""
-    length = int.from_bytes(data[-8:-4], "little") + 8
-    meta = pq.read_metadata(pa.BufferReader(data))
-    view = memoryview(data)
+    return _record_of(io.BytesIO(data), run)
+
+
+def make_record_of_file(path: Path, run: str | None = None) -> dict[str, Any]:
+    """`make_record` of a file that is not held in memory."""
+    with open(path, "rb") as file:
+        return _record_of(file, run)
+
+
+def _record_of(file: BinaryIO, run: str | None) -> dict[str, Any]:
+    meta = pq.read_metadata(file)
+    size = file.seek(0, os.SEEK_END)
+    file.seek(size - 8)
+    length = int.from_bytes(file.read(4), "little") + 8
     columns, covered = {}, len(_MAGIC) + length
     for name, spans in _spans(meta, meta.schema.names).items():
-        crc = 0
-        for start, size in spans:
-            crc = zlib.crc32(view[start : start + size], crc)
-            covered += size
-        columns[name] = crc
-    if covered != len(data):
-        raise RuntimeError(f"checksums cover {covered} of {len(data)} bytes: the writer left something between columns")
+        columns[name] = _crc32(file, spans)
+        covered += sum(count for _, count in spans)
+    if covered != size:
+        raise RuntimeError(f"checksums cover {covered} of {size} bytes: the writer left something between columns")
+    content, footer = hashlib.sha256(), hashlib.sha256()
+    for piece in _pieces(file, 0, size):
+        content.update(piece)
+    for piece in _pieces(file, size - length, length):
+        footer.update(piece)
     return {
         "rows": meta.num_rows,
-        "bytes": len(data),
-        "content_sha256": sha256(data),
-        "footer_sha256": sha256(data[-length:]),
+        "bytes": size,
+        "content_sha256": content.hexdigest(),
+        "footer_sha256": footer.hexdigest(),
         "columns_crc32": columns,
         "run": run,
     }
+
+
+def _crc32(file: BinaryIO, spans: Iterable[tuple[int, int]]) -> int:
+    """The CRC-32 of some (start, size) of a file, one after the other."""
+    crc = 0
+    for start, size in spans:
+        for piece in _pieces(file, start, size):
+            crc = zlib.crc32(piece, crc)
+    return crc
+
+
+def _pieces(file: BinaryIO, start: int, size: int) -> Iterator[bytes]:
+    """Bytes of a file, at most 4 MB at a time."""
+    file.seek(start)
+    while size > 0 and (piece := file.read(min(size, 2**22))):
+        size -= len(piece)
+        yield piece
 
 
 def read_schema(part: Part) -> tuple[pa.Schema, pq.FileMetaData]:
@@ -298,11 +347,7 @@ def _check_columns(part: Part, meta: pq.FileMetaData, names: Sequence[str]) -> N
     spans = _spans(meta, names)
     with open(part.path, "rb") as file:
         for name in names:
-            crc = 0
-            for start, size in spans.get(name, ()):
-                file.seek(start)
-                crc = zlib.crc32(file.read(size), crc)
-            if crc != (part.record or {}).get("columns_crc32", {}).get(name):
+            if _crc32(file, spans.get(name, ())) != (part.record or {}).get("columns_crc32", {}).get(name):
                 raise _damaged(part, f"the bytes of column {name} do not match its record")
 
 

@@ -21,6 +21,7 @@ from itd.store.identity import with_defaults
 from itd.store.index import Index, as_numpy, read_index
 from itd.store.part import (
     Part,
+    all_there,
     is_replaced,
     list_parts,
     read_columns,
@@ -313,12 +314,28 @@ def open_result(path: str | Path) -> Result:
     except OSError as error:
         raise ResultError(f"{name} cannot be read: {error.strerror}; make it readable") from error
     if manifest is not None:
-        return _open_folder(name, root, manifest, parts)
+        return _open_present(name, root, manifest, parts)
     if not parts:
         raise ResultError(
             f"{name} is not a result: the folder holds no Parquet file; make one with `itd sweep --out {name}`"
         )
     return _open_files(name, parts)
+
+
+def _open_present(path: str, root: Path, manifest: dict[str, Any], parts: list[Part]) -> Result:
+    """`_open_folder`, once more where a part went away since it was listed, as a longer one took its place."""
+    result = None
+    try:
+        result = _open_folder(path, root, manifest, parts)
+        if not result.partial:
+            return result
+    except ResultError:
+        if all_there(parts):
+            raise
+    now = list_parts(root)  # of a listing while parts come and go, some may be missing
+    if result is not None and {part.name for part in parts} <= {part.name for part in now}:
+        return result
+    return _open_folder(path, root, manifests.load_manifest(root) or manifest, now)
 
 
 def _open_folder(path: str, root: Path, manifest: dict[str, Any], parts: list[Part]) -> Result:

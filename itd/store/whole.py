@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from itd.store import manifest as manifests
 from itd.store.aside import put_aside
 from itd.store.claims import leased
 from itd.store.files import SIDE, UnreadableError
-from itd.store.index import Index, read_index
+from itd.store.index import ROWS_AT_ONCE, Index, read_index
 from itd.store.part import (
     Part,
+    all_there,
     list_parts,
     list_superseded,
     read_columns,
@@ -28,9 +29,6 @@ from itd.store.part import (
 )
 from itd.store.result import for_each
 from itd.store.schema import check_columns
-
-_ROWS_AT_ONCE = 2**20
-"""Of a part with more rows one column after the other is read, as eight parts are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +82,14 @@ def _checked(part: Part, numbers: np.ndarray | None, samples: np.ndarray | None,
     check_columns(schema, str(part.path))
     index = read_index(part, numbers, None if samples is None else samples[part.first : part.last + 1])
     rows = len(index.numbers) * len(index.samples)
-    each = [schema.names] if rows <= _ROWS_AT_ONCE else [[name] for name in schema.names]
-    for names in each:
+    for names in columns_at_once(rows, schema.names):
         read_columns(part, names)
     return Checked(part, rows, index)
+
+
+def columns_at_once(rows: int, names: Sequence[str]) -> list[list[str]]:
+    """Which columns of a part with so many rows are read together."""
+    return [list(names)] if rows <= ROWS_AT_ONCE else [[name] for name in names]
 
 
 def check_parts(
@@ -106,6 +108,30 @@ def check_parts(
     return found
 
 
+def check_present(folder: Path, numbers: np.ndarray | None, samples: np.ndarray | None) -> list[Checked | Damage]:
+    """`check_parts` of a folder, once more where a part went away meanwhile, as a longer one took its place."""
+    parts = list_parts(folder)
+    found = check_parts(parts, numbers, samples)
+    return found if all_there(parts) else check_parts(list_parts(folder), numbers, samples)
+
+
+def require_whole(path: str | Path, found: Sequence[Checked | Damage]) -> list[Checked]:
+    """The parts of a result, all of which are whole; ResultError that names the first that is not."""
+    for one in found:
+        if isinstance(one, Damage):
+            mend = "" if isinstance(one, Unreadable) else f"; `itd verify --repair {path}` puts it aside"
+            raise ResultError(f"{path}: {one.file}: {one.reason}{mend}")
+    return [one for one in found if isinstance(one, Checked)]
+
+
+def remove_superseded(folder: Path, whole: Collection[str]) -> None:
+    """Removes the parts whose place was taken by one of those named, which are known to be whole. Under the lease, as a
+    part may be split into smaller ones again."""
+    for part, holder in list_superseded(folder):
+        if holder.name in whole:
+            remove_part(part)
+
+
 def whole_parts(folder: Path, manifest: Mapping[str, Any], numbers: np.ndarray) -> tuple[list[Checked], list[str]]:
     """`_whole_parts`, once more where a part was moved that had taken the place of others, which are seen again then.
 
@@ -116,10 +142,9 @@ def whole_parts(folder: Path, manifest: Mapping[str, Any], numbers: np.ndarray) 
     if notes and hidden:
         found, more = _whole_parts(folder, manifest, numbers)
         notes += more
-    whole = {one.part.name for one in found}
-    for part, holder in hidden:
-        if holder.name in whole:
-            remove_part(part)
+    if hidden:
+        with leased(folder / SIDE):
+            remove_superseded(folder, {one.part.name for one in found})
     return found, notes
 
 
@@ -130,7 +155,7 @@ def _whole_parts(folder: Path, manifest: Mapping[str, Any], numbers: np.ndarray)
     is then: another run may have gone on to more images, or begun the result anew. What cannot be read is no damage but
     an UnreadableError.
     """
-    found = check_parts(list_parts(folder), numbers, manifests.from_runs(manifest["samples"]))
+    found = check_present(folder, numbers, manifests.from_runs(manifest["samples"]))
     damaged = {one.file for one in found if isinstance(one, Damage)}
     notes = []
     if damaged:

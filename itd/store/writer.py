@@ -18,6 +18,7 @@ from itd.errors import ItdWarning, ResultError, TooManyMissingError
 from itd.files import temporary, write_synced
 from itd.space import Space
 from itd.store import manifest as manifests
+from itd.store._split import split_parts
 from itd.store.aside import FailedUnit, failed_unit, failed_units, forget_failed, save_failed
 from itd.store.claims import Claims, leased
 from itd.store.existing import begins_anew, check_target, clear, coverage, refuse_at_work
@@ -120,7 +121,7 @@ class ResultWriter:
             macs_unknown: names of the operators that `macs` does not count; used only where the result is created.
             order: of the samples; used only where the result is created.
             names: what the images are called; a result that does not have all of them yet gets them.
-            retry_missing: the units with null rows are to do again.
+            retry_missing: the units with null rows are to do again; a longer part with null rows is split into units.
             claims: of this run, which is at work already.
 
         A part that is damaged is moved to `_itd/bad`, with an ItdWarning that names it, and is to do again.
@@ -149,6 +150,8 @@ class ResultWriter:
                 configs = manifests.load_configs(folder, manifest)
                 manifests.check_same(str(folder), manifest, configs, identity, space, samples)
                 parts = sound_parts(folder, manifest, configs)
+                if retry_missing and split_parts(folder, manifest, parts, len(samples)):
+                    parts = sound_parts(folder, manifest, configs)
             with leased(folder / SIDE):
                 manifest = manifests.load_manifest(folder)
                 if manifest is not None and not begins_anew(folder, manifest, identity):
@@ -282,10 +285,9 @@ class ResultWriter:
             write_synced(temp, data)  # before the manifest is read, see `itd.store.existing.clear`
             self._reopen(temp, unit, record)
             manifests.require_own(self.folder, self.manifest)
-            old = self._again.get((unit.first, unit.last))
-            if old is not None or self._may_write(unit):
+            if (unit.first, unit.last) in self._again or self._may_write(unit):
                 with self._noted(unit, missing_images, most_missing) as notes:
-                    if put_part(temp, target, record, replacing=old) and notes is not None:
+                    if put_part(temp, target, record, replacing=self._to_replace(unit)) and notes is not None:
                         save_missing(self.folder, notes)
                 self._again.pop((unit.first, unit.last), None)
                 self._remove_superseded(unit)
@@ -369,6 +371,18 @@ class ResultWriter:
                 f"images {unit.first} to {unit.last} do not read back from {self.path} as they were written; nothing "
                 "already written is lost: check the disk, then give the same command again"
             )
+
+    def _to_replace(self, unit: Unit) -> Part | None:
+        """The part of a unit that is to do again; ResultError where a longer one took its place meanwhile."""
+        old = self._again.get((unit.first, unit.last))
+        there = [] if old is None else list_parts(self.folder)
+        longer = [part for part in there if part.first <= unit.first and unit.last <= part.last]
+        if old is not None and longer and longer[0].name != old.name:
+            raise ResultError(
+                f"{old.path} was put together with others by `itd compact` in the meantime; nothing already written is "
+                "lost: give the same command again"
+            )
+        return old
 
     def _may_write(self, unit: Unit) -> bool:
         """Whether a unit is not there. Parts of a piece of it are no hindrance: its part takes their place."""

@@ -412,7 +412,7 @@ def test_a_large_part_is_read_one_column_after_the_other(folder: Path, monkeypat
     monkeypatch.setattr(whole, "read_columns", reading)
     assert verify(folder).complete and set(asked) == {12}
     asked.clear()
-    monkeypatch.setattr(whole, "_ROWS_AT_ONCE", 12)
+    monkeypatch.setattr(whole, "ROWS_AT_ONCE", 12)
     assert verify(folder).complete and asked.count(1) == 24 and asked.count(12) == 1
     part = sorted(folder.glob("part-*"))[0]
     part.write_bytes(flipped(part.read_bytes(), 300))

@@ -40,7 +40,7 @@ USUAL = {
     "oracle": ["r.parquet", *_FEW], "baselines": ["r.parquet", *_FEW], "greedy": ["r.parquet", *_FEW],
     "unique": ["r.parquet", *_FEW], "preferences": ["r.parquet"], "efficiency": ["r.parquet", *_FEW],
     "combine": ["r.parquet", "s.parquet", "-o", "made.json"], "union": ["r.parquet", "s.parquet", "-o", "u.parquet"],
-    "merge": ["r.parquet", "s.parquet", "-o", "m.parquet"],
+    "merge": ["r.parquet", "s.parquet", "-o", "m.parquet"], "compact": ["r.parquet"],
     "compare": ["r.parquet", "s.parquet", *_FEW], "gain": ["r.parquet", "s.parquet", *_FEW], "images": ["r.parquet"],
     "report": ["r.parquet", "-o", "report.html", *_FEW], "select": ["r.parquet", "--k", "2", *_FEW],
     "predict": [*_NET, "data/a/0.png"], "rof": [*_NET, *_IMAGES, "--attr", "dilation", "--out", "rof.safetensors"],

@@ -67,6 +67,7 @@ def open_writer(
     provenance: dict | None = None,
     macs: list[int] | None = None,
     macs_unknown: Sequence[str] = (),
+    retry_missing: bool = False,
 ) -> ResultWriter:
     """A writer on `path` for images 0..images-1, or for `samples`."""
     space = space or make_space(6)
@@ -79,6 +80,7 @@ def open_writer(
         images_per_unit=images_per_unit,
         provenance={"tool": "tests"} if provenance is None else provenance,
         macs_unknown=macs_unknown,
+        retry_missing=retry_missing,
     )
 
 
