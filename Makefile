@@ -82,7 +82,7 @@ recompute: env
 # The long form of the tests of faults: 300 flips of each kind of file, 100 kills of a sweep, fuzzing with SOAK times as many cases.
 SOAK ?= 10
 soak: env
-	ITD_SOAK=$(SOAK) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests/store -q -s -p no:cacheprovider
+	ITD_SOAK=$(SOAK) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults tests/store tests/runner/test_ray.py -q -s -p no:cacheprovider
 
 # Every table of the documents, from results/ alone: docs/tables/*.md, and the documents that hold them.
 tables: env

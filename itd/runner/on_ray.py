@@ -9,6 +9,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import signal
+import socket
+import threading
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +27,11 @@ from itd.runner.member import Member, Places, threads_of
 from itd.runner.options import RunOptions
 from itd.runner.run import SweepReport
 from itd.text import one_line
+
+_RESTART_S = 120.0
+"""So long an actor that died may take to be there again."""
+_REACH_S = 10.0
+"""So long a cluster at an address may take to answer; Ray itself would wait for minutes."""
 
 
 @dataclass(frozen=True)
@@ -112,14 +121,19 @@ class RayRemote:
         self.ray, self.actor, self.number, self.label, self.crew = ray, actor, number, label, crew
         self.process: Process | None = None
         self.rows = self.done = 0
+        self._last: Places = ()
         self._work: Any = None
         self._asked: Any = None
+        self._begun_s = 0.0
 
     def begin(self, last: Places) -> None:
         """Has the actor compute what nobody has."""
         self.rows = self.done = 0
-        self.process = None
-        self._work = self.actor.work.remote(last)
+        self.process, self._last, self._begun_s = None, last, time.monotonic()
+        self._ask()
+
+    def _ask(self) -> None:
+        self._work = self.actor.work.remote(self._last)
         self._asked = self.actor.state.remote()
 
     def poll(self) -> Outcome | None:
@@ -129,6 +143,11 @@ class RayRemote:
             return None
         try:
             outcome = self.ray.get(self._work)
+        except self.ray.exceptions.ActorUnavailableError as error:
+            if self.process is None and time.monotonic() - self._begun_s < _RESTART_S:  # Ray is starting it again
+                self._ask()
+                return None
+            return Death(f"died: {one_line(error, 200)}")
         except self.ray.exceptions.RayActorError as error:
             return Death(f"died: {one_line(str(error).splitlines()[-1] if str(error) else error, 200)}")
         except self.ray.exceptions.RayError as error:
@@ -170,6 +189,13 @@ def _connect(ray: Any, address: str | None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its warning of what that will be
     if ray.is_initialized():
         raise ItdError("this process is connected to a Ray cluster already; call ray.shutdown() first")
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdecimal() and "://" not in host:
+        try:
+            socket.create_connection((host, int(port)), _REACH_S).close()
+        except (OSError, OverflowError) as error:
+            raise _no_cluster(address, error) from error
+    before = signal.getsignal(signal.SIGTERM)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
@@ -177,10 +203,15 @@ def _connect(ray: Any, address: str | None) -> None:
         else:
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        where = "no Ray cluster can be started here" if address is None else f"there is no Ray cluster at {address}"
-        raise ItdError(
-            f"{where}: {one_line(error, 200)}; give `address`, or `devices` for this machine alone"
-        ) from error
+        raise _no_cluster(address, error) from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)  # Ray's own would end this process without a word
+
+
+def _no_cluster(address: str | None, error: Exception) -> ItdError:
+    where = "no Ray cluster can be started here" if address is None else f"there is no Ray cluster at {address}"
+    return ItdError(f"{where}: {one_line(error, 200)}; give another `address`, or `devices` for this machine alone")
 
 
 def _places(ray: Any, workers_per_node: int | None) -> Sequence[_Place]:

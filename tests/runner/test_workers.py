@@ -12,35 +12,24 @@ import threading
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from itd import sweep
 from itd.errors import ItdError, ItdWarning, ModelError, ResultError
 from itd.process import Process, is_gone, machine
 from itd.runner.job import SweepJob
-from itd.store import Result, at_work, open_result, verify
+from itd.store import at_work, open_result
+from support.rows_of_work import require_same
 from support.work import WAIT_S, Images, busy, make_job, wait_for
-
-SCORES = ("pred", "quality", "nll", "rank", "confidence")
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Result:
-    """The result of one process."""
-    out = tmp_path_factory.mktemp("alone") / "r.parquet"
-    sweep(make_job(), out=str(out), device="cpu", batch_size=2, images_per_unit=2, quiet=True)
-    return open_result(out)
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the result of one process is, or is made."""
+    return tmp_path_factory.mktemp("alone") / "r.parquet"
 
 
-def require_same(out: str | Path, alone: Result) -> None:
-    assert verify(out).complete
-    result = open_result(out)
-    for name in SCORES:
-        assert np.array_equal(result.matrix(name), alone.matrix(name)), name
-
-
-def test_a_worker_that_is_killed_costs_its_unit_and_nothing_else(tmp_path: Path, alone: Result) -> None:
+def test_a_worker_that_is_killed_costs_its_unit_and_nothing_else(tmp_path: Path, alone: Path) -> None:
     out = str(tmp_path / "r.parquet")
     counted: list[int] = []
 
@@ -57,7 +46,7 @@ def test_a_worker_that_is_killed_costs_its_unit_and_nothing_else(tmp_path: Path,
     killer.join()
     assert report.left == 0 and report.images == 32 and not report.failed
     assert 32 <= report.done <= 36, "each unit once, and at most that of the worker that died, and its next, again"
-    assert sum(counted) == 32 * len(alone.config_numbers)
+    assert sum(counted) == 32 * 25
     require_same(out, alone)
     assert not list(Path(out, "_itd/claims").iterdir())
     runs = [run["run"] for run in open_result(out).manifest["provenance"]]
@@ -76,7 +65,7 @@ def test_a_unit_over_which_every_worker_dies_ends_the_run_and_the_others_are_the
     assert open_result(out).images_done == 6
 
 
-def test_workers_end_with_the_process_that_drives_them(tmp_path: Path, alone: Result) -> None:
+def test_workers_end_with_the_process_that_drives_them(tmp_path: Path, alone: Path) -> None:
     out = tmp_path / "r.parquet"
     code = (
         "import sys; sys.path[:0] = sys.argv[2:]\n"
@@ -110,7 +99,7 @@ def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
     assert ended.returncode == 1 and 'put what calls itd under `if __name__ == "__main__":`' in ended.stderr
 
 
-def test_two_runs_on_one_result_share_its_units(tmp_path: Path, alone: Result) -> None:
+def test_two_runs_on_one_result_share_its_units(tmp_path: Path, alone: Path) -> None:
     """Each in a process of its own, as tracing a network is for one thread of a process at a time."""
     out = tmp_path / "r.parquet"
     code = (
@@ -134,7 +123,7 @@ def test_two_runs_on_one_result_share_its_units(tmp_path: Path, alone: Result) -
     require_same(out, alone)
 
 
-def test_a_shard_that_helps_finishes_the_work_of_the_others(tmp_path: Path, alone: Result) -> None:
+def test_a_shard_that_helps_finishes_the_work_of_the_others(tmp_path: Path, alone: Path) -> None:
     out = str(tmp_path / "r.parquet")
     how = {"out": out, "device": "cpu", "batch_size": 2, "images_per_unit": 2, "quiet": True}
     assert sweep(make_job(), shard=(1, 3), **how).done == 10  # type: ignore[arg-type]
@@ -143,7 +132,7 @@ def test_a_shard_that_helps_finishes_the_work_of_the_others(tmp_path: Path, alon
     require_same(out, alone)
 
 
-def test_what_one_engine_began_another_ends(tmp_path: Path, alone: Result) -> None:
+def test_what_one_engine_began_another_ends(tmp_path: Path, alone: Path) -> None:
     out = str(tmp_path / "r.parquet")
     how = {"out": out, "batch_size": 2, "images_per_unit": 2, "quiet": True}
     assert sweep(make_job(), device="cpu", shard=(1, 2), **how).left == 16  # type: ignore[arg-type]

@@ -78,3 +78,15 @@ def busy(out: str | Path, count: int) -> list[int]:
         return pids if len(pids) >= count else []
 
     return wait_for(f"{count} processes at work", look)  # type: ignore[return-value]
+
+
+def processes_of(name: str) -> list[int]:
+    """The processes of this machine whose program has this name."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/comm"):
+        try:
+            if entry.read_text().strip() == name:
+                found.append(int(entry.parent.name))
+        except OSError:
+            continue
+    return found
