@@ -5,6 +5,7 @@ itd: 16/40 images (40%), 288 rows/s, 8 s left
 
 from __future__ import annotations
 
+import datetime
 import os
 import sys
 import threading
@@ -71,7 +72,7 @@ class Work:
             rate = lately / spent_s
             left_s = (self.total * self.grains - self.done) / rate
             parts.append(per_second(rate, self.grain))
-            parts.append(f"in {span(spent_s)}" if self.ended else f"{span(left_s)} left")
+            parts.append(f"in {span(spent_s)}" if self.ended else f"{span(left_s)} left{until(left_s)}")
         return (f"{self.what}: " if self.what else "") + ", ".join([*parts, *([self.remark] if self.remark else [])])
 
 
@@ -256,6 +257,21 @@ def per_second(rate: float, grain: str) -> str:
     ('3,400 rows/s', '0.12 rows/s')
     """
     return f"{rate:,.0f} {grain}/s" if rate >= 10 else f"{rate:.2g} {grain}/s"
+
+
+def until(left_s: float, now: datetime.datetime | None = None) -> str:
+    """When work of more than ten minutes will have ended, by this machine's clock; empty of what ends sooner.
+
+    >>> until(8000, datetime.datetime(2026, 1, 5, 22, 0)), until(3600, datetime.datetime(2026, 1, 5, 22, 0)), until(60)
+    (' (until Tue 00:13)', ' (until 23:00)', '')
+    """
+    if not 600 < left_s < 1e8:
+        return ""
+    now = now or datetime.datetime.now()
+    end = now + datetime.timedelta(seconds=left_s)
+    days = (end.date() - now.date()).days
+    day = "" if days == 0 else f"{end:%a} " if days < 7 else f"{end:%d %b} "
+    return f" (until {day}{end:%H:%M})"
 
 
 def span(seconds: float) -> str:
