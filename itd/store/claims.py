@@ -88,6 +88,8 @@ class Claims:
         self._ended.set()
         for name in list(self._held):
             self._drop(name)
+        if os.getpid() == self._process.pid:
+            _forget_ended(self.side, units=True)
         with contextlib.suppress(OSError):  # a run that was refused leaves no empty folders
             for folder in self._made:
                 folder.rmdir()
@@ -247,11 +249,14 @@ def forget_process(folder: Path, process: Process) -> list[tuple[int, int]]:
     return sorted(claim.unit for claim in claims if claim.unit is not None)
 
 
-def _forget_ended(side: Path) -> None:
-    """Takes away what tells of runs that ended without a word: their process is gone, or silent for a day."""
+def _forget_ended(side: Path, *, units: bool = False) -> None:
+    """Takes away what tells of runs that ended without a word: their process is gone, or silent for a day.
+
+    units: also of what they had claimed. Whoever began one of those again has taken it over; the others are there.
+    """
     clock = Clock(side)
     for claim in list_claims(side):
-        if not claim.name.startswith("run-"):
+        if not (claim.name.startswith("run-") or (units and claim.unit is not None)):
             continue
         gone = claim.process is not None and is_gone(claim.process)
         if gone or clock.now_s() - claim.touched_s > _DAY_S:

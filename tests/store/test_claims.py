@@ -131,6 +131,19 @@ def test_what_a_process_had_is_forgotten_and_said(killed: subprocess.Popen[str],
         assert [one.unit for one in list_claims(tmp_path / "_itd") if one.unit] == [(8, 11)]
 
 
+def test_what_a_killed_process_had_goes_with_the_next_run_that_ends(
+    killed: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    """Also a run that was at work before it was killed, and of units that are there, which nobody claims again."""
+    with Claims(tmp_path) as others:
+        others.take(8, 11)
+        put(tmp_path / "_itd", "part-00000012-00000015")
+        with Claims(tmp_path):
+            pass
+        left = {one.name for one in list_claims(tmp_path / "_itd")}
+        assert left == {f"run-{others.token}", "part-00000008-00000011", "part-00000012-00000015"}
+
+
 @pytest.mark.parametrize("off_s", [0, -7200, 7200])
 def test_a_claim_of_another_machine_is_free_a_minute_after_its_last_touch_by_the_file_servers_clock(
     off_s: float, tmp_path: Path, side: Path, monkeypatch: pytest.MonkeyPatch
