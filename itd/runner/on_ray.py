@@ -199,7 +199,8 @@ def _connect(ray: Any, address: str | None) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
-            ray.init(include_dashboard=False, **quiet)
+            # Without "local" it joins what RAY_ADDRESS or a file of the last cluster here names, which may be gone.
+            ray.init(address="local", include_dashboard=False, **quiet)
         else:
             ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:

@@ -19,6 +19,7 @@ import ray
 
 from itd import sweep
 from itd.errors import ItdError, ItdWarning
+from itd.runner import on_ray
 from itd.runner.run import SweepReport
 from itd.store import open_result
 from support.fuzzing import SOAK
@@ -90,3 +91,11 @@ def test_no_cluster_at_an_address_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ItdError, match=r"there is no Ray cluster at 127\.0\.0\.1:1: ") as caught:
         sweep(make_job(4), out=str(tmp_path / "r"), engine="ray", address="127.0.0.1:1", quiet=True)
     assert "\n" not in str(caught.value) and not (tmp_path / "r").exists()
+
+
+def test_without_an_address_no_other_cluster_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was killed leaves a file that names it, to which Ray would try to connect for minutes."""
+    started: list[object] = []
+    monkeypatch.setattr(ray, "init", lambda address=None, **how: started.append(address))
+    on_ray._connect(ray, None)
+    assert started == ["local"]
