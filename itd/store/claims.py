@@ -89,7 +89,7 @@ class Claims:
         for name in list(self._held):
             self._drop(name)
         if os.getpid() == self._process.pid:
-            _forget_ended(self.side, units=True)
+            _forget_ended(self.side, everything=True)
         with contextlib.suppress(OSError):  # a run that was refused leaves no empty folders
             for folder in self._made:
                 folder.rmdir()
@@ -249,14 +249,14 @@ def forget_process(folder: Path, process: Process) -> list[tuple[int, int]]:
     return sorted(claim.unit for claim in claims if claim.unit is not None)
 
 
-def _forget_ended(side: Path, *, units: bool = False) -> None:
+def _forget_ended(side: Path, *, everything: bool = False) -> None:
     """Takes away what tells of runs that ended without a word: their process is gone, or silent for a day.
 
-    units: also of what they had claimed. Whoever began one of those again has taken it over; the others are there.
+    everything: also what they had claimed. Whoever wants a unit or the lease has taken it over, at the end of a run.
     """
     clock = Clock(side)
     for claim in list_claims(side):
-        if not (claim.name.startswith("run-") or (units and claim.unit is not None)):
+        if not (everything or claim.name.startswith("run-")):
             continue
         gone = claim.process is not None and is_gone(claim.process)
         if gone or clock.now_s() - claim.touched_s > _DAY_S:

@@ -138,6 +138,7 @@ def test_what_a_killed_process_had_goes_with_the_next_run_that_ends(
     with Claims(tmp_path) as others:
         others.take(8, 11)
         put(tmp_path / "_itd", "part-00000012-00000015")
+        put(tmp_path / "_itd", "lease", machine=machine(), pid=2**22 + 1)
         with Claims(tmp_path):
             pass
         left = {one.name for one in list_claims(tmp_path / "_itd")}
