@@ -252,7 +252,7 @@ def forget_process(folder: Path, process: Process) -> list[tuple[int, int]]:
 def _forget_ended(side: Path, *, everything: bool = False) -> None:
     """Takes away what tells of runs that ended without a word: their process is gone, or silent for a day.
 
-    everything: also what they had claimed. Whoever wants a unit or the lease has taken it over, at the end of a run.
+    everything: also their claims on units and the lease, which nobody else may ask for at the end of a run.
     """
     clock = Clock(side)
     for claim in list_claims(side):

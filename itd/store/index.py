@@ -52,13 +52,16 @@ class Index:
         return self.keep(self.grid(as_numpy(column)))
 
 
-def read_index(part: Part, numbers: np.ndarray | None, samples: np.ndarray | None) -> Index:
+def read_index(
+    part: Part, numbers: np.ndarray | None, samples: np.ndarray | None, table: pa.Table | None = None
+) -> Index:
     """Reads and checks which rows a part has.
 
-    numbers, samples: what must be there, where that is known. Raises ResultError for a (sample, config) row that is
-    missing or there twice, a sample with two labels, and rows of other samples or configurations.
+    numbers, samples: what must be there, where that is known. table: all columns of a part with a record, where they
+    have been read. Raises ResultError for a (sample, config) row that is missing or there twice, a sample with two
+    labels, and rows of other samples or configurations.
     """
-    column = _columns(part, threads=numbers is None)
+    column = _columns(part, numbers is None, table)
     there, here, order = _arrange(part, column, samples)
     count = len(here)
     of_labels = column("label")
@@ -78,7 +81,7 @@ def read_index(part: Part, numbers: np.ndarray | None, samples: np.ndarray | Non
     if (of_labels.reshape(len(there), count) != labels).any():
         raise ResultError(f"{part.path} gives one sample two labels; write the file again")
     index = Index(part, there, here, labels, order, None)
-    mask = _without_nulls(index)
+    mask = _without_nulls(index, table)
     return index if mask.all() else Index(part, there, here, labels, order, mask)
 
 
@@ -96,7 +99,7 @@ def read_scores(index: Index) -> dict[str, np.ndarray]:
     return {**scores, "missing": missing}
 
 
-def _columns(part: Part, threads: bool) -> Callable[[str], np.ndarray]:
+def _columns(part: Part, threads: bool, read: pa.Table | None) -> Callable[[str], np.ndarray]:
     """Reads a column of the index; of a part with many rows each alone, so that no two are in memory for long."""
 
     def checked(table: pa.Table) -> pa.Table:
@@ -110,9 +113,9 @@ def _columns(part: Part, threads: bool) -> Callable[[str], np.ndarray]:
             )
         return table
 
-    if part.record is not None and part.record["rows"] > ROWS_AT_ONCE:
+    if read is None and part.record is not None and part.record["rows"] > ROWS_AT_ONCE:
         return lambda name: as_numpy(checked(read_columns(part, [name])).column(0))
-    table = checked(read_columns(part, INDEX, threads=threads))
+    table = checked(read_columns(part, INDEX, threads=threads) if read is None else read.select(INDEX))
     return lambda name: as_numpy(table.column(name))
 
 
@@ -170,16 +173,16 @@ def _sorted(part: Part, config: np.ndarray, sample: np.ndarray) -> tuple[np.ndar
     return numbers.astype(np.int64), order
 
 
-def _without_nulls(index: Index) -> np.ndarray:
+def _without_nulls(index: Index, table: pa.Table | None) -> np.ndarray:
     """(n,) bool: the samples none of whose scores is null or, in a file written elsewhere, not a number."""
     mask = np.ones(len(index.samples), dtype=bool)
     ours = index.part.record is not None
-    meta = read_schema(index.part)[1] if ours else None  # its footer is the one that its record names
+    meta = read_schema(index.part)[1] if ours and table is None else None  # its footer is the one that its record names
     for name in SCORES:
         if meta is not None and _null_count(meta, name) == 0:
             continue
-        column = read_columns(index.part, [name], threads=not ours).column(0)
-        if name != "quality" and not ours and column.null_count == 0:
+        column = (read_columns(index.part, [name], threads=not ours) if table is None else table).column(name)
+        if (table is not None or (name != "quality" and not ours)) and column.null_count == 0:
             continue
         null = column.is_null(nan_is_null=True).to_numpy()
         mask &= ~index.grid(null).any(0)

@@ -80,7 +80,10 @@ def _checked(part: Part, numbers: np.ndarray | None, samples: np.ndarray | None,
     part = require_record(part) if recorded else with_record(part)
     schema, _ = read_schema(part)
     check_columns(schema, str(part.path))
-    index = read_index(part, numbers, None if samples is None else samples[part.first : part.last + 1])
+    here = None if samples is None else samples[part.first : part.last + 1]
+    if part.record is not None and part.record["rows"] <= ROWS_AT_ONCE:  # most are, and reading one twice takes long
+        return Checked(part, part.record["rows"], read_index(part, numbers, here, read_columns(part, schema.names)))
+    index = read_index(part, numbers, here)
     rows = len(index.numbers) * len(index.samples)
     for names in columns_at_once(rows, schema.names):
         read_columns(part, names)

@@ -14,7 +14,8 @@ import pytest
 
 from itd.errors import ResultError
 from itd.space import SITES, Setting, SiteSpec, build_space
-from itd.store import ResultWriter, open_result, verify
+from itd.store import ResultWriter, index, open_result, verify, whole
+from itd.store.part import Part, read_columns
 from support import synthetic
 
 TYPES = {
@@ -270,3 +271,21 @@ def test_a_deleted_part_is_computed_anew(folder, scores):
     assert [(u.first, u.last) for u in writer.todo()] == [(4, 7)]
     synthetic.write_units(writer, scores)
     assert np.array_equal(open_result(folder).matrix("quality"), scores["quality"])
+
+
+@pytest.mark.parametrize("missing", [None, np.arange(10) == 3], ids=["all have scores", "some have none"])
+def test_a_run_that_goes_on_reads_each_part_once(
+    missing: np.ndarray | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = synthetic.make_result(tmp_path / "r", synthetic.make_scores(6, 10), missing=missing)
+    reads: list[str] = []
+
+    def once(part: Part, names: list[str]) -> pa.Table:
+        reads.append(part.name)
+        return read_columns(part, names)
+
+    monkeypatch.setattr(whole, "read_columns", once)
+    monkeypatch.setattr(index, "read_columns", None)
+    writer = synthetic.open_writer(path, 10, retry_missing=True)
+    assert sorted(reads) == sorted(part.name for part in path.glob("part-*"))
+    assert writer.kept_images == (0 if missing is None else 4)
