@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import Any
 
 import click
 
-from itd_cli.options import echo, print_json, results_argument
+from itd_cli.options import echo, note, print_json, results_argument
 from itd_cli.progress import per_second, span
 
 LOOK_S = 2.0
@@ -36,9 +37,12 @@ def status(results: tuple[str, ...], watch: bool, as_json: bool) -> None:
     """
     from itd.store import status as look
 
-    said = None
+    said: list[Any] | None = None if not watch else []
+    for path in results:
+        if watch and not os.path.exists(path):
+            note(f"{path} does not exist yet; it is looked for every {LOOK_S:.0f} s")
     while True:
-        found = [look(path) for path in results]
+        found = [look(path) for path in results if not watch or os.path.exists(path)]
         if found != said:
             said = found
             if as_json:
@@ -47,7 +51,7 @@ def status(results: tuple[str, ...], watch: bool, as_json: bool) -> None:
                 if watch and sys.stdout.isatty():
                     click.clear()
                 echo("\n".join(map(described, found)))
-        if not watch or all(one.complete for one in found):
+        if not watch or (len(found) == len(results) and all(one.complete for one in found)):
             return
         time.sleep(LOOK_S)
 

@@ -178,7 +178,7 @@ def _how(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--batch-size", type=click.IntRange(min=1), metavar="N", help="Images in the tree at once."),
             click.option("--device", metavar="D", help="cpu, cuda, cuda:1; default a GPU where there is one."),
             click.option(
-                "--devices", metavar="D,D", help="A worker process for each: cuda:0,cuda:1; all (GPUs); cpu*2."
+                "--devices", metavar="D,D", help="A worker process for each: cuda:0,cuda:1; all (GPUs); 'cpu*2'."
             ),
             click.option(
                 "--engine",
@@ -201,6 +201,13 @@ def _how(command: Callable[..., Any]) -> Callable[..., Any]:
                 "on the first 256 images are fp32's. Default fp32, on a GPU auto.",
             ),
             sweep_workers_option,
+            click.option(
+                "--images-per-unit",
+                type=click.IntRange(min=1),
+                metavar="N",
+                help="Of a new result: what is computed and written at a time; shards that `itd merge` puts together "
+                "need the same.",
+            ),
             click.option(
                 "--executor",
                 type=click.Choice(("auto", "tree", "plain")),

@@ -7,6 +7,7 @@ another do; so a worker that dies costs the unit that it was at, and nothing wai
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 import time
 import warnings
@@ -148,6 +149,12 @@ class Fleet:
             time.sleep(_POLL_S)
         self._show((self.covered() - at_first) * self.configs)
 
+    def forget(self) -> None:
+        """Takes away the claims of the workers that an error or a signal has ended."""
+        for worker in self.workers:
+            if worker.report is None and worker.remote.process is not None:
+                forget_process(self.folder, worker.remote.process)
+
     def _show(self, rows: int) -> None:
         rows = min(rows, self.todo * self.configs)
         if self.progress is not None and rows > self.shown:
@@ -202,17 +209,29 @@ def run_fleet(
     with contextlib.ExitStack() as at_work:
         claims = at_work.enter_context(Claims(Path(out)))
         opened = open_run(job, options, identity, way, claims, on_prepare)
-        member = replace(options, out=out, overwrite=False, check_data=False, auto=False, engine="inline", devices=())
+        member = replace(
+            options,
+            out=os.path.abspath(out),
+            overwrite=False,
+            check_data=False,
+            auto=False,
+            engine="inline",
+            devices=(),
+        )
         given = opened.writer.manifest["identity"]
         specs = [
-            pickle.dumps(MemberSpec(source, crew.options_of(member, number), given, crew.threads(number)))
+            pickle.dumps(MemberSpec(source, crew.options_of(member, number), given, crew.threads(number), os.getcwd()))
             for number in range(crew.size)
         ]
         progress = on_start(opened.start(options, way)) if on_start else None
         if not (opened.units or opened.of_others):
             return report_of(opened.job, opened.writer, opened.already, started, way)
         fleet = _fleet(crew, opened, progress)
-        fleet.run(specs, at_work.close)  # from then on the workers say themselves that they are at work
+        try:
+            fleet.run(specs, at_work.close)  # from then on the workers say themselves that they are at work
+        finally:
+            crew.close()
+            fleet.forget()
     return _report(fleet, opened, started, way)
 
 
@@ -232,10 +251,14 @@ def _report(fleet: Fleet, opened: OpenedRun, started: float, way: str) -> SweepR
     reports = [worker.report for worker in fleet.workers if worker.report is not None]
     failed: dict[tuple[int, int], FailedUnit] = {(one.first, one.last): one for r in reports for one in r.failed}
     stopped = next((one.stopped for one in reports if one.stopped is not None), None)
-    if report.left and not reports:
+    units = [unit for unit in (*opened.units, *opened.of_others) if not opened.writer.holds(unit)]
+    lost = sum(len(unit) for unit in units if (unit.first, unit.last) not in failed)
+    if lost and stopped is None:
+        gone = [worker.given_up for worker in fleet.workers if worker.given_up is not None]
+        why = gone[0] if gone else "its workers found nothing left to do, as where they do not see this folder"
         raise ItdError(
-            f"no worker is left, and {report.left} of {report.images} images are not in {report.out}: "
-            f"{fleet.workers[0].given_up}; nothing already written is lost: the same command goes on from there"
+            f"no worker is left, and {lost} of {report.images} images are not in {report.out}: {why}; nothing already "
+            "written is lost: the same command goes on from there"
         )
     report = replace(
         report,

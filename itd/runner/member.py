@@ -20,7 +20,7 @@ from itd import errors
 from itd.data.processes import cores
 from itd.device import current
 from itd.errors import ItdError, ItdWarning, ModelError, SetAsideWarning
-from itd.process import Process, this_process
+from itd.process import HOST, Process, this_process
 from itd.runner.executors import make_executor, way_of
 from itd.runner.job import SweepJob
 from itd.runner.options import RunOptions
@@ -38,13 +38,14 @@ class MemberSpec:
     """What a worker is to do.
 
     job: a SweepJob, or the SweepRequest that it resolves, pickled. options: of this worker alone. identity: that the
-    job must have. threads: of torch on a CPU.
+    job must have. threads: of torch on a CPU. folder: where the process that starts it is, of which relative paths are.
     """
 
     job: bytes
     options: RunOptions
     identity: dict[str, Any]
     threads: int
+    folder: str
 
 
 def pickled(value: Any) -> bytes:
@@ -108,6 +109,7 @@ class Member:
     def _worked(self, last: Places) -> SweepReport:
         spec: MemberSpec = pickle.loads(self.spec)
         options = replace(spec.options, last=last)
+        _go_to(spec.folder)
         torch.set_num_threads(spec.threads)
         with current(options.device):
             source: SweepJob | SweepRequest = pickle.loads(spec.job)
@@ -141,6 +143,16 @@ class Member:
                 shown(message, category, *where, **more)
 
         warnings.showwarning = show
+
+
+def _go_to(folder: str) -> None:
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise ItdError(
+            f"a worker on {HOST} cannot go to {folder}, where the command was given: {one_line(error)}; give the "
+            "command in a folder that every node sees"
+        ) from error
 
 
 def plain_error(name: str, text: str) -> ItdError:

@@ -48,7 +48,8 @@ class _Place:
 class RayCrew:
     """Actors of a Ray cluster: of the one at `address`, else of one that is started here and ends with the run.
 
-    workers_per_node: default one for each GPU of a node, or one where it has none. Raises ItdError where Ray is not
+    workers_per_node: default one for each GPU of a node, or one where no node has any; nodes without GPUs are left out
+    where others have some. Raises ItdError where Ray is not
     installed, or there is no cluster at that address.
     """
 
@@ -203,6 +204,11 @@ def _connect(ray: Any, address: str | None) -> None:
             ray.init(address="local", include_dashboard=False, **quiet)
         else:
             ray.init(address=address, **quiet)
+    except ray.exceptions.AuthenticationError as error:
+        raise ItdError(
+            f"the Ray cluster at {address} asks for a token: set RAY_AUTH_MODE=token, and give this machine the "
+            "cluster's token in ~/.ray/auth_token or RAY_AUTH_TOKEN"
+        ) from error
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise _no_cluster(address, error) from error
     finally:
@@ -217,7 +223,9 @@ def _no_cluster(address: str | None, error: Exception) -> ItdError:
 
 def _places(ray: Any, workers_per_node: int | None) -> Sequence[_Place]:
     places = []
-    for node in sorted((n for n in ray.nodes() if n["Alive"]), key=lambda n: n["NodeID"]):
+    nodes = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: node["NodeID"])
+    with_gpu = [node for node in nodes if node["Resources"].get("GPU", 0) >= 1]
+    for node in with_gpu or nodes:  # rows of one result are of one kind of device
         resources = node["Resources"]
         cores, gpus = int(resources.get("CPU", 1)), int(resources.get("GPU", 0))
         here = workers_per_node or max(1, gpus)

@@ -13,7 +13,9 @@ LONG_S = 60.0
 """A run with nothing else to do computes a unit itself that another has claimed for so long, or for three times as long
 as its own slowest one took."""
 LOOK_S = 0.25
-"""Between two looks at the units that others have claimed."""
+"""Between two looks at the units that others have claimed, where there is nothing else to do."""
+ELSEWHERE_S = 2.0
+"""Between two looks at what others have written, while this run computes."""
 
 
 class Shares:
@@ -40,7 +42,7 @@ class Shares:
         self._failed: list[FailedUnit] = []
         self._lock = threading.Lock()
         self._slowest_s = 0.0
-        self._settled_s = time.monotonic()
+        self._settled_s = self._looked_s = time.monotonic()
 
     def rounds(self) -> Iterator[Iterator[Unit]]:
         """The units that this run is to compute, in rounds: first those that nobody has, in order; then, while other
@@ -71,6 +73,10 @@ class Shares:
 
     def elsewhere(self) -> tuple[int, list[FailedUnit]]:
         """(images that other runs have written, the units that they set aside), since this was last asked."""
+        if time.monotonic() - self._looked_s > ELSEWHERE_S:
+            for unit in [unit for place, unit in list(self._waiting.items()) if place in self._since_s]:
+                self._is_settled(unit)
+            self._looked_s = time.monotonic()
         with self._lock:
             written, self._written = self._written, []
             failed, self._failed = self._failed, []
@@ -88,8 +94,8 @@ class Shares:
 
     def _free(self, places: Collection[tuple[int, int]]) -> Iterator[Unit]:
         """Those of some units that this run can have."""
-        for unit in [unit for place, unit in self._waiting.items() if place in places]:
-            if not self._is_settled(unit) and self._take(unit):
+        for unit in [unit for place, unit in list(self._waiting.items()) if place in places]:
+            if (unit.first, unit.last) in self._waiting and not self._is_settled(unit) and self._take(unit):
                 yield unit
 
     def _stolen(self) -> Unit | None:
@@ -128,13 +134,14 @@ class Shares:
         """Whether another run has written a unit, or set it aside, since this run began."""
         place = unit.first, unit.last
         failed = self.writer.noted_failure(*place)
-        if self.writer.holds(unit):
-            with self._lock:
-                self._written.append(unit)
-        elif failed is not None and failed != self.noted.get(place):
-            with self._lock:
-                self._failed.append(failed)
-        else:
+        written = self.writer.holds(unit)
+        if not written and (failed is None or failed == self.noted.get(place)):
             return False
-        del self._waiting[place]
+        with self._lock:
+            if self._waiting.pop(place, None) is None:
+                return True  # the other thread was first
+            if written:
+                self._written.append(unit)
+            elif failed is not None:
+                self._failed.append(failed)
         return True

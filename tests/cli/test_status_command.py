@@ -96,8 +96,18 @@ def test_a_union_has_a_status(tmp_path: Path) -> None:
 def test_what_is_no_result_ends_with_one_line(tmp_path: Path) -> None:
     for path in (tmp_path / "absent", tmp_path):
         one_line(run("status", path), str(path), "give a folder written by `itd sweep`")
-        one_line(run("status", path, "--watch", "--json"), str(path))
+    one_line(run("status", tmp_path, "--watch", "--json"), str(tmp_path))
     assert run("status").exit_code == 2
+
+
+def test_watching_waits_for_a_folder_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(seconds: float) -> None:
+        synthetic.make_result(tmp_path / "r", synthetic.make_scores(6, 10))
+
+    monkeypatch.setattr("itd_cli.status.time.sleep", make)
+    answer = run("status", tmp_path / "r", "--watch")
+    assert answer.stdout == f"{tmp_path / 'r'}  10/10 images (100%), complete\n"
+    assert f"{tmp_path / 'r'} does not exist yet; it is looked for every 2 s" in answer.stderr
 
 
 def test_watching_says_what_has_changed_and_ends_with_the_last_image(

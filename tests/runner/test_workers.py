@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -178,9 +179,11 @@ def test_a_worker_refuses_another_job(tmp_path: Path) -> None:
     from itd.runner.options import RunOptions
 
     job = make_job(4)
-    spec = MemberSpec(pickle.dumps(job), RunOptions.of(out=tmp_path / "r", device="cpu"), job.identity(), 1)
-    other = MemberSpec(spec.job, spec.options, {**job.identity(), "weights_sha256": "0" * 64}, 1)
+    spec = MemberSpec(pickle.dumps(job), RunOptions.of(out=tmp_path / "r", device="cpu"), job.identity(), 1, ".")
+    other = replace(spec, identity={**job.identity(), "weights_sha256": "0" * 64})
     refused = Member(pickle.dumps(other)).work()
+    lost = Member(pickle.dumps(replace(spec, folder=str(tmp_path / "gone")))).work()
+    assert isinstance(lost, ItdError) and "cannot go to" in str(lost)
     assert isinstance(refused, ModelError) and "a worker has another job" in str(refused)
     assert 'weights_sha256 is "000' in str(refused)
 
