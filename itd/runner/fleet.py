@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from itd.errors import ItdError, ItdWarning, SetAsideWarning
-from itd.process import Process
+from itd.process import HOST, Process, machine
 from itd.runner.job import SweepJob
 from itd.runner.member import MemberSpec, Places
 from itd.runner.options import RunOptions
 from itd.runner.run import OnStart, OpenedRun, SweepReport, open_run, report_of
 from itd.runner.worker import Progress
-from itd.store import Claims, FailedUnit
+from itd.store import Claims, FailedUnit, at_work
 from itd.store.claims import forget_process
 from itd.weights.prepare import OnPrepare
 
@@ -144,10 +144,23 @@ class Fleet:
                 known = True
                 begun()
             if time.monotonic() - looked_s > _LOOK_S:
+                self._end_silent()
                 there, looked_s = self.covered() - at_first, time.monotonic()
             self._show(max(there * self.configs, sum(worker.all_rows for worker in self.workers)))
             time.sleep(_POLL_S)
         self._show((self.covered() - at_first) * self.configs)
+
+    def _end_silent(self) -> None:
+        """Ends the workers of which nothing was heard for a minute, as of one that was stopped, once another has found
+        nothing left to do: nobody would end the run otherwise."""
+        if all(worker.report is None for worker in self.workers):
+            return
+        silent = {one.pid for one in at_work(self.folder) if one.stale and one.host == HOST}
+        for worker in self.workers:
+            process = worker.remote.process
+            if not worker.ended and process is not None and process.pid in silent and process.machine == machine():
+                worker.remote.stop()
+                self._bury(worker, Death("gave no sign of life for a minute, and was ended"))
 
     def forget(self) -> None:
         """Takes away the claims of the workers that an error or a signal has ended."""
@@ -206,8 +219,8 @@ def run_fleet(
     options = replace(options, members=crew.size)
     identity = job.identity(options.precision.name)
     out = options.out or job.default_out
-    with contextlib.ExitStack() as at_work:
-        claims = at_work.enter_context(Claims(Path(out)))
+    with contextlib.ExitStack() as working:
+        claims = working.enter_context(Claims(Path(out)))
         opened = open_run(job, options, identity, way, claims, on_prepare)
         member = replace(
             options,
@@ -228,7 +241,7 @@ def run_fleet(
             return report_of(opened.job, opened.writer, opened.already, started, way)
         fleet = _fleet(crew, opened, progress)
         try:
-            fleet.run(specs, at_work.close)  # from then on the workers say themselves that they are at work
+            fleet.run(specs, working.close)  # from then on the workers say themselves that they are at work
         finally:
             crew.close()
             fleet.forget()

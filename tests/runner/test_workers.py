@@ -9,13 +9,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from itd import sweep
+from itd import status, sweep
 from itd.errors import ItdError, ItdWarning, ModelError, ResultError
 from itd.process import Process, is_gone, machine
 from itd.runner.job import SweepJob
@@ -207,3 +208,24 @@ def test_a_worker_refuses_another_job(tmp_path: Path) -> None:
 def test_engines_that_cannot_be_are_refused(tmp_path: Path, how: dict[str, object], text: str) -> None:
     with pytest.raises(ItdError, match=text):
         sweep(make_job(4), out=str(tmp_path / "r"), quiet=True, **how)  # type: ignore[arg-type]
+
+
+def test_a_worker_that_is_stopped_does_not_hold_the_run_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others take over its units after a minute, and then it is ended."""
+    out = str(tmp_path / "r.parquet")
+    monkeypatch.setattr("itd.runner.fleet._LOOK_S", 0.5)
+
+    def stop() -> None:
+        os.kill(busy(out, 2)[0], signal.SIGSTOP)
+        wait_for("all the others", lambda: status(out).missing <= 8)
+        for path in Path(out, "_itd/claims").glob("*.json"):
+            os.utime(path, (time.time() - 100,) * 2)  # as after a while: a worker that works touches its own again
+
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        report = sweep(make_job(pause_s=0.1), out=out, devices="cpu*2", batch_size=2, images_per_unit=2, quiet=True)
+    stopper.join()
+    assert report.left == 0
+    assert any("gave no sign of life for a minute, and was ended" in str(one.message) for one in said)
