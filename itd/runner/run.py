@@ -22,6 +22,7 @@ from itd.runner.retry import Replaced, replaced_files, require_decodable
 from itd.runner.units import UnitRun, described
 from itd.runner.worker import Progress, Worker
 from itd.store import (
+    AtWork,
     Claims,
     FailedUnit,
     ResultWriter,
@@ -147,18 +148,23 @@ def run_job(
 @dataclass(frozen=True, eq=False)
 class OpenedRun:
     """A run that is about to compute. units: its own, not there yet. of_others: those of other shards that it helps
-    with. already: images that are there."""
+    with. already: images that are there. at_work: the other processes that work on the result."""
 
     job: SweepJob
     writer: ResultWriter
     already: int
     units: list[Unit]
     of_others: list[Unit]
+    at_work: tuple[AtWork, ...] = ()
 
     def start(self, options: RunOptions, way: str) -> SweepStart:
         """What it is about to do."""
         todo = sum(len(unit) for unit in (*self.units, *self.of_others))
         notes = precision_notes(options, self.already)
+        if self.at_work and todo:
+            first, more = self.at_work[0], len(self.at_work) - 1
+            also = f" and {more} more are" if more else " is"
+            notes += (f"process {first.pid} on {first.host}{also} at work on this result; the units are shared",)
         return SweepStart(self.job, self.writer.path, self.already, todo, way, notes)
 
 
@@ -185,7 +191,7 @@ def open_run(
     units = writer.todo(options.shard)
     own = {(unit.first, unit.last) for unit in units}
     others = [unit for unit in writer.todo() if (unit.first, unit.last) not in own] if options.help_others else []
-    return OpenedRun(job, writer, writer.done_images, units, others)
+    return OpenedRun(job, writer, writer.done_images, units, others, tuple(claims.others()))
 
 
 def _opened(

@@ -20,6 +20,7 @@ from itd import status, sweep
 from itd.errors import ItdError, ItdWarning, ModelError, ResultError
 from itd.process import Process, is_gone, machine
 from itd.runner.job import SweepJob
+from itd.runner.run import SweepStart
 from itd.store import at_work, open_result
 from support.rows_of_work import require_same
 from support.work import WAIT_S, Images, busy, make_job, wait_for
@@ -123,6 +124,17 @@ def test_two_runs_on_one_result_share_its_units(tmp_path: Path, alone: Path) -> 
     assert [run.returncode for run in runs] == [0, 0] and left == (0, 0)
     assert 32 <= sum(done) <= 36, "at most two units were computed twice"
     require_same(out, alone)
+
+
+def test_a_run_that_joins_another_says_so(tmp_path: Path) -> None:
+    out, notes = str(tmp_path / "r.parquet"), []
+    job = make_job(4)
+
+    def join(start: SweepStart) -> None:
+        sweep(job, out=out, device="cpu", quiet=True, on_start=lambda begun: notes.extend(begun.notes))
+
+    sweep(job, out=out, device="cpu", quiet=True, on_start=join)
+    assert any(f"process {os.getpid()} on " in text and text.endswith("the units are shared") for text in notes)
 
 
 def test_a_shard_that_helps_finishes_the_work_of_the_others(tmp_path: Path, alone: Path) -> None:
