@@ -230,6 +230,7 @@ def run_fleet(
             auto=False,
             engine="inline",
             devices=(),
+            retry_missing=options.retry_missing and opened.writer.again,
         )
         given = opened.writer.manifest["identity"]
         specs = [

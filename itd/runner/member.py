@@ -132,6 +132,7 @@ class Member:
         self.done += count
 
     def _tell_warnings(self) -> None:
+        warnings.simplefilter("always", ItdWarning)  # the process that drives this one says what comes of them
         shown = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:

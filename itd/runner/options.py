@@ -19,6 +19,7 @@ from itd.errors import DataError, ItdError, ItdWarning, ResultError, SpaceError
 from itd.runner.job import SweepJob
 from itd.runner.request import SweepRequest
 from itd.store import check_folder, check_target
+from itd.store.writer import Again
 from itd.text import shorten
 
 EXECUTORS = ("auto", "tree", "plain")
@@ -36,7 +37,7 @@ class RunOptions:
     precision: fp32 until `auto` is settled. auto: whether it is not. precision_asked: whether somebody named one.
     agreements: what was found of the number formats that were tried (`itd.runner.precision.Agreement`). members: how
     many workers the run has, of which `beside` are on the machine of this one. last: first and last positions of the
-    units to try after all others.
+    units to try after all others. retry_missing: of a worker, the units that it shares with the others.
     """
 
     out: str | None
@@ -50,7 +51,7 @@ class RunOptions:
     images_per_unit: int | None = None
     executor: str = "auto"
     overwrite: bool = False
-    retry_missing: bool = False
+    retry_missing: bool | tuple[Again, ...] = False
     check_data: bool = False
     fail_fast: bool = False
     auto: bool = False

@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ from itd.store.samples import ImageNames, Namer, brought_up
 from itd.store.schema import FLOATS, SCORES, encode, part_schema, part_table, setting_columns
 from itd.store.whole import Checked, whole_parts
 
+Again = tuple[int, int, int]
+"""A unit that is to do again: first and last position, and when its part was written, in nanoseconds."""
 _LOOK_S = 1.0
 """Between two looks of `holds` at the whole list of parts."""
 
@@ -62,7 +64,7 @@ class ResultWriter:
     """A result that is being written. Any number of them may work on one folder at the same time.
 
     parts: those that are there and whole. run: what this run is called in the manifest's provenance. retry_missing: the
-    units with null rows are to do again, and each stays until its new part takes its place.
+    units with null rows are to do again, all or some, and each stays until a new part takes its place, of any run.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class ResultWriter:
         *,
         parts: Sequence[Checked] = (),
         run: str | None = None,
-        retry_missing: bool = False,
+        retry_missing: bool | Collection[Again] = False,
     ) -> None:
         self.path = path
         self.folder = Path(path)
@@ -88,6 +90,10 @@ class ResultWriter:
         self._looked = np.zeros(len(samples), bool), 0.0
         nulls = [one for one in parts if one.null_images and one.part.last < len(samples)]
         self._again = {(one.part.first, one.part.last): one.part for one in nulls if retry_missing}
+        self._written_ns = {place: _written_ns(part) for place, part in self._again.items()}
+        if not isinstance(retry_missing, bool):
+            for place in set(self._again) - {one[:2] for one in set(retry_missing) & set(self.again)}:
+                del self._again[place]
         if nulls or missing_path(self.folder).exists():
             as_parts_say(self.folder, [image for one in nulls for image in one.null_images], samples)
 
@@ -105,7 +111,7 @@ class ResultWriter:
         macs_unknown: Sequence[str] = (),
         order: str = manifests.PATH_ORDER,
         names: ImageNames | None = None,
-        retry_missing: bool = False,
+        retry_missing: bool | Collection[Again] = False,
         claims: Claims | None = None,
     ) -> ResultWriter:
         """Creates a result, or continues the one that is there.
@@ -122,6 +128,7 @@ class ResultWriter:
             order: of the samples; used only where the result is created.
             names: what the images are called; a result that does not have all of them yet gets them.
             retry_missing: the units with null rows are to do again; a longer part with null rows is split into units.
+                Or those alone that another writer has to do `again`, as far as nobody has done so since.
             claims: of this run, which is at work already.
 
         A part that is damaged is moved to `_itd/bad`, with an ItdWarning that names it, and is to do again.
@@ -176,7 +183,17 @@ class ResultWriter:
     @property
     def kept_images(self) -> int:
         """How many images are there and to do again."""
-        return sum(last - first + 1 for first, last in self._again)
+        return sum(last - first + 1 for first, last in list(self._again) if not self._is_done_again((first, last)))
+
+    @property
+    def again(self) -> tuple[Again, ...]:
+        """The units that are to do again, for other processes that share them."""
+        return tuple((*place, self._written_ns[place]) for place in sorted(self._again))
+
+    def _is_done_again(self, place: tuple[int, int]) -> bool:
+        """Whether another run has written a unit that was to do again, since this one began."""
+        part = self._again.get(place)
+        return part is None or _written_ns(part) != self._written_ns[place]
 
     @property
     def null_images(self) -> list[MissingImage]:
@@ -229,7 +246,7 @@ class ResultWriter:
             inside = covered[first : first + self.images_per_unit]
             for start, stop in stretches(~inside):
                 units.append(self._unit(first + start, first + stop - 1))
-        again = (self._unit(*place) for place in sorted(self._again))
+        again = (self._unit(*place) for place in sorted(self._again) if not self._is_done_again(place))
         return units + [unit for unit in again if shard is None or self._is_of(unit, shard)]
 
     def _unit(self, first: int, last: int) -> Unit:
@@ -295,7 +312,8 @@ class ResultWriter:
 
     def holds(self, unit: Unit) -> bool:
         """Whether a unit is there, and not to do again."""
-        if (unit.first, unit.last) in self._again:
+        place = unit.first, unit.last
+        if place in self._again and not self._is_done_again(place):
             return False
         if (self.folder / part_name(unit.first, unit.last)).exists():
             return True
@@ -437,6 +455,14 @@ def continued(
         manifest = manifests.extend(manifest, samples, provenance)
     manifest = brought_up(folder, manifest, manifests.from_runs(manifest["samples"]), namer)
     return manifest if manifest is before else manifests.save(folder, manifest)
+
+
+def _written_ns(part: Part) -> int:
+    """When a part was written, by the clock of the file server; 0 where it is gone."""
+    try:
+        return part.path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 def stretches(chosen: np.ndarray) -> list[tuple[int, int]]:

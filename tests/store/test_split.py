@@ -51,6 +51,17 @@ def test_only_units_with_null_rows_are_to_do_again(tmp_path, path, monkeypatch, 
     assert itd.compact(path).parts == 6 and in_order(path).equals(in_order(whole))
 
 
+def test_what_one_run_has_computed_again_others_do_not(path: Path) -> None:
+    mine, theirs = retry(path), retry(path)
+    shared = synthetic.open_writer(path, IMAGES, retry_missing=theirs.again[1:])
+    assert [(unit.first, unit.last) for unit in shared.todo()] == [(20, 21)]
+    units = mine.todo()
+    assert not any(map(mine.holds, units)) and mine.kept_images == 6 and mine.done_images == IMAGES - 6
+    synthetic.write_units(theirs, SCORES, GONE)  # their rows are null as they were
+    assert all(map(mine.holds, units)) and mine.kept_images == 0 and mine.done_images == IMAGES
+    assert not synthetic.open_writer(path, IMAGES, retry_missing=shared.again).todo()
+
+
 def test_nothing_is_split_that_need_not_be(tmp_path, path):
     whole = synthetic.make_result(tmp_path / "whole", SCORES)
     itd.compact(whole)

@@ -67,7 +67,7 @@ def open_writer(
     provenance: dict | None = None,
     macs: list[int] | None = None,
     macs_unknown: Sequence[str] = (),
-    retry_missing: bool = False,
+    retry_missing: bool | Sequence[tuple[int, int, int]] = False,
 ) -> ResultWriter:
     """A writer on `path` for images 0..images-1, or for `samples`."""
     space = space or make_space(6)

@@ -1,0 +1,56 @@
+"""Images without scores where several processes share a result: each is tried once, and what came of it is known."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from itd import SweepRequest, sweep
+from itd.runner.member import Member, MemberSpec, pickled
+from itd.runner.options import RunOptions
+from itd.runner.run import SweepReport
+from itd.store import open_result
+
+
+@pytest.fixture
+def request_(tmp_path: Path) -> SweepRequest:
+    """Sixteen images in eight units, with null rows in four of those; one of the four images was replaced since."""
+    folder, rng = tmp_path / "data" / "cat", np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for i in range(16):
+        Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)).save(folder / f"{i:02d}.png")
+    wholes = {i: (folder / f"{i:02d}.png").read_bytes() for i in (1, 4, 9, 14)}
+    for i, whole in wholes.items():
+        (folder / f"{i:02d}.png").write_bytes(whole[:100])
+    request = SweepRequest(
+        "resnet18", "dilation", sites="D", options=("1,2",), data=str(folder.parent), weights="none", num_classes=1,
+        order="path", crop_px=32, resize_px=32, batch_size=2, device="cpu", out=str(tmp_path / "r.parquet"),
+        images_per_unit=2, allow_missing=4,
+    )  # fmt: skip
+    assert sweep(request, quiet=True).nulls == 4
+    (folder / "04.png").write_bytes(wholes[4])
+    return replace(request, retry_missing=True)
+
+
+def test_workers_compute_each_once(request_: SweepRequest) -> None:
+    report = sweep(replace(request_, device=None, devices="cpu*2"), quiet=True)
+    assert (report.already, report.done, report.left, report.kept, report.nulls) == (8, 8, 0, 0, 3)
+    assert (open_result(request_.out).nulls, len(list(Path(request_.out, "_itd").glob("part-*.json")))) == (3, 8)
+
+
+def test_where_warnings_are_errors_a_worker_still_says_what_it_set_aside(request_: SweepRequest) -> None:
+    request = replace(request_, retry_missing=False, allow_missing=0, out=f"{request_.out}.2")
+    options = RunOptions.of(request)
+    spec = MemberSpec(pickled(request), options, request.job().identity("fp32"), torch.get_num_threads(), os.getcwd())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        report = Member(pickle.dumps(spec)).work()
+    assert isinstance(report, SweepReport) and len(report.failed) == 3 and report.left == 6
