@@ -44,16 +44,17 @@ class Shares:
         self._slowest_s = 0.0
         self._settled_s = self._looked_s = time.monotonic()
 
-    def rounds(self) -> Iterator[Iterator[Unit]]:
+    def rounds(self) -> Iterator[Iterator[Unit] | None]:
         """The units that this run is to compute, in rounds: first those that nobody has, in order; then, while other
-        runs have some, what those have not begun, what they gave up, and what they have had for long."""
+        runs have some, what those have not begun, what they gave up, and what they have had for long. None where there
+        is nothing to do but wait: nothing that decodes is started for that."""
         while self._waiting:
             units = self._free(self._waiting.keys() - self.last)
             first = next(units, None) or self._stolen()
             if first is None:
                 first, units = next(self._free(self.last), None), iter(())
             if first is None:
-                yield iter(())
+                yield None
                 if self._waiting:
                     time.sleep(LOOK_S)
                 continue

@@ -97,6 +97,9 @@ class UnitRun:
     def _outcomes_of(self, shares: Shares) -> Generator[tuple[Unit, UnitFailure | None], None, None]:
         """What comes of each unit that this run computes, until all are there or set aside."""
         for units in shares.rounds():
+            if units is None:
+                self._count(shares)
+                continue
             with contextlib.closing(self._outcomes(units)) as outcomes:
                 for unit, outcome in outcomes:
                     if isinstance(outcome, LeftUnit):
