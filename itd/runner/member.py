@@ -67,8 +67,9 @@ def threads_of(workers: int, of_cores: int | None = None) -> int:
     >>> threads_of(10_000)
     1
     """
-    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
-    return int(asked) if asked.isdecimal() and int(asked) else max(1, (of_cores or cores()) // workers)
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    said = int(asked) if asked.isdecimal() and len(asked) < 5 else 0  # OpenMP itself ignores what cannot be
+    return said or max(1, (of_cores or cores()) // workers)
 
 
 class Member:
