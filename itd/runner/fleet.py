@@ -25,6 +25,7 @@ from itd.runner.run import OnStart, OpenedRun, SweepReport, open_run, report_of
 from itd.runner.worker import Progress
 from itd.store import Claims, FailedUnit, at_work
 from itd.store.claims import forget_process
+from itd.store.identity import identity_sha256
 from itd.weights.prepare import OnPrepare
 
 RESTARTS = 3
@@ -220,7 +221,7 @@ def run_fleet(
     identity = job.identity(options.precision.name)
     out = options.out or job.default_out
     with contextlib.ExitStack() as working:
-        claims = working.enter_context(Claims(Path(out)))
+        claims = working.enter_context(Claims(Path(out), of=identity_sha256(identity)))
         opened = open_run(job, options, identity, way, claims, on_prepare)
         member = replace(
             options,

@@ -33,6 +33,7 @@ from itd.store import (
     order_there,
     remove_other,
 )
+from itd.store.identity import identity_sha256
 from itd.weights.prepare import OnPrepare
 
 
@@ -110,7 +111,7 @@ def run_job(
     identity = {**job.identity(options.precision.name), **(identity or {})}
     out = options.out or job.default_out
     (check_folder if options.overwrite else check_target)(out)
-    with Claims(Path(out)) as claims:
+    with Claims(Path(out), of=identity_sha256(identity)) as claims:
         opened = open_run(job, options, identity, way, claims, on_prepare)
         job, writer, already = opened.job, opened.writer, opened.already
         runs = executor() if opened.units or opened.of_others else None

@@ -34,7 +34,7 @@ class Claim:
     name: of its file, without the ending. process, host: whose it is; None of one that is just being written, or that
     nobody can read. run: as the manifest's provenance calls it. since: when it was made, by the clock of its process.
     token: no other claim has it. touched_s: when it was last touched, by the clock of the file server. begun: whether
-    its unit is being computed, and not only taken for next.
+    its unit is being computed, and not only taken for next. of: as of `itd.store.claims.Claims`.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Claim:
     token: str
     touched_s: float
     begun: bool = False
+    of: str | None = None
 
     @property
     def unit(self) -> tuple[int, int] | None:
@@ -78,10 +79,11 @@ def read_claim(side: Path, name: str) -> Claim | None:
         value = json.loads(text)
         process = Process(str(value["machine"]), int(value["pid"]), int(value["started"]))
         texts = [str(value[key]) for key in ("host", "since", "token")]
-        run, begun = value["run"], value.get("begun") is True
+        run, begun, of = value["run"], value.get("begun") is True, value.get("of")
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # Infinity; brackets without end
         return Claim(name, None, "", None, "", "", touched_s)
-    return Claim(name, process, texts[0], None if run is None else str(run), texts[1], texts[2], touched_s, begun)
+    run, of = (None if one is None else str(one) for one in (run, of))
+    return Claim(name, process, texts[0], run, texts[1], texts[2], touched_s, begun, of)
 
 
 def _content(path: Path) -> tuple[str, float] | None:
@@ -104,7 +106,9 @@ def _content(path: Path) -> tuple[str, float] | None:
         os.close(handle)
 
 
-def write_claim(side: Path, name: str, token: str, run: str | None, *, begun: bool = False) -> bool:
+def write_claim(
+    side: Path, name: str, token: str, run: str | None, *, begun: bool = False, of: str | None = None
+) -> bool:
     """Makes a claim; False where there is one of this name. begun: takes the place of one's own."""
     process = this_process()
     value = {
@@ -116,6 +120,7 @@ def write_claim(side: Path, name: str, token: str, run: str | None, *, begun: bo
         "since": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "token": token,
         "begun": begun,
+        **({} if of is None else {"of": of}),
     }
     if begun:
         own = _path(side, f"taken-{secrets.token_hex(8)}")

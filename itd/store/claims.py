@@ -43,7 +43,8 @@ _WORD_S = 5.0
 @dataclass(frozen=True)
 class AtWork:
     """A process that works on a result. started: when, by its own clock. unit: first and last position of the one that
-    it computes. stale: nothing was heard of it for a minute, as where it was stopped or its machine is gone."""
+    it computes. stale: nothing was heard of it for a minute, as where it was stopped or its machine is gone. of: as of
+    `Claims`."""
 
     host: str
     pid: int
@@ -51,12 +52,14 @@ class AtWork:
     run: str | None
     unit: tuple[int, int] | None
     stale: bool
+    of: str | None = None
 
 
 class Claims:
     """The claims of one run on one result. Inside the block the run is known to be at work there.
 
-    folder: of the result, there already. run: as the manifest's provenance calls it.
+    folder: of the result, there already. run: as the manifest's provenance calls it. of: what it makes, the same of all
+    runs with the same options; None where it makes nothing of its own.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -65,8 +68,8 @@ class Claims:
     (True, False, True)
     """
 
-    def __init__(self, folder: Path, run: str | None = None) -> None:
-        self.side = folder / "_itd"
+    def __init__(self, folder: Path, run: str | None = None, of: str | None = None) -> None:
+        self.side, self.of = folder / "_itd", of
         self.token = secrets.token_hex(8)
         self.run = run or self.token
         self._held: dict[str, str] = {}
@@ -155,9 +158,10 @@ class Claims:
         return [one for one in at_work(self.side.parent, but=self.token) if not one.stale]
 
     def _put(self, name: str) -> bool:
-        token = secrets.token_hex(8) if name != f"run-{self.token}" else self.token
+        is_run = name == f"run-{self.token}"
+        token = self.token if is_run else secrets.token_hex(8)
         try:
-            written = write_claim(self.side, name, token, self.run)
+            written = write_claim(self.side, name, token, self.run, of=self.of if is_run else None)
         except OSError:
             return True
         if written:
@@ -234,6 +238,7 @@ def at_work(folder: Path, *, but: str | None = None) -> list[AtWork]:
             claim.run,
             units.get((claim.process, claim.run)),
             clock.now_s() - claim.touched_s > STALE_S,
+            claim.of,
         )
         for claim in sorted(runs, key=lambda claim: (claim.since, claim.token))
         if claim.process is not None and not is_gone(claim.process)

@@ -77,16 +77,18 @@ def clear(folder: Path) -> None:
 def refuse_at_work(folder: Path, claims: Claims | None, identity: Mapping[str, Any]) -> None:
     """ResultError where another process works on a result that a run with other options would begin anew.
 
-    claims: of that run. identity: what it is of.
+    claims: of that run. identity: what it is of. Others with the same options are about to begin the same result.
     """
-    others = [one for one in at_work(folder, but=None if claims is None else claims.token) if not one.stale]
+    differing = identity_differences(identity_there(folder) or {}, identity)
+    same = claims.of if claims is not None and differing else None
+    token = None if claims is None else claims.token
+    others = [one for one in at_work(folder, but=token) if not one.stale and (same is None or one.of != same)]
     if not others:
         return
-    there = identity_there(folder) or {}
-    differing = [f"{name} is {old}, given {new}" for name, old, new in identity_differences(there, identity)]
+    lines = [f"{name} is {old}, given {new}" for name, old, new in differing]
     raise ResultError(
         f"process {others[0].pid} on {others[0].host} works on {folder} since {others[0].started}, with other options "
-        f"({'; '.join(differing) or 'other configurations'}); give another `out`, or wait until it has ended"
+        f"({'; '.join(lines) or 'other configurations'}); give another `out`, or wait until it has ended"
     )
 
 

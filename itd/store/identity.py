@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from itd.store.files import to_json
+from itd.store.files import sha256, to_json
 from itd.text import shorten
 
 ABSENT = "(absent)"
@@ -88,6 +88,11 @@ def _compare(name: str, there: Any, here: Any) -> Iterator[tuple[str, str, str]]
 
 def _shown(value: Any) -> str:
     return shorten(value if value is ABSENT else json.dumps(value))
+
+
+def identity_sha256(identity: Mapping[str, Any]) -> str:
+    """A short text that is the same of identities with the same fields."""
+    return sha256(json.dumps(as_json(identity), sort_keys=True).encode())[:16]
 
 
 def as_json(value: Any) -> Any:

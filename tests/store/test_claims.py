@@ -14,12 +14,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from itd.errors import ResultError
 from itd.process import Process, machine, this_process
-from itd.store import Claims, at_work, claim, claims
+from itd.store import Claims, ResultWriter, at_work, claim, claims, remove_other
 from itd.store.claim import STALE_S, list_claims, read_claim, take_over, write_claim
 from itd.store.claims import forget_process
+from support import synthetic
 
 UNIT = (0, 3)
 NAME = "part-00000000-00000003"
@@ -373,3 +376,18 @@ def test_processes_are_kept_as_they_were_written(side: Path) -> None:
     there = read_claim(side, NAME)
     assert there is not None and there.process == this_process() and isinstance(there.process, Process)
     assert (there.token, there.run, there.unit, there.begun) == ("t", "r", UNIT, False)
+
+
+def test_runs_with_the_same_options_begin_a_result_anew_together(tmp_path: Path) -> None:
+    """As the shards of an array do that all throw the result of an earlier run away; those with others are refused."""
+    path, space = tmp_path / "r.parquet", synthetic.make_space(6)
+    synthetic.write_units(synthetic.open_writer(path, 4, identity={"model": "old"}), synthetic.make_scores(6, 4))
+    new = {"model": "new", "space": space.identity()}
+    with Claims(path, of="new") as mine, Claims(path, of="new"):
+        assert remove_other(path, new, space, claims=mine)
+        ResultWriter.open(path, identity=new, space=space, macs=[1] * 6, samples=np.arange(4), images_per_unit=4,
+                          provenance={"tool": "a test"}, claims=mine)  # fmt: skip
+        with Claims(path, of="newer") as other, pytest.raises(ResultError, match="with other options"):
+            remove_other(path, {**new, "model": "newer"}, space, claims=other)
+    with Claims(path, of="new") as mine, Claims(path, of="other"), pytest.raises(ResultError, match="other options"):
+        remove_other(path, {**new, "model": "old"}, space, claims=mine)
