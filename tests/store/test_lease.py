@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from itd.errors import ItdWarning
+from itd.process import machine
 from itd.store import claims
 from itd.store.claim import STALE_S, list_claims, read_claim, write_claim
 from itd.store.claims import leased
@@ -147,3 +148,25 @@ def test_where_a_free_one_cannot_be_taken_away_nobody_waits_without_a_pause(
     monkeypatch.setattr(claims, "time", SimpleNamespace(sleep=pause))
     with pytest.raises(PauseError), leased(side):
         pass
+
+
+def test_one_whose_time_is_still_to_come_holds_for_two_minutes_and_not_until_then(
+    side: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As its machine had another time when it died."""
+    write_claim(side, "lease", "theirs", None)
+    text = lease_of(side).read_text().replace(machine(), "0" * 16)
+    lease_of(side).write_text(text)
+    later_s = lease_of(side).stat().st_mtime + 86_400
+    os.utime(lease_of(side), (later_s, later_s))
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        assert sum(waits) < 3 * STALE_S
+
+    monkeypatch.setattr(claims, "time", SimpleNamespace(sleep=wait))
+    monkeypatch.setattr(claims, "_WORD_S", 1e9)
+    with leased(side):
+        assert sum(waits) > STALE_S
+    assert not list_claims(side)
