@@ -163,7 +163,7 @@ def make_parts(folder: Path, parts: int, images: int, configs: int) -> None:
 
     from itd.store import manifest as manifests
     from itd.store.files import sealed, to_json
-    from itd.store.part import make_record, part_name, record_path
+    from itd.store.part import make_record, part_name, record_path, with_rows
     from itd.store.schema import encode, part_schema, part_table, setting_columns
 
     writer = open_writer(folder, configs, parts * images, images)
@@ -178,7 +178,7 @@ def make_parts(folder: Path, parts: int, images: int, configs: int) -> None:
         samples = np.arange(first, first + images, dtype=np.int32)
         data = encode(part_table(schema, settings, samples, labels, scores, np.zeros(images, bool)))
         target = folder / part_name(first, first + images - 1)
-        record = make_record(data)
+        record = with_rows(make_record(data), np.arange(table.num_rows), samples, ())
         record_path(target, record["content_sha256"]).write_bytes(to_json(sealed(record)))
         target.write_bytes(data)
 

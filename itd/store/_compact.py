@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from itd.errors import ResultError
@@ -27,6 +28,7 @@ from itd.store.part import (
     remove_leftover_records,
     remove_part,
     single_part,
+    with_rows,
 )
 from itd.store.whole import Checked, Damage, check_part, check_present, remove_superseded, require_whole
 
@@ -143,6 +145,12 @@ def _put_together(
         try:
             write_rows(temp, parts, schema, configs, advance)
             record = make_record_of_file(temp, runs.pop() if len(runs) == 1 else None)
+            record = with_rows(
+                record,
+                parts[0].index.numbers,
+                np.concatenate([one.index.samples for one in parts]),
+                [image - parts[0].part.first for one in parts for image in one.null_images],
+            )
             require_same_rows(_read_back(temp, target, record, manifest, configs), parts, advance)
         except ResultError:
             _require_unchanged(list_parts(folder), parts)  # what was read may have been another content

@@ -28,7 +28,7 @@ from itd.store.files import SIDE, disk_errors, remove_stale, side_of
 from itd.store.identity import as_json, identity_differences
 from itd.store.index import read_scores
 from itd.store.missing import MissingImage, read_missing, save_missing
-from itd.store.part import list_parts, make_record, part_name, put_part
+from itd.store.part import list_parts, make_record, part_name, put_part, with_rows
 from itd.store.replaced import remove_notes
 from itd.store.samples import read_samples
 from itd.store.whole import Checked, check_present, require_whole
@@ -276,6 +276,8 @@ def _place(writer: ResultWriter, source: _Source, one: Checked, first: int, last
     record = make_record(data, part.record.get("run"))  # an older one has fewer hashes
     if any(record[name] != value for name, value in part.record.items() if name in record):
         raise ResultError(f"{part.path} has changed since it was read; give the same command again")
+    nulls = [image - first for image in one.null_images]
+    record = with_rows(record, one.index.numbers, one.index.samples, nulls)
     with disk_errors(target), temporary(target, folder=side_of(target)) as temp:
         write_synced(temp, data)
         with leased(writer.folder / SIDE):

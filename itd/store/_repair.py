@@ -28,7 +28,7 @@ from itd.store.files import (
     sha256,
 )
 from itd.store.missing import as_parts_say, missing_path
-from itd.store.part import Part, list_parts, make_record, read_columns, require_record, write_record
+from itd.store.part import Part, list_parts, make_record, read_columns, require_record, with_rows, write_record
 from itd.store.replaced import FILE as REPLACED
 from itd.store.replaced import read_replaced, save_replaced
 from itd.store.samples import FILE as SAMPLES
@@ -203,7 +203,8 @@ def _mend_record(root: Path, part: Part, configs: pa.Table, samples: np.ndarray,
     found = check_part(alone, configs.column("config").to_numpy(), samples, recorded=False)
     if isinstance(found, Damage) or not _has_settings(alone, configs, len(found.index.samples)):
         return  # it is put aside with the others
-    record = make_record(part.path.read_bytes())
+    nulls = [image - part.first for image in found.null_images]
+    record = with_rows(make_record(part.path.read_bytes()), found.index.numbers, found.index.samples, nulls)
     for lost in part.records:
         put_file_aside(lost, root / SIDE)
     target, _ = write_record(part.path, record)

@@ -25,10 +25,10 @@ from itd.store.part import (
     remove_part,
 )
 from itd.store.schema import encode
-from itd.store.whole import Checked, check_part, require_whole
+from itd.store.whole import Checked, Whole, check_part, require_whole
 
 
-def split_parts(folder: Path, manifest: Mapping[str, Any], parts: Sequence[Checked], images: int) -> bool:
+def split_parts(folder: Path, manifest: Mapping[str, Any], parts: Sequence[Whole], images: int) -> bool:
     """Splits the parts that are longer than a cell of the partition and have null rows in a cell of the first images.
 
     Until all cells of a part are there and hold its rows, it hides them, so that a process which is ended on the way
@@ -47,7 +47,9 @@ def split_parts(folder: Path, manifest: Mapping[str, Any], parts: Sequence[Check
             there = {part.name for part in list_parts(folder)}
             for one in long:
                 if one.part.name in there:  # no other process has split it meanwhile
-                    _split(folder, now, manifests.load_configs(folder, now), one)
+                    configs, samples = manifests.load_configs(folder, now), manifests.from_runs(now["samples"])
+                    found = check_part(one.part, configs.column("config").to_numpy(), samples)
+                    _split(folder, now, configs, require_whole(folder, [found])[0])
     return bool(long)
 
 

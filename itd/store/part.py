@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -232,6 +233,41 @@ def make_record_of_file(path: Path, run: str | None = None) -> dict[str, Any]:
     """`make_record` of a file that is not held in memory."""
     with open(path, "rb") as file:
         return _record_of(file, run)
+
+
+def with_rows(
+    record: Mapping[str, Any], numbers: np.ndarray, samples: np.ndarray, nulls: Iterable[int]
+) -> dict[str, Any]:
+    """A record that also says which rows its part has: what `is_unchanged` compares.
+
+    numbers: (C,) of the configurations. samples: (n,) of the part, by position. nulls: the places, among those, of the
+    samples with null rows.
+    """
+    return {**record, "rows_sha256": rows_sha256(numbers, samples), "nulls": sorted(int(place) for place in nulls)}
+
+
+def rows_sha256(numbers: np.ndarray, samples: np.ndarray) -> str:
+    """A hash of configuration numbers, (C,), and samples, (n,)."""
+    both = (np.asarray(numbers, "<i8"), np.asarray(samples, "<i8"))
+    return sha256(b" ".join(array.tobytes() for array in (np.array([len(both[0])], "<i8"), *both)))
+
+
+def is_unchanged(part: Part, rows: str) -> bool:
+    """Whether every bit of a part is as it was when it was written, and read back with every check.
+
+    rows: as of `rows_sha256`, of what it must have. False also of a part whose record is older than that hash.
+    """
+    record = part.record or {}
+    if record.get("rows_sha256") != rows or not {"content_sha256", "nulls"} <= record.keys():
+        return False
+    try:
+        content, size = hashlib.sha256(), part.path.stat().st_size
+        with open(part.path, "rb") as file:
+            for piece in _pieces(file, 0, size):
+                content.update(piece)
+        return size == record["bytes"] and content.hexdigest() == record["content_sha256"]
+    except (OSError, MemoryError):  # who reads the rows says so
+        return False
 
 
 def _record_of(file: BinaryIO, run: str | None) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from itd.store.index import ROWS_AT_ONCE, Index, read_index
 from itd.store.part import (
     Part,
     all_there,
+    is_unchanged,
     list_parts,
     list_superseded,
     read_columns,
@@ -25,10 +26,13 @@ from itd.store.part import (
     read_schema,
     remove_part,
     require_record,
+    rows_sha256,
     with_record,
 )
 from itd.store.result import for_each
 from itd.store.schema import check_columns
+
+F = TypeVar("F", bound="Checked | Unchanged")
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,18 @@ class Checked:
         """The positions of its images with null rows."""
         mask = self.index.mask
         return [] if mask is None else (self.part.first + np.flatnonzero(~mask)).tolist()
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """A part that is whole, as every bit of it is what its record says; its rows are not looked at."""
+
+    part: Part
+    rows: int
+    null_images: list[int]
+
+
+Whole = Checked | Unchanged
 
 
 def check_part(
@@ -99,7 +115,33 @@ def check_parts(
     parts: Sequence[Part], numbers: np.ndarray | None, samples: np.ndarray | None, *, recorded: bool = True
 ) -> list[Checked | Damage]:
     """`check_part` of each, and of two that overlap the later one is damage."""
-    found = for_each(lambda part: check_part(part, numbers, samples, recorded=recorded), parts)
+    return _without_overlaps(parts, lambda part: check_part(part, numbers, samples, recorded=recorded))
+
+
+def look_at_parts(parts: Sequence[Part], numbers: np.ndarray, samples: np.ndarray) -> list[Whole | Damage]:
+    """`check_parts`, without reading the rows of parts that are what their record says, bit by bit: where ten thousand
+    are there, that takes seconds in place of half a minute."""
+    return _without_overlaps(
+        parts, lambda part: _unchanged(part, numbers, samples) or check_part(part, numbers, samples)
+    )
+
+
+def _unchanged(part: Part, numbers: np.ndarray, samples: np.ndarray) -> Unchanged | None:
+    if not 0 <= part.first <= part.last < len(samples):
+        return None
+    try:
+        part = with_record(part)
+    except ResultError:
+        return None
+    if not is_unchanged(part, rows_sha256(numbers, samples[part.first : part.last + 1])):
+        return None
+    record = part.record or {}
+    return Unchanged(part, record["rows"], [part.first + place for place in record["nulls"]])
+
+
+def _without_overlaps(parts: Sequence[Part], look: Callable[[Part], F | Damage]) -> list[F | Damage]:
+    """What a look at each part finds; of two that overlap the later one is damage."""
+    found: list[F | Damage] = for_each(look, parts)
     before: Part | None = None
     for place, (part, one) in enumerate(zip(parts, found, strict=True)):
         if isinstance(one, Damage) or part.first < 0:
@@ -135,7 +177,7 @@ def remove_superseded(folder: Path, whole: Collection[str]) -> None:
             remove_part(part)
 
 
-def whole_parts(folder: Path, manifest: Mapping[str, Any], numbers: np.ndarray) -> tuple[list[Checked], list[str]]:
+def whole_parts(folder: Path, manifest: Mapping[str, Any], numbers: np.ndarray) -> tuple[list[Whole], list[str]]:
     """`_whole_parts`, once more where a part was moved that had taken the place of others, which are seen again then.
 
     What a longer part has taken the place of is removed, once that one is known to be whole.
@@ -151,14 +193,14 @@ def whole_parts(folder: Path, manifest: Mapping[str, Any], numbers: np.ndarray) 
     return found, notes
 
 
-def _whole_parts(folder: Path, manifest: Mapping[str, Any], numbers: np.ndarray) -> tuple[list[Checked], list[str]]:
+def _whole_parts(folder: Path, manifest: Mapping[str, Any], numbers: np.ndarray) -> tuple[list[Whole], list[str]]:
     """The parts of a result that are whole, the others moved to `_itd/bad`; and a note for each that was moved.
 
     The parts are read without the lock; under it only what was damaged is looked at once more, by the manifest as it
     is then: another run may have gone on to more images, or begun the result anew. What cannot be read is no damage but
     an UnreadableError.
     """
-    found = check_present(folder, numbers, manifests.from_runs(manifest["samples"]))
+    found = _look_at_present(folder, numbers, manifests.from_runs(manifest["samples"]))
     damaged = {one.file for one in found if isinstance(one, Damage)}
     notes = []
     if damaged:
@@ -174,11 +216,18 @@ def _whole_parts(folder: Path, manifest: Mapping[str, Any], numbers: np.ndarray)
                 if isinstance(one, Unreadable):
                     raise UnreadableError(one.reason)
                 notes.append(_moved(part, one))
-    return sorted((one for one in found if isinstance(one, Checked)), key=lambda one: one.part.first), notes
+    return sorted((one for one in found if isinstance(one, Whole)), key=lambda one: one.part.first), notes
 
 
-def _overlaps(part: Part, found: Sequence[Checked | Damage]) -> bool:
-    others = [one.part for one in found if isinstance(one, Checked) and one.part.name != part.name]
+def _look_at_present(folder: Path, numbers: np.ndarray, samples: np.ndarray) -> list[Whole | Damage]:
+    """`look_at_parts` of a folder, once more where a part went away meanwhile, as a longer one took its place."""
+    parts = list_parts(folder)
+    found = look_at_parts(parts, numbers, samples)
+    return found if all_there(parts) else look_at_parts(list_parts(folder), numbers, samples)
+
+
+def _overlaps(part: Part, found: Sequence[Whole | Damage]) -> bool:
+    others = [one.part for one in found if isinstance(one, Whole) and one.part.name != part.name]
     return any(other.first <= part.last and part.first <= other.last for other in others)
 
 

@@ -33,11 +33,13 @@ from itd.store.part import (
     put_part,
     read_columns,
     remove_part,
+    why_unsound,
+    with_rows,
 )
 from itd.store.replaced import go_on, remove_notes
 from itd.store.samples import ImageNames, Namer, brought_up
 from itd.store.schema import FLOATS, SCORES, encode, part_schema, part_table, setting_columns
-from itd.store.whole import Checked, whole_parts
+from itd.store.whole import Whole, whole_parts
 
 Again = tuple[int, int, int]
 """A unit that is to do again: first and last position, and when its part was written, in nanoseconds."""
@@ -74,7 +76,7 @@ class ResultWriter:
         configs: pa.Table,
         samples: np.ndarray,
         *,
-        parts: Sequence[Checked] = (),
+        parts: Sequence[Whole] = (),
         run: str | None = None,
         retry_missing: bool | Collection[Again] = False,
     ) -> None:
@@ -148,7 +150,7 @@ class ResultWriter:
             raise ValueError(f"images_per_unit is {images_per_unit}")
         folder, namer = Path(path), None if names is None else names.rows
         check_target(folder)
-        parts: list[Checked] = []
+        parts: list[Whole] = []
         with disk_errors(path):
             (folder / SIDE).mkdir(parents=True, exist_ok=True)
             remove_stale(folder / SIDE)
@@ -296,7 +298,8 @@ class ResultWriter:
         self._check(unit, labels, scores, missing)
         table = part_table(self._schema, self._settings, unit.samples, np.asarray(labels), scores, missing)
         data = encode(table)
-        record = make_record(data, self._run)
+        nulls = np.flatnonzero(missing if missing.ndim == 1 else missing.any(0))
+        record = with_rows(make_record(data, self._run), np.arange(self._configs), unit.samples, nulls)
         target = self.folder / part_name(unit.first, unit.last)
         with disk_errors(target), temporary(target, folder=side_of(target)) as temp:
             write_synced(temp, data)  # before the manifest is read, see `itd.store.existing.clear`
@@ -326,11 +329,18 @@ class ResultWriter:
         return bool(covered[unit.first : unit.last + 1].all())
 
     def _remove_superseded(self, unit: Unit) -> None:
-        """Removes the parts in whose place that of a unit came, of runs with a smaller limit."""
+        """Removes the parts in whose place that of a unit came, of runs with a smaller limit; and that of the unit,
+        where another run has just put a longer one."""
         name = part_name(unit.first, unit.last)
-        for part, holder in list_superseded(self.folder):
+        hidden = list_superseded(self.folder)
+        for part, holder in hidden:
             if holder.name == name:
                 remove_part(part)
+        if any(part.name == name for part, _ in hidden):
+            with leased(self.folder / SIDE):  # the longer one may just be split
+                for part, holder in list_superseded(self.folder):
+                    if part.name == name and why_unsound(holder) is None:
+                        remove_part(part)
 
     @contextlib.contextmanager
     def _noted(
@@ -418,7 +428,7 @@ class ResultWriter:
         return coverage(list_parts(self.folder), images)
 
 
-def sound_parts(folder: Path, manifest: dict[str, Any], configs: pa.Table) -> list[Checked]:
+def sound_parts(folder: Path, manifest: dict[str, Any], configs: pa.Table) -> list[Whole]:
     """The parts of a result that are whole; the others are moved to `_itd/bad`, with an ItdWarning for each."""
     parts, notes = whole_parts(folder, manifest, configs.column("config").to_numpy())
     for text in notes:

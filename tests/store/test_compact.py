@@ -290,9 +290,11 @@ def test_a_part_that_is_made_again_meanwhile_is_not_lost(tmp_path, path, monkeyp
 
 def test_a_part_that_is_made_again_later_does_not_vanish(path):
     writer = retry(path)
+    unit, *_ = writer.todo()
     itd.compact(path)
+    scores = {name: array[..., unit.first : unit.last + 1] for name, array in SCORES.items()}
     with pytest.raises(ResultError, match="was put together with others by `itd compact` in the meantime; nothing"):
-        synthetic.write_units(writer, SCORES)
+        writer.write(unit, missing=np.zeros(len(unit), bool), **scores)
     assert part_names(path) == ["0-21"] and verify(path).complete
 
 

@@ -170,8 +170,9 @@ def test_what_cannot_be_merged_is_refused_in_one_line(tmp_path):
         itd.merge([a, b], tmp_path / "m.parquet")
 
 
-def test_parts_of_an_older_version_get_the_records_of_today(repository, tmp_path):
-    stored = repository / "results" / "resnet18-dilation-digits.parquet"
+def test_parts_of_an_older_version_get_the_records_of_today(tmp_path):
+    stored = make(tmp_path / "old.parquet", range(IMAGES))
+    synthetic.make_older(stored)
     copies = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
     for copy, parity in zip(copies, (0, 1), strict=True):
         shutil.copytree(stored, copy)

@@ -277,7 +277,9 @@ def test_a_deleted_part_is_computed_anew(folder, scores):
 def test_a_run_that_goes_on_reads_each_part_once(
     missing: np.ndarray | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of parts whose records are older than what says that nothing has changed."""
     path = synthetic.make_result(tmp_path / "r", synthetic.make_scores(6, 10), missing=missing)
+    synthetic.make_older(path)
     reads: list[str] = []
 
     def once(part: Part, names: list[str]) -> pa.Table:

@@ -119,6 +119,16 @@ def from_quality(quality: np.ndarray) -> dict[str, np.ndarray]:
     return {"labels": labels, "pred": small, "quality": quality, "nll": zero, "rank": small, "confidence": zero}
 
 
+def make_older(folder: Path) -> None:
+    """Gives the parts of a result the records of an older version: without hashes of the content, named as the parts."""
+    for path in (folder / "_itd").glob("part-*.json"):
+        record = json.loads(path.read_text())
+        for name in ("content_sha256", "rows_sha256", "nulls", "sha256"):
+            record.pop(name, None)
+        path.unlink()
+        path.with_name(f"{path.name.split('.')[0]}.json").write_text(json.dumps(record))
+
+
 def changed(path: Path, **changes: object) -> None:
     """Gives a JSON file of a result other fields and a hash that is of them, as no damage would."""
     path.write_bytes(to_json(sealed({**json.loads(path.read_text()), **changes})))
