@@ -267,6 +267,8 @@ def _report(fleet: Fleet, opened: OpenedRun, started: float, way: str) -> SweepR
     failed: dict[tuple[int, int], FailedUnit] = {(one.first, one.last): one for r in reports for one in r.failed}
     stopped = next((one.stopped for one in reports if one.stopped is not None), None)
     units = [unit for unit in (*opened.units, *opened.of_others) if not opened.writer.holds(unit)]
+    missing = {(unit.first, unit.last) for unit in units}
+    failed = {place: one for place, one in failed.items() if place in missing}  # less what another wrote after all
     lost = sum(len(unit) for unit in units if (unit.first, unit.last) not in failed)
     if lost and stopped is None:
         gone = [worker.given_up for worker in fleet.workers if worker.given_up is not None]

@@ -60,10 +60,10 @@ class SweepReport:
     """What a sweep did.
 
     images: selected. already: there before. done: computed now, also where another run was first to write them. left:
-    not there yet. executor: tree, or plain where no
-    work was shared. nulls: images that are there and have null rows, as they cannot be decoded. failed: units that were
-    set aside; the same sweep tries them again. stopped: why it ended before its last unit, None where it did not.
-    kept: images of units that `retry_missing` was to compute again and did not, so that they are there as they were.
+    not there yet. executor: tree, or plain where no work was shared. nulls: images that are there and have null rows, as
+    they cannot be decoded. failed: units that were set aside, and that no other run wrote after all; the same sweep
+    tries them again. stopped: why it ended before its last unit, None where it did not. kept: images of units that
+    `retry_missing` was to compute again and did not, so that they are there as they were.
     precision: the number format.
     """
 
@@ -235,12 +235,16 @@ def report_of(
         seconds=time.perf_counter() - started,
         executor=way,
         nulls=len(writer.null_images),
-        failed=() if run is None else tuple(run.failed),
+        failed=() if run is None else tuple(one for one in run.failed if not writer.holds(_unit_of(writer, one))),
         stopped=None if run is None else run.stopped,
         kept=writer.kept_images,
         precision=writer.manifest["identity"]["precision"],
         left=len(job) - writer.done_images - writer.kept_images,
     )
+
+
+def _unit_of(writer: ResultWriter, failed: FailedUnit) -> Unit:
+    return Unit(failed.first, failed.last, writer.samples[failed.first : failed.last + 1])
 
 
 def as_there(job: SweepJob, options: RunOptions, identity: dict[str, Any]) -> SweepJob:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from itd import SweepRequest, sweep
+from itd.errors import SetAsideWarning
 from itd.runner.member import Member, MemberSpec, pickled
 from itd.runner.options import RunOptions
 from itd.runner.run import SweepReport
@@ -54,3 +55,20 @@ def test_where_warnings_are_errors_a_worker_still_says_what_it_set_aside(request
         warnings.simplefilter("error")
         report = Member(pickle.dumps(spec)).work()
     assert isinstance(report, SweepReport) and len(report.failed) == 3 and report.left == 6
+
+
+def test_what_another_run_wrote_after_all_is_not_said_to_be_set_aside(request_: SweepRequest) -> None:
+    request = replace(request_, retry_missing=False, allow_missing=0, out=f"{request_.out}.2")
+    rows: list[int] = []
+
+    def progress(count: int) -> None:
+        rows.append(count)
+        if sum(rows) > 2 * 8 and len(others) < 1:  # past the ninth image, of the fifth unit
+            others.append(sweep(replace(request, allow_missing=4), shard=(4, 4), quiet=True))
+
+    others: list[SweepReport] = []
+    with pytest.warns(SetAsideWarning) as said:
+        report = sweep(request, on_start=lambda start: progress, quiet=True)
+    assert [str(one.message)[:15] for one in said] == ["images 14 to 15"]
+    assert [other.done for other in others] == [4]
+    assert [(one.first, one.last) for one in report.failed] == [(14, 15)] and report.left == 2
