@@ -60,8 +60,8 @@ class SweepReport:
     """What a sweep did.
 
     images: selected. already: there before. done: computed now, also where another run was first to write them. left:
-    not there yet. executor: tree, or plain where no work was shared. nulls: images that are there and have null rows, as
-    they cannot be decoded. failed: units that were set aside, and that no other run wrote after all; the same sweep
+    not there yet. executor: tree, or plain where no work was shared. nulls: images that are there and have null rows,
+    as they cannot be decoded. failed: units that were set aside, and that no other run wrote after all; the same sweep
     tries them again. stopped: why it ended before its last unit, None where it did not. kept: images of units that
     `retry_missing` was to compute again and did not, so that they are there as they were.
     precision: the number format.

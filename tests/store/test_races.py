@@ -11,7 +11,9 @@ import pytest
 from itd.errors import ResultError
 from itd.store import ResultWriter, _verify, open_result, result, verify, whole
 from itd.store import manifest as manifests
+from itd.store import writer as store_writer
 from support import synthetic
+from support.rows import part_names
 
 SCORES = synthetic.make_scores(6, 10)
 
@@ -117,3 +119,23 @@ def test_what_no_manifest_can_hold_is_refused_before_anything_is_written(name: s
     with pytest.raises(ResultError, match=r"no result can be of this run: identity.data is .*, not a text of one line"):
         writer(tmp_path / "r.parquet", identity={"model": "resnet50", "data": name})
     assert not (tmp_path / "r.parquet/_itd/configs.parquet").exists()
+
+
+def test_a_part_that_comes_after_the_one_that_takes_its_place_goes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two runs with other limits the one with the smaller limit may be the later one at the unit that they share."""
+    path = tmp_path / "r.parquet"
+    small, large = writer(path, 6), writer(path)
+    put = store_writer.put_part
+
+    def late(temp: Path, target: Path, *args: object, **how: object) -> bool:
+        if target.name == "part-00000004-00000005.parquet":
+            monkeypatch.setattr(store_writer, "put_part", put)
+            synthetic.write_units(large, SCORES)
+        return put(temp, target, *args, **how)
+
+    monkeypatch.setattr(store_writer, "put_part", late)
+    synthetic.write_units(small, SCORES)
+    assert part_names(path) == ["0-3", "4-7", "8-9"], "whoever reads the folder without us has no row twice"
+    assert verify(path).complete and len(list((path / "_itd").glob("part-*.json"))) == 3
