@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from itd.errors import ItdWarning
+from itd.errors import ItdWarning, ResultError
 from itd.process import Process, is_gone, this_process
 from itd.store.claim import (
     CLAIMS,
@@ -215,11 +215,36 @@ def leased(side: Path) -> Iterator[None]:
             touch_claim(side, "lease", token)
 
     threading.Thread(target=beat, daemon=True, name="itd-lease").start()
+    held = _held_leases()
+    held[os.path.abspath(side)] = token
     try:
         yield
     finally:
+        del held[os.path.abspath(side)]
         ended.set()
         remove_claim(side, "lease", token)
+
+
+_of_thread = threading.local()
+
+
+def _held_leases() -> dict[str, str]:
+    """The tokens of the leases that this thread holds, by the side folder."""
+    if not hasattr(_of_thread, "leases"):
+        _of_thread.leases = {}
+    return _of_thread.leases
+
+
+def require_lease(side: Path) -> None:
+    """ResultError where this thread has lost its lease, as after it was stopped for long: what it has read may have been
+    changed since, and must not be written. Nothing happens where it has taken none."""
+    token = _held_leases().get(os.path.abspath(side))
+    there = read_claim(side, "lease") if token is not None else None
+    if token is not None and (there is None or there.token != token):
+        raise ResultError(
+            f"this run was stopped for longer than a minute, and others may have changed {side.parent} in the meantime; "
+            "nothing already written is lost: give the same command again"
+        )
 
 
 def at_work(folder: Path, *, but: str | None = None) -> list[AtWork]:

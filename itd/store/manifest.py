@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from itd.checked import BadFile, BadJson
 from itd.errors import ResultError
 from itd.space import ATTRIBUTES, Space
+from itd.store.claims import require_lease
 from itd.store.fields import check_manifest
 from itd.store.files import OWN_HASH, SIDE, read_beside, read_json, sealed, sha256, to_json, write_whole
 from itd.store.identity import OF_DATA, as_json, identity_differences
@@ -167,6 +168,7 @@ def is_union(manifest: Mapping[str, Any] | None) -> bool:
 def save(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     """Writes the manifest with its hash, and returns it."""
     manifest = sealed({**manifest, "format": FORMAT})
+    require_lease(folder / SIDE)
     write_whole(manifest_path(folder), to_json(manifest))
     return manifest
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from itd.checked import fields, listing, maybe, text, whole
 from itd.errors import ResultError
-from itd.store.claims import leased
+from itd.store.claims import leased, require_lease
 from itd.store.files import SIDE, UnreadableError, read_json, sealed, to_json, write_whole
 from itd.store.index import read_index
 from itd.store.part import list_parts, require_record
@@ -70,6 +70,7 @@ def save_missing(folder: Path, missing: Iterable[MissingImage]) -> None:
     """Writes which images are missing, each once; the later of two entries of one image stands."""
     each = {one.image: one for one in missing}
     entries = [asdict(each[image]) for image in sorted(each)]
+    require_lease(folder / SIDE)
     write_whole(missing_path(folder), to_json(sealed({"missing": entries})))
 
 

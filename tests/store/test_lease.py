@@ -12,16 +12,20 @@ from types import SimpleNamespace
 
 import pytest
 
-from itd.errors import ItdWarning
+from itd.errors import ItdWarning, ResultError
 from itd.process import machine
-from itd.store import claims
+from itd.store import claims, manifest
 from itd.store.claim import STALE_S, list_claims, read_claim, write_claim
 from itd.store.claims import leased
+from itd.store.missing import save_missing
+from support import synthetic
 
 COUNT = "import pathlib, runpy, sys; runpy.run_path(sys.argv[1])['count'](pathlib.Path(sys.argv[2]))"
 HOLD = """
 import pathlib, sys
 from itd.store.claims import leased
+from itd.store.missing import save_missing
+from support import synthetic
 with leased(pathlib.Path(sys.argv[1])):
     print("ready", flush=True)
     sys.stdin.read()
@@ -170,3 +174,21 @@ def test_one_whose_time_is_still_to_come_holds_for_two_minutes_and_not_until_the
     with leased(side):
         assert sum(waits) > STALE_S
     assert not list_claims(side)
+
+
+def test_who_lost_the_lease_does_not_write_what_was_read_before(tmp_path: Path) -> None:
+    """As after a stop of more than a minute: another process has taken the lease over, and perhaps changed the file."""
+    writer = synthetic.open_writer(tmp_path / "r", 4)
+    side, before = tmp_path / "r/_itd", (tmp_path / "r/_itd/manifest.json").read_bytes()
+    with leased(side):
+        lease_of(side).unlink()
+        write_claim(side, "lease", "another", None)
+        with pytest.raises(ResultError, match="was stopped for longer than a minute, and others may have changed"):
+            manifest.save(tmp_path / "r", {**writer.manifest, "images": 1})
+        with pytest.raises(ResultError, match="was stopped for longer than a minute"):
+            save_missing(tmp_path / "r", [])
+    assert (side / "manifest.json").read_bytes() == before and not (side / "missing.json").exists()
+    assert read_claim(side, "lease").token == "another", "whose it is by now"  # type: ignore[union-attr]
+    lease_of(side).unlink()
+    with leased(side):
+        save_missing(tmp_path / "r", [])

@@ -120,7 +120,7 @@ def from_quality(quality: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def make_older(folder: Path) -> None:
-    """Gives the parts of a result the records of an older version: without hashes of the content, named as the parts."""
+    """Gives a result's parts the records of an older version: without hashes of the content, named as the parts."""
     for path in (folder / "_itd").glob("part-*.json"):
         record = json.loads(path.read_text())
         for name in ("content_sha256", "rows_sha256", "nulls", "sha256"):
