@@ -236,14 +236,14 @@ def _held_leases() -> dict[str, str]:
 
 
 def require_lease(side: Path) -> None:
-    """ResultError where this thread has lost its lease, as after it was stopped for long: what it has read may have been
-    changed since, and must not be written. Nothing happens where it has taken none."""
+    """ResultError where this thread has lost its lease, as after it was stopped for long: what it has read may have
+    been changed since, and must not be written. Nothing happens where it has taken none."""
     token = _held_leases().get(os.path.abspath(side))
     there = read_claim(side, "lease") if token is not None else None
     if token is not None and (there is None or there.token != token):
         raise ResultError(
-            f"this run was stopped for longer than a minute, and others may have changed {side.parent} in the meantime; "
-            "nothing already written is lost: give the same command again"
+            f"this run was stopped for longer than a minute, and others may have changed {side.parent} in the "
+            "meantime; nothing already written is lost: give the same command again"
         )
 
 

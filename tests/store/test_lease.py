@@ -18,14 +18,12 @@ from itd.store import claims, manifest
 from itd.store.claim import STALE_S, list_claims, read_claim, write_claim
 from itd.store.claims import leased
 from itd.store.missing import save_missing
-from support import synthetic
 
 COUNT = "import pathlib, runpy, sys; runpy.run_path(sys.argv[1])['count'](pathlib.Path(sys.argv[2]))"
 HOLD = """
 import pathlib, sys
 from itd.store.claims import leased
 from itd.store.missing import save_missing
-from support import synthetic
 with leased(pathlib.Path(sys.argv[1])):
     print("ready", flush=True)
     sys.stdin.read()
@@ -178,6 +176,8 @@ def test_one_whose_time_is_still_to_come_holds_for_two_minutes_and_not_until_the
 
 def test_who_lost_the_lease_does_not_write_what_was_read_before(tmp_path: Path) -> None:
     """As after a stop of more than a minute: another process has taken the lease over, and perhaps changed the file."""
+    from support import synthetic  # the processes of the tests above run this file without it
+
     writer = synthetic.open_writer(tmp_path / "r", 4)
     side, before = tmp_path / "r/_itd", (tmp_path / "r/_itd/manifest.json").read_bytes()
     with leased(side):
