@@ -142,11 +142,16 @@ def _source(path: str | Path) -> _Source:
 def _own(out: str | Path, longest: _Source) -> _Source:
     """What is at `out` already, of a merge that was interrupted; ResultError where it is another result."""
     there = _source(out)
+    _require_own(longest, there)
+    return there
+
+
+def _require_own(longest: _Source, there: _Source) -> None:
+    """ResultError where what is at `out` is another result than the merged one."""
     try:
         _require_same(longest, there)
     except ResultError as error:
-        raise ResultError(f"{out} holds another result ({error}); give another `out`") from error
-    return there
+        raise ResultError(f"{there.path} holds another result ({error}); give another `out`") from error
 
 
 def _require_same(one: _Source, other: _Source) -> None:
@@ -236,6 +241,8 @@ def _opened(out: str | Path, sources: Sequence[_Source]) -> ResultWriter:
                 names = _names(sources)
                 namer = None if names is None else (lambda _: names)
                 manifest = manifests.begin(folder, longest.configs, longest.samples, fields, provenance, namer)
+            else:  # a sweep may have begun there since this was last asked
+                _require_own(longest, _Source(str(out), manifest, manifests.load_configs(folder, manifest), ()))
             manifest = _with_runs(folder, manifest, sources, provenance)
     return ResultWriter(str(out), manifest, manifests.load_configs(folder, manifest), longest.samples)
 

@@ -225,3 +225,19 @@ def test_a_writer_that_was_first_keeps_its_part(tmp_path, monkeypatch):
 
     monkeypatch.setattr(ResultWriter, "done_images", property(race))
     assert itd.merge([a, b], tmp_path / "m.parquet").images == 8 and verify(tmp_path / "m.parquet").ok
+
+
+def test_another_result_that_is_begun_there_meanwhile_gets_no_part(tmp_path, monkeypatch):
+    a, b = make(tmp_path / "a.parquet", [0]), make(tmp_path / "b.parquet", [1])
+    owners, out = merging._owners, tmp_path / "m.parquet"
+
+    def late(*args):
+        make(out, [], model="other")
+        return owners(*args)
+
+    monkeypatch.setattr(merging, "_owners", late)
+    with pytest.raises(ResultError, match=r"m\.parquet holds another result \(.*model is .*; give another `out`"):
+        itd.merge([a, b], out)
+    assert (
+        not list(out.glob("*.parquet")) and len(json.loads((out / "_itd/manifest.json").read_text())["provenance"]) == 1
+    )
