@@ -220,7 +220,7 @@ def leased(side: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        del held[os.path.abspath(side)]
+        held.pop(os.path.abspath(side), None)
         ended.set()
         remove_claim(side, "lease", token)
 
