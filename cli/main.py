@@ -244,7 +244,19 @@ def cli() -> None:
 
 def main() -> None:
     """What the `itd` script runs."""
+    _open_closed()
     cli(prog_name="itd")
+
+
+def _open_closed() -> None:
+    """Opens standard streams that are closed, on nothing: a file that is opened next would get their number, and in it
+    what a library says on standard error."""
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(handle, True)
+    os.close(handle)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # for as long as the process lives
 
 
 if __name__ == "__main__":
