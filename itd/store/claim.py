@@ -106,6 +106,14 @@ def _content(path: Path) -> tuple[str, float] | None:
         os.close(handle)
 
 
+def remove_leftovers(side: Path, older_than_s: float) -> None:
+    """Removes the files of a moment that processes left which were killed in it."""
+    for path in (side / CLAIMS).glob("taken-*.json"):
+        with contextlib.suppress(OSError):
+            if abs(time.time() - path.stat().st_mtime) > older_than_s:  # a claim that is renamed keeps its time
+                path.unlink()
+
+
 def write_claim(
     side: Path, name: str, token: str, run: str | None, *, begun: bool = False, of: str | None = None
 ) -> bool:

@@ -28,6 +28,7 @@ from itd.store.claim import (
     list_claims,
     read_claim,
     remove_claim,
+    remove_leftovers,
     take_over,
     touch_claim,
     unit_name,
@@ -290,6 +291,7 @@ def _forget_ended(side: Path, *, everything: bool = False) -> None:
     everything: also their claims on units and the lease, which nobody else may ask for at the end of a run.
     """
     clock = Clock(side)
+    remove_leftovers(side, _DAY_S)
     for claim in list_claims(side):
         if not (everything or claim.name.startswith("run-")):
             continue

@@ -391,3 +391,14 @@ def test_runs_with_the_same_options_begin_a_result_anew_together(tmp_path: Path)
             remove_other(path, {**new, "model": "newer"}, space, claims=other)
     with Claims(path, of="new") as mine, Claims(path, of="other"), pytest.raises(ResultError, match="other options"):
         remove_other(path, {**new, "model": "old"}, space, claims=mine)
+
+
+def test_what_a_kill_in_the_middle_of_a_claim_leaves_goes_after_a_day(tmp_path: Path, side: Path) -> None:
+    folder = side / "claims"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, age_s in (("taken-00", 90_000), ("taken-01", 1000)):
+        (folder / f"{name}.json").write_text("{}")
+        os.utime(folder / f"{name}.json", (time.time() - age_s,) * 2)
+    with Claims(tmp_path):
+        pass
+    assert [path.stem for path in folder.iterdir()] == ["taken-01"]
