@@ -281,7 +281,7 @@ def _report(fleet: Fleet, opened: OpenedRun, started: float, way: str) -> SweepR
         report,
         done=sum(worker.all_done for worker in fleet.workers),
         failed=tuple(failed[place] for place in sorted(failed)),
-        stopped=stopped,
+        stopped=stopped if lost else None,  # else the others went on to the end
     )
     for line in report.set_aside:
         warnings.warn(line, SetAsideWarning, stacklevel=4)

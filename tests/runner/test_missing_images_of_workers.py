@@ -7,6 +7,7 @@ import pickle
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ from PIL import Image
 
 from itd import SweepRequest, sweep
 from itd.errors import SetAsideWarning
+from itd.runner import fleet
 from itd.runner.member import Member, MemberSpec, pickled
 from itd.runner.options import RunOptions
-from itd.runner.run import SweepReport
-from itd.store import open_result
+from itd.runner.run import SweepReport, open_run
+from itd.store import Claims, FailedUnit, open_result
 
 
 @pytest.fixture
@@ -72,3 +74,19 @@ def test_what_another_run_wrote_after_all_is_not_said_to_be_set_aside(request_: 
     assert [str(one.message)[:15] for one in said] == ["images 14 to 15"]
     assert [other.done for other in others] == [4]
     assert [(one.first, one.last) for one in report.failed] == [(14, 15)] and report.left == 2
+
+
+@pytest.mark.parametrize("others_went_on", [True, False])
+def test_a_run_has_stopped_where_no_worker_went_on(others_went_on: bool, request_: SweepRequest) -> None:
+    request = replace(request_, retry_missing=False, out=f"{request_.out}.2")
+    job, options = request.job(), RunOptions.of(request)
+    failed = tuple(FailedUnit(first, first + 1, "undecodable", "torn") for first in (0, 4, 8))
+    with Claims(Path(request.out or "")) as claims:
+        opened = open_run(job, options, job.identity("fp32"), "plain", claims)
+    stopped = SweepReport(request.out or "", 16, 0, 0, 2, 1.0, failed=failed, stopped="the first 3 units all failed")
+    went_on = tuple(FailedUnit(unit.first, unit.last, "undecodable", "torn") for unit in opened.units[1:])
+    reports = [stopped, replace(stopped, failed=went_on, stopped=None)] if others_went_on else [stopped]
+    workers = [SimpleNamespace(report=report, given_up=None, all_done=0) for report in reports]
+    with pytest.warns(SetAsideWarning):
+        report = fleet._report(SimpleNamespace(workers=workers), opened, 0.0, "plain")  # type: ignore[arg-type]
+    assert (report.stopped is None) == others_went_on and len(report.failed) == (8 if others_went_on else 3)
