@@ -103,7 +103,10 @@ class RayCrew:
         return remote
 
     def close(self) -> None:
-        """Ends the actors, and the cluster that was started here."""
+        """Ends the actors, and the cluster that was started here. A second time it does nothing: any call of Ray's
+        would start it again, or join what another cluster has left."""
+        if not self.ray.is_initialized():
+            return
         for remote in self.started:
             remote.stop()
         self.ray.shutdown()

@@ -23,6 +23,12 @@ FIRST = 3
 """A run stops where as many units, the first that it has ever tried, all fail: then it is not the images."""
 
 
+def writes_behind(worker: Worker) -> bool:
+    """Whether the next unit is computed while one is written: on a GPU, which would wait. A CPU gains nothing by it,
+    and a process that is killed costs one unit in place of two."""
+    return worker.on_gpu
+
+
 @dataclass
 class UnitRun:
     """The units of one run.
@@ -117,7 +123,7 @@ class UnitRun:
             self.worker.progress(written * len(self.worker.job.space))
 
     def _outcomes(self, units: Iterable[Unit]) -> Generator[tuple[Unit, UnitFailure | LeftUnit | None], None, None]:
-        """What comes of each unit, in order: None where it was written. While one is written the next is computed.
+        """What comes of each unit, in order: None where it was written. See `writes_behind`.
 
         Nothing of a unit is written before it is known what came of the one before. What was computed is written also
         where an error ends the computing, and what was begun is ended also where a signal does.
@@ -138,6 +144,9 @@ class UnitRun:
                     else:
                         writing = outcome
                         behind.start(outcome)
+                        if not writes_behind(self.worker):
+                            yield writing.unit, self._settled(behind, writing)
+                            writing = None
             except Exception:
                 if writing is not None and behind.busy:
                     yield writing.unit, self._settled(behind, writing)

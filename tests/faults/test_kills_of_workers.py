@@ -4,10 +4,10 @@ A hundred kills over all ways of running take about ten minutes, so they run wit
 another number of them.
 
 What is counted, by the log of `support.counted`. `lost`: how many units a killed process had begun to compute and
-others computed again, as {units: processes}; never more than two, the one that it computed and the one before, which
-was still being written. `again`: all of those, and of no unit two computations that were not killed. `whole`: units
-whose computation had ended each time. `cleared`: results in which a process was killed when no other one was left, so
-that its claims stayed until the next command.
+others computed again, as {units: processes}; never more than the one that it computed or was writing. `again`: all of
+those, and of no unit two computations that were not killed. `whole`: units whose computation had ended each time.
+`cleared`: results in which a process was killed when no other one was left, so that its claims stayed until the next
+command.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ class Kills:
         lived = Counter(first for first, pid in noted["begun"].elements() if pid not in self.killed)
         assert max(lived.values(), default=0) <= 1, f"{where}: computed twice, and nobody was killed over it: {lived}"
         lost = [lost_units(noted, pid) for pid in self.killed]
-        assert max(lost, default=0) <= 2, f"{where}: a process that was killed cost {lost} units"
+        assert max(lost, default=0) <= 1, f"{where}: a process that was killed cost {lost} units"
         self.lost += Counter(lost)
         self.counts += Counter(
             results=1,

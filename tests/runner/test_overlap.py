@@ -16,7 +16,7 @@ from itd import SweepRequest
 from itd.data import digits
 from itd.engine.precision import Precision
 from itd.errors import NotFiniteError, ResultError, SetAsideWarning
-from itd.runner import scores, worker
+from itd.runner import scores, units, worker
 from itd.runner.options import RunOptions
 from itd.runner.run import run_job
 from itd.store import ResultWriter, open_result, verify
@@ -76,7 +76,8 @@ class Waiting:
 
 @pytest.fixture
 def story(monkeypatch: pytest.MonkeyPatch) -> Story:
-    """Tells of every image that is decoded and every unit that is written."""
+    """Tells of every image that is decoded and every unit that is written, of a run as on a GPU."""
+    monkeypatch.setattr(units, "writes_behind", lambda worker: True)
     told, write, read = Story(), ResultWriter.write, digits.DigitsReader.__call__
     decoded = iter(range(2, 1000))
 
@@ -116,6 +117,17 @@ def test_a_unit_is_written_while_the_next_is_computed_and_the_one_after_decoded(
         assert order(f"compute {unit + 1}") < order(f"wrote {unit}")
     assert all(order(f"wrote {unit}") < order(f"compute {unit + 2}") for unit in (1, 2)), "two buffers, no third"
     assert len(made) == 2, "one that is filled and one that is written"
+
+
+def test_on_a_cpu_a_unit_is_written_before_the_next_is_computed(request_, story, monkeypatch) -> None:
+    monkeypatch.undo()
+    told, write = story, ResultWriter.write
+    monkeypatch.setattr(
+        ResultWriter, "write", lambda self, unit, **what: (write(self, unit, **what), told.add("wrote"))[0]
+    )
+    swept(request_, story, {})
+    events = [event.split()[0] for event in told.told if event.startswith(("computed", "wrote"))]
+    assert events == ["computed", "wrote"] * 4
 
 
 def test_units_are_written_in_order_one_at_a_time(request_, story) -> None:

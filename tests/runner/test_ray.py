@@ -59,7 +59,7 @@ def test_an_actor_that_is_killed_costs_its_unit_and_nothing_lives_on(tmp_path: P
     killer.join()
     assert report.left == 0 and 32 <= report.done <= 36
     require_same(out, tmp_path / "alone.parquet")
-    assert not ray.is_initialized()
+    assert not ray.is_initialized(), "also where it is closed a second time"
     wait_for("the end of the cluster", lambda: not processes_of("raylet"))
     assert not list(Path(out, "_itd/claims").glob("part-*"))
 
