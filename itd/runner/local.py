@@ -137,9 +137,8 @@ class LocalRemote:
 
 def _work(spec: bytes, last: Places, sender: Connection, rows: Any, done: Any) -> None:
     """What a worker's process runs."""
-    for name in LEFT_TO_US:
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):  # as the fork server has it already
+        signal.pthread_sigmask(signal.SIG_BLOCK, {getattr(signal, name) for name in LEFT_TO_US})
     threading.Thread(target=_end_with_parent, daemon=True, name="itd-parent").start()
 
     class Shared(Member):

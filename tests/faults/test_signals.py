@@ -271,8 +271,11 @@ def test_a_hangup_that_was_ignored_at_the_start_stays_ignored() -> None:
 
 
 def test_nothing_of_the_library_catches_signals() -> None:
+    """But for one that Ray catches, which is given back to whoever had it."""
+    given_back = "signal.signal(signal.SIGTERM, before)"
     for path in (Path(__file__).parents[2] / "itd").rglob("*.py"):
-        assert not re.search(r"\bsignal\.signal\(", path.read_text("utf-8")), path
+        text = path.read_text("utf-8")
+        assert not re.search(r"\bsignal\.signal\(", text.replace(given_back, "", path.name == "on_ray.py")), path
 
 
 def test_the_table_of_exit_codes_is_what_commands_end_with(repository: Path) -> None:
