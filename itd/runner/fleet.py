@@ -45,6 +45,24 @@ class Death:
 Outcome = SweepReport | ItdError | Death
 
 
+def outcome_of(value: SweepReport | ItdError | str) -> Outcome:
+    """The outcome that a `Member.work` stands for."""
+    return Death(f"ended with an error: {value}") if isinstance(value, str) else value
+
+
+class Notes:
+    """What the workers of a run warn of, each text once."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def say(self, text: str) -> None:
+        """Says it in an ItdWarning, unless another worker has said the same."""
+        if text not in self._said:
+            self._said.add(text)
+            warnings.warn(text, ItdWarning, stacklevel=2)
+
+
 class Remote(Protocol):
     """A worker in another process. label: for people to read. process: which one, once that is known. rows, done: that
     it has computed so far."""
@@ -64,12 +82,7 @@ class Remote(Protocol):
 
 
 class Crew(Protocol):
-    """What starts workers: processes of this machine, or actors of Ray.
-
-    name: of the engine. size: how many there are to be.
-    """
-
-    name: str
+    """What starts workers: processes of this machine, or actors of Ray. size: how many there are to be."""
 
     @property
     def size(self) -> int: ...
@@ -181,7 +194,6 @@ class Fleet:
             raise outcome
         if isinstance(outcome, SweepReport):
             worker.report = outcome
-            worker.rows += worker.remote.rows
         elif outcome is not None:
             self._bury(worker, outcome)
 

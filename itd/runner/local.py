@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 import threading
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
@@ -16,12 +15,11 @@ from typing import Any
 import torch
 
 from itd.data.processes import LEFT_TO_US, START, start_server
-from itd.errors import ItdError, ItdWarning
+from itd.errors import ItdError
 from itd.process import Process, this_process
-from itd.runner.fleet import Death, Outcome
+from itd.runner.fleet import Death, Notes, Outcome, outcome_of
 from itd.runner.member import Member, Places, threads_of
 from itd.runner.options import RunOptions
-from itd.runner.run import SweepReport
 
 _GUARD = (
     "the script that runs starts workers, each of which runs it again to find what is defined in it: put what calls "
@@ -32,8 +30,6 @@ _GUARD = (
 class LocalCrew:
     """One process for each device. devices: a device may be there more than once."""
 
-    name = "local"
-
     def __init__(self, devices: Sequence[torch.device]) -> None:
         if getattr(multiprocessing.current_process(), "_inheriting", False):
             print(_GUARD, file=sys.stderr, flush=True)  # the fork server prints nothing of what ends its children
@@ -42,7 +38,7 @@ class LocalCrew:
         start_server()
         self.context = multiprocessing.get_context(START)
         self.started: list[LocalRemote] = []
-        self._said: set[str] = set()
+        self._notes = Notes()
 
     @property
     def size(self) -> int:
@@ -59,7 +55,7 @@ class LocalCrew:
 
     def start(self, number: int, spec: bytes, last: Places) -> LocalRemote:
         """Starts a worker, or one in the place of one that has died."""
-        remote = LocalRemote(self.context, spec, last, str(self.devices[number]), self.note)
+        remote = LocalRemote(self.context, spec, last, str(self.devices[number]), self._notes.say)
         self.started.append(remote)
         return remote
 
@@ -67,12 +63,6 @@ class LocalCrew:
         """Ends all processes."""
         for remote in self.started:
             remote.stop()
-
-    def note(self, text: str) -> None:
-        """What a worker warns of, once."""
-        if text not in self._said:
-            self._said.add(text)
-            warnings.warn(text, ItdWarning, stacklevel=2)
 
 
 class LocalRemote:
@@ -129,10 +119,8 @@ class LocalRemote:
             self.process = value
         elif kind == "note":
             self._say(value)
-        elif isinstance(value, (SweepReport, ItdError)):
-            self._outcome = value
         else:
-            self._outcome = Death(f"ended with an error: {value}")
+            self._outcome = outcome_of(value)
 
 
 def _work(spec: bytes, last: Places, sender: Connection, rows: Any, done: Any) -> None:

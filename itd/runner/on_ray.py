@@ -13,19 +13,17 @@ import signal
 import socket
 import threading
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from itd.errors import ItdError, ItdWarning
+from itd.errors import ItdError
 from itd.process import Process
-from itd.runner.fleet import RESTARTS, Death, Outcome
+from itd.runner.fleet import RESTARTS, Death, Notes, Outcome, outcome_of
 from itd.runner.member import Member, Places, threads_of
 from itd.runner.options import RunOptions
-from itd.runner.run import SweepReport
 from itd.text import one_line
 
 _RESTART_S = 120.0
@@ -49,16 +47,13 @@ class RayCrew:
     """Actors of a Ray cluster: of the one at `address`, else of one that is started here and ends with the run.
 
     workers_per_node: default one for each GPU of a node, or one where no node has any; nodes without GPUs are left out
-    where others have some. Raises ItdError where Ray is not
-    installed, or there is no cluster at that address.
+    where others have some. Raises ItdError where Ray is not installed, or there is no cluster at that address.
     """
-
-    name = "ray"
 
     def __init__(self, address: str | None = None, workers_per_node: int | None = None) -> None:
         self.ray = _ray()
         self.started: list[RayRemote] = []
-        self._said: set[str] = set()
+        self.notes = Notes()
         _connect(self.ray, address)
         try:
             self.places = _places(self.ray, workers_per_node)
@@ -111,12 +106,6 @@ class RayCrew:
             remote.stop()
         self.ray.shutdown()
 
-    def note(self, text: str) -> None:
-        """What a worker warns of, once."""
-        if text not in self._said:
-            self._said.add(text)
-            warnings.warn(text, ItdWarning, stacklevel=2)
-
 
 class RayRemote:
     """An actor, as the process that drives it sees it."""
@@ -146,7 +135,7 @@ class RayRemote:
         if not self.ray.wait([self._work], timeout=0)[0]:
             return None
         try:
-            outcome = self.ray.get(self._work)
+            return outcome_of(self.ray.get(self._work))
         except self.ray.exceptions.ActorUnavailableError as error:
             if self.process is None and time.monotonic() - self._begun_s < _RESTART_S:  # Ray is starting it again
                 self._ask()
@@ -156,9 +145,6 @@ class RayRemote:
             return Death(f"died: {one_line(str(error).splitlines()[-1] if str(error) else error, 200)}")
         except self.ray.exceptions.RayError as error:
             return Death(f"ended with an error: {one_line(error, 300)}")
-        if isinstance(outcome, (SweepReport, ItdError)):
-            return outcome
-        return Death(f"ended with an error: {outcome}")
 
     def stop(self) -> None:
         """Kills the actor: what it has written is whole, and what it was at is nobody's."""
@@ -172,7 +158,7 @@ class RayRemote:
                 return
             self.process, self.rows, self.done, notes = self.ray.get(self._asked)
             for text in notes:
-                self.crew.note(text)
+                self.crew.notes.say(text)
             self._asked = self.actor.state.remote()
         except self.ray.exceptions.RayError:
             return  # `poll` says that it died

@@ -34,6 +34,7 @@ from itd.store.claim import (
     unit_name,
     write_claim,
 )
+from itd.store.files import SIDE
 
 HEARTBEAT_S = 10.0
 _DAY_S = 86_400
@@ -70,7 +71,7 @@ class Claims:
     """
 
     def __init__(self, folder: Path, run: str | None = None, of: str | None = None) -> None:
-        self.side, self.of = folder / "_itd", of
+        self.side, self.of = folder / SIDE, of
         self.token = secrets.token_hex(8)
         self.run = run or self.token
         self._held: dict[str, str] = {}
@@ -253,7 +254,7 @@ def at_work(folder: Path, *, but: str | None = None) -> list[AtWork]:
 
     but: the token of a run that is left out.
     """
-    side = folder / "_itd"
+    side = folder / SIDE
     claims = list_claims(side)
     units: dict[tuple[Process | None, str | None], tuple[int, int]] = {}
     for claim in sorted(claims, key=lambda claim: (not claim.begun, claim.name)):  # what is taken for next comes last
@@ -278,7 +279,7 @@ def at_work(folder: Path, *, but: str | None = None) -> list[AtWork]:
 
 def forget_process(folder: Path, process: Process) -> list[tuple[int, int]]:
     """Takes away what a process that is known to be gone had claimed; returns its units, by position."""
-    side = folder / "_itd"
+    side = folder / SIDE
     claims = [claim for claim in list_claims(side) if claim.process == process]
     for claim in claims:
         remove_claim(side, claim.name, claim.token)
