@@ -13,6 +13,7 @@ import re
 import socket
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import click
@@ -21,6 +22,7 @@ from click.testing import CliRunner
 from hypothesis import strategies as st
 from PIL import Image
 
+import itd_cli.status
 from itd.errors import ItdError
 from itd.space import Setting
 from itd.space.listed import SpaceList, write_space
@@ -114,7 +116,11 @@ def _prepare(folder: Path) -> None:
     def unreachable(*_: Any, **__: Any) -> NoReturn:
         raise OSError("no network here")
 
+    def never(_: float) -> NoReturn:
+        raise ItdError("it would be looked at again for ever here")
+
     torch.nn.Module.__call__ = stop  # type: ignore[method-assign]
+    itd_cli.status.time = SimpleNamespace(sleep=never)  # type: ignore[assignment]
     socket.socket.connect = socket.getaddrinfo = unreachable  # type: ignore[assignment, method-assign]
 
 
