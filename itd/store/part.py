@@ -6,6 +6,7 @@ each has its own, and the part that came first is read by the record that it mat
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import os
@@ -92,7 +93,7 @@ def remove_leftover_records(holder: Part) -> None:
     """Removes the records of parts that are gone and whose images a longer part holds, as a process leaves them that
     was ended between a part and its record."""
     folder = holder.path.parent
-    for stem, records in _list_records(folder / SIDE).items():
+    for stem, records in _by_stem(folder / SIDE, _list_records(folder / SIDE)).items():
         part = _part(folder / f"{stem}.parquet", {})
         inside = holder.first <= part.first and part.last <= holder.last and part.name != holder.name
         if inside and not os.path.lexists(part.path):
@@ -108,13 +109,19 @@ def all_there(parts: Iterable[Part]) -> bool:
 def _list_all(folder: Path) -> list[tuple[Part, Part | None]]:
     """All parts of a folder, each with the part that took its place, if one did: one with a record, whose images are
     more and begin no later."""
-    names = [
-        path.name for path in folder.iterdir() if path.suffix == ".parquet" and not path.name.startswith((".", "_"))
-    ]
+    names = [name for name in os.listdir(folder) if name.endswith(".parquet") and not name.startswith((".", "_"))]
     records = _list_records(folder / SIDE)  # after the parts, which come later than their records
+    return list(_arranged(folder, tuple(names), records))
+
+
+@functools.lru_cache(maxsize=2)
+def _arranged(folder: Path, names: tuple[str, ...], records: tuple[str, ...]) -> list[tuple[Part, Part | None]]:
+    """`_list_all` of the names that a folder and its side folder have. Kept, as a run that goes on lists ten thousand
+    parts half a dozen times."""
+    own = _by_stem(folder / SIDE, records)
     found: list[tuple[Part, Part | None]] = []
     longest: Part | None = None
-    for part in sorted((_part(folder / name, records) for name in names), key=lambda p: (p.first, -p.last, p.name)):
+    for part in sorted((_part(folder / name, own) for name in names), key=lambda p: (p.first, -p.last, p.name)):
         inside = longest is not None and part.first >= 0 and part.last <= longest.last
         found.append((part, longest if inside else None))
         if not inside and part.first >= 0 and part.records:
@@ -124,7 +131,8 @@ def _list_all(folder: Path) -> list[tuple[Part, Part | None]]:
 
 def single_part(path: Path) -> Part:
     """A file that is read by itself, with the records that it has where it lies in a result."""
-    return _part(path, _list_records(path.parent / SIDE))
+    side = path.parent / SIDE
+    return _part(path, _by_stem(side, _list_records(side)))
 
 
 def _part(path: Path, records: Mapping[str, list[Path]]) -> Part:
@@ -133,13 +141,17 @@ def _part(path: Path, records: Mapping[str, list[Path]]) -> Part:
     return Part(path, first, last, tuple(records.get(path.stem, ())))
 
 
-def _list_records(side: Path) -> dict[str, list[Path]]:
+def _list_records(side: Path) -> tuple[str, ...]:
+    """The names of the records that are there, and of what lies beside them."""
+    try:
+        return tuple(sorted(os.listdir(side)))
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+
+
+def _by_stem(side: Path, names: Iterable[str]) -> dict[str, list[Path]]:
     """The records of each part, by the part's stem."""
     found: dict[str, list[Path]] = {}
-    try:
-        names = sorted(os.listdir(side))
-    except (FileNotFoundError, NotADirectoryError):
-        return found
     for name in names:
         match = _RECORD.match(name)
         if match:
