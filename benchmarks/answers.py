@@ -7,6 +7,7 @@ the best), its peak resident memory in MB of 10^6 bytes, and, where it has a tar
 how many other processes wanted a core when it began.
 
     python benchmarks/answers.py
+    python benchmarks/answers.py --compacted
     python benchmarks/answers.py --images 5000 --repeats 1 --only greedy,report
 """
 
@@ -138,16 +139,24 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=50_000)
     parser.add_argument("--configs", type=int, default=625, help="a fourth power")
     parser.add_argument("--images-per-unit", type=int, default=250)
+    parser.add_argument("--compacted", action="store_true", help="each result as one file, as `itd compact` leaves it")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--only", default=",".join(COMMANDS), help="commands, separated by commas")
     args = parser.parse_args()
+    from itd import compact
+
     busy = round(os.getloadavg()[0], 2)
     with tempfile.TemporaryDirectory() as scratch:
         folders = [f"{scratch}/synthetic-{attribute}.parquet" for attribute in ("dilation", "size")]
         for folder, attribute in zip(folders, ("dilation", "size"), strict=True):
             build(Path(folder), attribute, args.images, args.configs, args.images_per_unit)
+            if args.compacted:
+                compact(folder)
         size = sum(path.stat().st_size for path in Path(folders[0]).glob("*.parquet"))
-        report: dict[str, Any] = {"images": args.images, "configs": args.configs, "mb": round(size / 1e6), "busy": busy}
+        report: dict[str, Any] = {
+            "images": args.images, "configs": args.configs, "compacted": args.compacted, "mb": round(size / 1e6),
+            "busy": busy,
+        }  # fmt: skip
         for name in args.only.split(","):
             figures = measure(words(name, folders, scratch), args.repeats)
             aimed = (args.images, args.configs) == (50_000, 625) or name == "report_stored"

@@ -6,6 +6,7 @@ whenever any of them is; each rule here is given as much, or does with less.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -136,14 +137,27 @@ def require_votes(vote_ks: Any, num_classes: Any) -> None:
 
 
 def _most_confident(result: Result, correct: np.ndarray) -> np.ndarray:
-    """`most_confident` of a result, part by part, so that confidences take no memory. correct: (C, N) bool."""
-    right = np.empty(result.n, bool)
+    """`most_confident` of a result, block by block, so that confidences take no memory. correct: (C, N) bool."""
+    finest = np.full(result.n, -np.inf, np.float32)
+    at = np.full(result.n, result.configs)
+    of_default = np.full(result.n, np.nan, np.float32)
+    alone = threading.Lock()
 
-    def fill(samples: slice, confidence: np.ndarray) -> None:
-        right[samples] = most_confident(confidence, correct[:, samples], result.default_index)
+    def look(configs: slice, samples: slice, confidence: np.ndarray) -> None:
+        rows = confidence.argmax(0)
+        most = confidence[rows, np.arange(confidence.shape[1])]
+        rows += configs.start
+        with alone:
+            if result.default_index in range(configs.start, configs.stop):
+                of_default[samples] = confidence[result.default_index - configs.start]
+            more = (most > finest[samples]) | ((most == finest[samples]) & (rows < at[samples]))
+            finest[samples] = np.where(more, most, finest[samples])
+            at[samples] = np.where(more, rows, at[samples])
 
-    result.each_part("confidence", fill)
-    return right
+    result.each_block("confidence", look)
+    if result.default_index is not None:
+        at = np.where(of_default == finest, result.default_index, at)
+    return correct[at, np.arange(result.n)]
 
 
 def most_confident(confidence: np.ndarray, correct: np.ndarray, default: int | None) -> np.ndarray:

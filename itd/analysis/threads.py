@@ -16,7 +16,7 @@ def side_by_side(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
     """
     from threadpoolctl import threadpool_limits  # scikit-learn's, without which it is not installed
 
-    from itd.store.result import for_each
+    from itd.store.blocks import for_each
 
     with threadpool_limits(1, user_api="blas"):
         return for_each(work, items)

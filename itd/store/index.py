@@ -42,13 +42,13 @@ class Index:
         return values if self.mask is None else values[..., self.mask]
 
     def grid(self, values: np.ndarray) -> np.ndarray:
-        """A column's rows as (C, n)."""
+        """A column's rows as (C, n); of rows that are ordered, also those of some configurations alone."""
         if self.order is not None:
             values = values[self.order]
-        return values.reshape(len(self.numbers), len(self.samples))
+        return values.reshape(-1, len(self.samples))
 
     def arrange(self, column: pa.ChunkedArray) -> np.ndarray:
-        """A column as (C, kept)."""
+        """A column as (C, kept); of rows that are ordered, also some configurations alone."""
         return self.keep(self.grid(as_numpy(column)))
 
 

@@ -344,6 +344,26 @@ def read_columns(part: Part, names: Sequence[str], threads: bool = False) -> pa.
     return table.select(list(names))
 
 
+def rows_of_groups(part: Part, name: str) -> list[int]:
+    """How many rows each row group of a part with a record has. The CRC-32 of a column is checked here, as it is of all
+    groups together."""
+    with _opened(part) as file:
+        _check_columns(part, file.metadata, [name])
+        rows = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+    if sum(rows) != (part.record or {})["rows"]:
+        raise _damaged(part, f"{sum(rows)} rows where its record says {(part.record or {})['rows']}")
+    return rows
+
+
+def read_group(part: Part, name: str, group: int) -> pa.ChunkedArray:
+    """A column of one row group, checked against page checksums; `rows_of_groups` has checked its bytes."""
+    with _opened(part) as file:
+        column, rows = file.read_row_group(group, columns=[name]).column(0), file.metadata.row_group(group).num_rows
+    if len(column) != rows:
+        raise _damaged(part, f"{len(column)} rows in a row group of {rows}")
+    return column
+
+
 @contextmanager
 def _opened(part: Part) -> Iterator[pq.ParquetFile]:
     try:

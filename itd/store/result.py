@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,12 +15,12 @@ import pyarrow as pa
 from itd.errors import ResultError
 from itd.space import SITES
 from itd.store import manifest as manifests
+from itd.store.blocks import each_block, for_each
 from itd.store.identity import with_defaults
 from itd.store.index import Index, as_numpy, read_index
 from itd.store.part import (
     Part,
     all_there,
-    is_replaced,
     list_parts,
     read_columns,
     read_latest,
@@ -39,9 +37,6 @@ if TYPE_CHECKING:
 
 ORIGIN = ("source", "source_config", "source_default")
 """Columns of a union's `_itd/configs.parquet`: the fields of `Origin`."""
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -187,10 +182,10 @@ class Result:
         def read() -> np.ndarray:
             out = np.empty((self.configs, self.n), dtype=TYPES[column].to_pandas_dtype())
 
-            def fill(samples: slice, scores: np.ndarray) -> None:
-                out[:, samples] = scores
+            def fill(configs: slice, samples: slice, scores: np.ndarray) -> None:
+                out[configs, samples] = scores
 
-            self.each_part(column, fill)
+            self.each_block(column, fill)
             return out
 
         return self.keep(column, read)
@@ -202,38 +197,27 @@ class Result:
         def read() -> np.ndarray:
             out = np.empty(self.n, dtype=TYPES[column].to_pandas_dtype())
 
-            def fill(samples: slice, scores: np.ndarray) -> None:
-                out[samples] = scores[index]
+            def fill(configs: slice, samples: slice, scores: np.ndarray) -> None:
+                out[samples] = scores[index - configs.start]
 
-            self.each_part(column, fill)
+            self.each_block(column, fill, config=index)
             return out
 
         return self.keep(f"{column} of {index}", read)
 
-    def each_part(self, column: str, work: Callable[[slice, np.ndarray], Any]) -> None:
-        """`work` on one score of each part, on a few threads: which samples, and their (C, n). None of it is kept.
+    def each_block(
+        self, column: str, work: Callable[[slice, slice, np.ndarray], Any], config: int | None = None
+    ) -> None:
+        """`work` on blocks of one score, on a few threads and in any order: which rows of `matrix`, which of its
+        columns, and their scores. None of it is kept.
 
-        column: as of `matrix`.
+        column: as of `matrix`. config: the only row that is wanted; blocks without it are left out.
         """
         self._require_score(column)
         if self._kept is not None and column in self._kept:
-            work(slice(0, self.n), self._kept[column])
-            return
-        starts = np.cumsum([0, *(index.kept for index in self._indices)]).tolist()
-
-        def read(i: int) -> None:
-            index = self._indices[i]
-            try:
-                table = read_columns(index.part, [column], threads=len(self._indices) == 1)
-            except ResultError as error:
-                if not is_replaced(index.part):
-                    raise
-                raise ResultError(
-                    f"{index.part.path} was made again by another run since {self.path} was opened; open it again"
-                ) from error
-            work(slice(starts[i], starts[i + 1]), index.arrange(table.column(0)))
-
-        for_each(read, range(len(self._indices)))
+            work(slice(0, self.configs), slice(0, self.n), self._kept[column])
+        else:
+            each_block(self.path, self._indices, column, work, config)
 
     def keep(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         """What `make` gives, made once where this result keeps what it reads; then it cannot be written to."""
@@ -279,17 +263,6 @@ class Result:
     def kept(self) -> Result:
         """The same result, which reads each score once and keeps it in memory: for many answers in a row."""
         return self if self._kept is not None else replace(self, _kept={})
-
-
-def for_each(work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """`work` on each item, on a few threads; the first error ends it."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        futures = [pool.submit(work, item) for item in items]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
 
 
 def open_result(path: str | Path) -> Result:

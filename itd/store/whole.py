@@ -12,6 +12,7 @@ import numpy as np
 from itd.errors import ResultError
 from itd.store import manifest as manifests
 from itd.store.aside import put_aside
+from itd.store.blocks import for_each
 from itd.store.claims import leased
 from itd.store.files import SIDE, UnreadableError
 from itd.store.index import ROWS_AT_ONCE, Index, read_index
@@ -29,7 +30,6 @@ from itd.store.part import (
     rows_sha256,
     with_record,
 )
-from itd.store.result import for_each
 from itd.store.schema import check_columns
 
 F = TypeVar("F", bound="Checked | Unchanged")

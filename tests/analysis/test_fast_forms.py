@@ -14,7 +14,7 @@ from itd.analysis import Resamples, _baselines, _held_out, bootstrap_greedy
 from itd.analysis.bootstrap_greedy import GreedyLists
 from itd.analysis.scores import correctness
 from itd.analysis.threads import side_by_side
-from itd.store import open_result
+from itd.store import compact, open_result
 from support import synthetic
 
 
@@ -92,13 +92,21 @@ def test_equal_lists_that_vote_once_count_for_each(configs, images, cells, monke
             assert found[k][b] == (weights[b] * np.array(right)).sum()
 
 
+@pytest.mark.parametrize("compacted", [False, True], ids=["parts", "one file"])
 @pytest.mark.parametrize("kept", [False, True])
-def test_parts_one_row_and_the_whole_of_a_score_are_the_same(kept, tmp_path):
+def test_blocks_one_row_and_the_whole_of_a_score_are_the_same(kept, compacted, tmp_path, monkeypatch):
     writer = synthetic.open_writer(tmp_path / "r.parquet", 8)
     units = writer.todo()
     for unit in units:
         missing = np.arange(len(unit)) == (1 if unit.first else -1)  # of the second part one image is null
-        writer.write(unit, missing=missing, **synthetic.make_scores(6, len(unit), seed=unit.first))
+        scores = synthetic.make_scores(6, len(unit), seed=unit.first)
+        half = np.random.default_rng(5 + unit.first).integers(1, 3, scores["quality"].shape)  # the largest are several
+        scores["confidence"] = (half / 2).astype(np.float32)
+        writer.write(unit, missing=missing, **scores)
+    if compacted:
+        monkeypatch.setattr("itd.store._rows.ROWS_PER_GROUP", 16)  # two configurations of the eight images
+        monkeypatch.setattr("itd.store.blocks.ROWS_AT_ONCE", 1)
+        assert compact(tmp_path / "r.parquet").compacted
     result = open_result(tmp_path / "r.parquet")
     result = result.kept() if kept else result
     read = pq.read_table(tmp_path / "r.parquet").to_pandas().sort_values(["config", "sample"])
@@ -106,9 +114,17 @@ def test_parts_one_row_and_the_whole_of_a_score_are_the_same(kept, tmp_path):
     assert len(units) == 2 and result.n == 7
     for column in ("rank", "confidence", "quality"):
         whole = read[column].to_numpy().reshape(6, 7)
-        parts: dict[int, np.ndarray] = {}
-        result.each_part(column, lambda samples, scores, parts=parts: parts.__setitem__(samples.start, scores))
-        assert np.concatenate([parts[start] for start in sorted(parts)], axis=1).tolist() == whole.tolist()
+        blocks: list[tuple[slice, slice, np.ndarray]] = []
+        result.each_block(column, lambda *block, blocks=blocks: blocks.append(block))
+        assert len(blocks) == (3 if compacted else 2)
+        put = np.full((6, 7), -1.0)
+        for configs, samples, scores in blocks:
+            assert (put[configs, samples] == -1).all()
+            put[configs, samples] = scores
+        assert put.tolist() == whole.tolist()
+        blocks.clear()
+        result.each_block(column, lambda *block, blocks=blocks: blocks.append(block), config=3)
+        assert len(blocks) == (1 if compacted else 2)
         assert [result.row(column, c).tolist() for c in range(6)] == whole.tolist()
         assert result.matrix(column).tolist() == whole.tolist()
     right = correctness(result)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from itd.errors import ResultError
-from itd.store import open_result, verify
-from itd.store.part import list_parts, read_columns, with_record
+from itd.store import compact, open_result, verify
+from itd.store.part import list_parts, read_columns, read_schema, rows_of_groups, with_record
 from itd.store.schema import SCORES
 from support import synthetic
 
@@ -27,9 +27,15 @@ def test_every_kind_of_byte_is_covered_and_a_flip_of_any_is_found(tmp_path):
     assert verify(folder).ok
 
 
-def test_a_flip_is_found_or_does_not_touch_what_is_read(tmp_path):
+@pytest.mark.parametrize("by_groups", [False, True])
+def test_a_flip_is_found_or_does_not_touch_what_is_read(by_groups, tmp_path, monkeypatch):
     scores = synthetic.make_scores(16, 8)
-    folder = synthetic.make_result(tmp_path / "r", scores, images_per_unit=8)
+    folder = synthetic.make_result(tmp_path / "r", scores, images_per_unit=4 if by_groups else 8)
+    if by_groups:
+        monkeypatch.setattr("itd.store._rows.ROWS_PER_GROUP", 40)
+        monkeypatch.setattr("itd.store.blocks.ROWS_AT_ONCE", 1)
+        compact(folder)
+        monkeypatch.setattr("itd.store.blocks.read_columns", None)  # which reads whole columns
     (part,) = folder.glob("*.parquet")
     data = part.read_bytes()
     rng = np.random.default_rng(1)
@@ -44,6 +50,22 @@ def test_a_flip_is_found_or_does_not_touch_what_is_read(tmp_path):
             found += 1
             assert part.name in str(error)
     assert found > 30
+
+
+def test_a_flip_in_a_column_is_found_before_its_row_groups_are_read(tmp_path):
+    """Page checksums do not cover the headers of pages."""
+    folder = synthetic.make_result(tmp_path / "r", synthetic.make_scores(16, 8), images_per_unit=8)
+    (part,) = list_parts(folder)
+    part = with_record(part)
+    assert rows_of_groups(part, "quality") == [128]
+    meta = read_schema(part)[1]
+    chunk = meta.row_group(0).column(meta.schema.names.index("quality"))
+    data = part.path.read_bytes()
+    for at in range(chunk.data_page_offset, chunk.data_page_offset + chunk.total_compressed_size, 7):
+        part.path.write_bytes(bytes([*data[:at], data[at] ^ 1, *data[at + 1 :]]))
+        with pytest.raises(ResultError, match="the bytes of column quality do not match its record"):
+            rows_of_groups(part, "quality")
+        assert rows_of_groups(part, "nll") == [128]
 
 
 def test_page_checksums_alone_find_a_flip_in_the_values(tmp_path):
