@@ -102,8 +102,14 @@ def patch(
     conventions = conventions or Conventions()
     if not isinstance(conventions, Conventions):
         raise ModelError(f"conventions is {type(conventions).__name__}; give an itd.Conventions")
+    if isinstance(sites, str):
+        entry_of(sites)  # before the copy
+    return patch_own(unpatched(model), sites, conventions)
+
+
+def patch_own(new: nn.Module, sites: str | Mapping[str, SitePaths], conventions: Conventions) -> DynamicModel:
+    """What `patch` gives, of a network that nobody else has and that was never patched: made of it, without a copy."""
     entry = entry_of(sites) if isinstance(sites, str) else sites.entry if isinstance(sites, AutoSites) else None
-    new = unpatched(model)
     resolved = resolve_sites(new, entry.sites if entry else as_sites(sites))
     for modules in resolved.values():
         for module in modules:

@@ -6,11 +6,11 @@ from typing import Any
 
 from itd.errors import ItdError, SpaceError
 from itd.layers.models import LEARNED
-from itd.patcher.model import DynamicModel, model_space, patch
+from itd.patcher.model import DynamicModel, model_space, patch_own
 from itd.patcher.packages import broken_packages
 from itd.patcher.registry import MODELS, build_model
 from itd.patcher.storage import WithoutStorage
-from itd.space import ATTRIBUTES
+from itd.space import ATTRIBUTES, Conventions
 
 
 def models(*, learned: bool = False) -> list[dict[str, Any]]:
@@ -49,10 +49,10 @@ def _counts(name: str) -> dict[str, int | None]:
     """attribute -> configurations; None throughout where the network cannot be built: the package's that has it."""
     try:
         with WithoutStorage():
-            model = patch(build_model(name), name)
+            model = patch_own(build_model(name), name, Conventions())
     except Exception:  # what is registered may read values
         try:
-            model = patch(build_model(name), name)
+            model = patch_own(build_model(name), name, Conventions())
         except ItdError:
             return dict.fromkeys(ATTRIBUTES)
     return {attribute: _count(model, attribute) for attribute in ATTRIBUTES}
