@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import difflib
 import errno
+import gc
 import importlib
 import os
 import shlex
@@ -244,6 +246,8 @@ def cli() -> None:
 
 def main() -> None:
     """What the `itd` script runs."""
+    # Or Python looks for cycles in all of torch as it ends: 1 s of the 4 s of `itd sites` (Python 3.11, torch 2.14).
+    atexit.register(gc.freeze)
     _open_closed()
     cli(prog_name="itd")
 

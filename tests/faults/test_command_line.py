@@ -7,6 +7,8 @@ import errno
 import importlib
 import re
 import string
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -19,6 +21,7 @@ from itd.text import visible
 from itd_cli.main import COMMANDS
 from support import synthetic
 from support.commands import one_line, run
+from support.forked import COMMAND
 
 
 @pytest.fixture
@@ -71,6 +74,12 @@ def test_what_a_terminal_would_act_on_is_escaped_and_all_else_stays() -> None:
         "\x00": r"\x00", "\udce9": r"\udce9", "\x7f": r"\x7f", "\u2028": r"\u2028",
     }.items():  # fmt: skip
         assert visible(raw) == shown
+
+
+def test_a_command_does_not_look_for_cycles_in_all_that_it_has_loaded_as_it_ends() -> None:
+    code = "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count() > 9)); "
+    done = subprocess.run([sys.executable, "-c", code + COMMAND, "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.splitlines()[1:] == ["True"]
 
 
 def test_names_of_files_reach_no_terminal_raw(tmp_path: Path) -> None:
