@@ -48,8 +48,10 @@ _GUARD = (
 )
 
 
-def start_server() -> None:
+def start_server(*modules: str) -> None:
     """Starts the program that processes are forked from, where it does not run yet; it loads torch in the meantime.
+
+    modules: that it loads beside those of `PRELOADED`.
 
     Best before anything touches CUDA, from the thread that computes. Raises SystemExit in a process that only runs a
     script again to find what is defined in it: that script lacks its guard.
@@ -61,7 +63,7 @@ def start_server() -> None:
     from multiprocessing import forkserver, resource_tracker
 
     if forkserver._forkserver._preload_modules == ["__main__"]:  # type: ignore[attr-defined]  # nobody else chose any
-        forkserver.set_forkserver_preload(PRELOADED)
+        forkserver.set_forkserver_preload([*PRELOADED, *modules])
     resource_tracker.ensure_running()  # by itself, as it unblocks signals
     numbers = {getattr(signal, name) for name in LEFT_TO_US}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)  # which all that it starts inherits

@@ -35,7 +35,7 @@ class LocalCrew:
             print(_GUARD, file=sys.stderr, flush=True)  # the fork server prints nothing of what ends its children
             raise SystemExit(1)
         self.devices = tuple(devices)
-        start_server()
+        start_server("itd.runner.member")  # which loads torchvision, in 1.5 s of each worker otherwise
         self.context = multiprocessing.get_context(START)
         self.started: list[LocalRemote] = []
         self._notes = Notes()
