@@ -3,9 +3,8 @@
 import io
 import os
 import re
-import subprocess
-import sys
 import threading
+from subprocess import DEVNULL
 
 import click
 import pytest
@@ -15,6 +14,7 @@ from itd.weights.digits import RECIPES, Recipe
 from itd_cli import progress as module
 from itd_cli.main import COMMANDS, cli
 from itd_cli.progress import Progress, mode_of, progress_option
+from support.forked import COMMAND, Forked, forked
 
 SMALL = ["sweep", "--model", "resnet18", "--attr", "dilation", "--sites", "CD", "--options", "1,2", "--data", "digits",
          "--weights", "none", "--crop", "32", "--device", "cpu"]  # fmt: skip
@@ -181,8 +181,8 @@ def test_a_bar_says_what_a_line_says():
 def test_a_pseudo_terminal_gets_a_bar(tmp_path):
     pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "itd_cli.main", *SMALL, "--limit", "3", "--out", str(tmp_path / "r.parquet")]
-    child = subprocess.Popen(command, stderr=theirs, env={**os.environ, "TERM": "xterm"})
+    args = [*SMALL, "--limit", "3", "--out", tmp_path / "r.parquet"]
+    child = Forked(COMMAND, *args, stdout=DEVNULL, stderr=theirs, env={**os.environ, "TERM": "xterm"})
     os.close(theirs)
     text = b""
     while True:
@@ -199,10 +199,10 @@ def test_a_pseudo_terminal_gets_a_bar(tmp_path):
 
 def test_a_sweep_into_a_file_has_plain_lines_and_goes_on_counting(tmp_path):
     file = tmp_path / "log.txt"
-    command = [sys.executable, "-m", "itd_cli.main", *SMALL, "--out", str(tmp_path / "r.parquet"), "--limit"]
+    args = [*SMALL, "--out", tmp_path / "r.parquet", "--limit"]
     for limit, first in (("24", None), ("40", "itd: 24/40 images (60%)")):
         with open(file, "w") as stream:
-            assert subprocess.run([*command, limit], stderr=stream).returncode == 0
+            assert forked(COMMAND, *args, limit, stderr=stream).returncode == 0
         text = file.read_text()
         assert "\r" not in text and all(line.startswith("itd: ") for line in text.splitlines()), text
         shown = [line for line in text.splitlines() if "%)" in line]

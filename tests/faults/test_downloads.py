@@ -6,8 +6,6 @@ import hashlib
 import io
 import os
 import signal
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from itd.data.cifar import CIFAR100, fetched
 from itd.data.open import open_images
 from itd.errors import DataError, ModelError
 from itd.weights.load import load_weights
+from support.forked import Forked
 
 LABELS = (3, 77, 99, 0)
 NAME = CIFAR100.url.rsplit("/", 1)[-1]
@@ -127,8 +126,7 @@ print((fetched(CIFAR100) / "test.bin").stat().st_size)
 
 def test_two_at_once_fetch_once(archive: bytes, tmp_path: Path) -> None:
     (tmp_path / "archive").write_bytes(archive)
-    command = [sys.executable, "-c", TWO, str(tmp_path / "archive")]
-    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    runs = [Forked(TWO, tmp_path / "archive") for _ in range(2)]
     for run in runs:
         out, err = run.communicate(timeout=120)
         assert out.strip() == str(len(LABELS) * 3074), err[-500:]
@@ -141,11 +139,7 @@ def test_a_killed_holder_of_the_lock_stops_nobody(downloads: list[str], tmp_path
         "import sys, time\nfrom pathlib import Path\nfrom itd.files import locked\n"
         "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(100)\n"
     )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "cache" / "cifar-100-binary.lock")],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    holder = Forked(code, tmp_path / "cache" / "cifar-100-binary.lock")
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
     os.kill(holder.pid, signal.SIGKILL)
     holder.communicate()

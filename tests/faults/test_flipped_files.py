@@ -9,8 +9,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,10 +18,10 @@ from itd.errors import ItdError, ItdWarning
 from itd.selectors.selector import load_selector
 from itd.space import Setting
 from itd.space.listed import SpaceList, read_space, write_space
+from support.forked import MODULE, forked
 from support.fuzzed_files import some_selector
 from support.fuzzing import SOAK
 
-TESTS = Path(__file__).resolve().parents[1]
 USUAL, SOAKED = 30, 300
 KINDS = 7
 
@@ -32,14 +30,7 @@ def test_flips_are_found_or_harmless(tmp_path: Path) -> None:
     count, seed = (SOAKED, random.SystemRandom().randrange(2**32)) if SOAK else (USUAL, 0)
     seed = int(os.environ.get("ITD_SOAK_SEED") or seed)
     print(f"ITD_SOAK_SEED={seed}")
-    environment = {
-        **os.environ, "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]),
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "support.flipped_files", str(count), str(seed), str(tmp_path)], env=environment,
-        text=True, capture_output=True, timeout=120 * max(1, count / USUAL), check=False,
-    )  # fmt: skip
+    done = forked(MODULE, "support.flipped_files", count, seed, tmp_path, timeout=120 * max(1, count / USUAL))
     print(done.stdout)
     assert done.returncode == 0, (done.returncode, done.stderr[-3000:], done.stdout)
     kinds = [json.loads(line) for line in done.stdout.splitlines()]

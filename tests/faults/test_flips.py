@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from support.flipped import KINDS, UNMENDED
+from support.forked import MODULE, forked
 from support.fuzzing import SOAK
 
 ALL_FOUND = ("part", "configs", "samples")
@@ -25,9 +24,7 @@ ALL_FOUND = ("part", "configs", "samples")
 def test_a_flipped_bit_is_found_or_harmless(kind: str, tmp_path: Path) -> None:
     count = 300 if SOAK else 40
     seed = int(os.environ.get("ITD_SOAK_SEED") or random.SystemRandom().randrange(2**32)) if SOAK else 0
-    command = [sys.executable, "-m", "support.flipped", kind, str(count), str(seed), str(tmp_path)]
-    here = Path(__file__).parents[1]
-    done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=600, check=False)
+    done = forked(MODULE, "support.flipped", kind, count, seed, tmp_path, timeout=600)
     assert done.returncode == 0, f"ITD_SOAK_SEED={seed}\n{done.stderr[-3000:]}"
     found = json.loads(done.stdout)
     print(f"{kind}: {found} (ITD_SOAK_SEED={seed})")

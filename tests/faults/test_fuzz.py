@@ -7,27 +7,19 @@ they are N times as many, of another seed each time, which is printed: ITD_SOAK_
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from support.forked import MODULE, forked
 from support.fuzzing import GROUPS, LAST, SOAK
-
-TESTS = Path(__file__).resolve().parents[1]
 
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_nothing_that_is_drawn_is_a_traceback_a_signal_or_a_hang(group: str, tmp_path: Path) -> None:
-    environment = {
-        **os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path), "ITD_CACHE": str(tmp_path / "cache"),
-        "PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]),
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-m", "support.fuzzing", group, str(tmp_path)], env=environment, cwd=tmp_path, text=True,
-        stdin=subprocess.DEVNULL, capture_output=True, timeout=300 * max(1, SOAK), check=False,
-    )  # fmt: skip
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "ITD_CACHE": str(tmp_path / "cache")}
+    limit_s = 300 * max(1, SOAK)
+    done = forked(MODULE, "support.fuzzing", group, tmp_path, env=environment, cwd=tmp_path, timeout=limit_s)
     print(done.stdout)
     last = tmp_path / LAST
     case = last.read_text("utf-8") if last.exists() else "none"

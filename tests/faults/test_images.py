@@ -7,7 +7,6 @@ import random
 import socket
 import struct
 import subprocess
-import sys
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -24,6 +23,7 @@ from itd.data.open import open_images
 from itd.data.preprocess import Preprocess
 from itd.errors import DataError, ItdError, ItdWarning
 from support.commands import one_line, run
+from support.forked import forked
 
 LIMIT_BYTES = 2 * 10**9
 
@@ -60,9 +60,7 @@ def in_child(code: str, *args: object, address_space: int | None = None) -> subp
     load = "import sys\nfrom itd.data.decode import decoded\nfrom itd.data.preprocess import Preprocess\n"
     load += "Preprocess()(__import__('PIL.Image').Image.new('RGB', (300, 300)))\n"
     program = load + (limit if address_space else "") + code
-    return subprocess.run(
-        [sys.executable, "-c", program, *map(str, args)], capture_output=True, text=True, timeout=120, check=False
-    )
+    return forked(program, *args, timeout=120)
 
 
 def test_no_shape_takes_more_than_two_gigabytes(tmp_path: Path) -> None:

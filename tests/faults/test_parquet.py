@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from itd.store import open_result
 from itd.store.schema import SCORES
 from support import synthetic
 from support.commands import run
+from support.forked import forked
 
 FLIPS = """
 import sys
@@ -59,9 +58,7 @@ def alone(folder: Path, tmp_path: Path) -> Path:
 
 
 def test_no_flip_in_a_file_by_itself_ends_the_process(alone: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", FLIPS, str(alone), "0", "600"], capture_output=True, text=True, timeout=120, check=False
-    )
+    done = forked(FLIPS, alone, 0, 600, timeout=120)
     assert done.returncode == 0, (done.returncode, done.stderr[-800:])
     assert int(done.stdout) > 200
 

@@ -24,6 +24,7 @@ from itd_cli.main import BUG, cli
 from itd_cli.signals import command_line, quoted
 from support import synthetic
 from support.commands import run
+from support.forked import COMMAND, Forked, forked
 
 if sys.platform == "win32":
     pytest.skip("signals of POSIX", allow_module_level=True)
@@ -168,14 +169,8 @@ def test_training_goes_on_by_the_printed_command_to_the_same_weights(tmp_path, m
 
 
 def start(*args: str, **how) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, *args],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        **how,
-    )
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, *args], stdout=pipe, stderr=pipe, text=True, start_new_session=True, **how)
 
 
 APART = "from itd.data import processes; processes.cuda_is_in_use = lambda: True; from itd_cli import main; main.main()"
@@ -184,17 +179,21 @@ APART = "from itd.data import processes; processes.cuda_is_in_use = lambda: True
 
 @pytest.mark.parametrize(
     ("program", "name"),
-    [(("-m", "itd_cli.main"), "SIGTERM"), (("-c", APART), "SIGTERM"), (("-c", APART), "SIGINT")],
+    [(None, "SIGTERM"), (APART, "SIGTERM"), (APART, "SIGINT")],
     ids=["forked", "apart", "apart-interrupted"],
 )
 def test_a_sweep_whose_whole_group_is_sent_a_signal_leaves_no_process_and_goes_on(
-    program: tuple[str, str], name: str, tmp_path
+    program: str | None, name: str, tmp_path
 ) -> None:
-    """As schedulers and terminals do it: to the processes that decode too, of which none may print, nor live on."""
+    """As schedulers and terminals do it: to the processes that decode too, of which none may print, nor live on.
+
+    Once with the interpreters that a user starts, for both commands.
+    """
     out = tmp_path / "my result.parquet"
     args = ["sweep", *DIGITS, "--attr", "dilation", "--sites", "CD", "--limit", "24", "--workers", "2"]
     args += ["--progress", "log", "--out", str(out)]
-    with start(*program, *args) as child:
+    whole = program is None
+    with start("-m", "itd_cli.main", *args) if whole else Forked(program, *args, start_new_session=True) as child:
         seen = []
         while not seen or "images (" not in seen[-1]:
             seen.append(child.stderr.readline())
@@ -209,7 +208,9 @@ def test_a_sweep_whose_whole_group_is_sent_a_signal_leaves_no_process_and_goes_o
             os.killpg(child.pid, 0)
             time.sleep(0.1)  # orphans that were killed are somebody else's to collect
     assert open_result(out).images_done < 24
-    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    started_by, words = [sys.executable, "-m", "itd_cli.main"], shlex.split(command)
+    assert words[:3] == started_by
+    done = subprocess.run(command, shell=True, capture_output=True, text=True) if whole else forked(COMMAND, *words[3:])
     assert done.returncode == 0, done.stderr
     result = open_result(out)
     assert not result.partial and len(np.unique(result.samples)) == len(result.samples) == 24

@@ -7,11 +7,10 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import warnings
 from pathlib import Path
+from subprocess import DEVNULL
 
 import numpy as np
 import pandas as pd
@@ -39,6 +38,7 @@ from itd.patcher import MODELS, ModelEntry
 from itd.patcher.registry import _BUILDERS
 from itd.space import Setting
 from itd.store import open_result, verify
+from support.forked import Forked
 from support.networks import SITES, MyNet, by_hand
 
 SHAPE = (3, 20, 24)
@@ -336,7 +336,7 @@ def test_killed_and_resumed_it_ends_in_the_rows_of_an_uninterrupted_run(tmp_path
     out, kills = tmp_path / "killed.parquet", 0
     code = CHILD.replace("import itd\n", f"sys.path.insert(0, {tests!r})\nimport itd\n", 1)
     while kills < 2:
-        child = subprocess.Popen([sys.executable, "-c", code, str(out), str(tmp_path)])
+        child = Forked(code, out, tmp_path, stdout=DEVNULL, stderr=DEVNULL)
         wanted = len(list(out.glob("part-*"))) + 2
         while child.poll() is None and len(list(out.glob("part-*"))) < wanted:
             time.sleep(0.002)

@@ -2,11 +2,10 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from subprocess import DEVNULL
 
 import numpy as np
 import pandas as pd
@@ -35,6 +34,7 @@ from itd.space import Setting, SpaceList, write_space
 from itd.store import open_result, verify
 from itd_cli.plan import start_notes
 from support import synthetic
+from support.forked import Forked
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ def test_killed_again_and_again_the_rerun_gives_the_rows_of_an_uninterrupted_run
     sweep(whole, quiet=True)
     out, kills = tmp_path / "killed.parquet", 0
     while kills < 4:
-        child = subprocess.Popen([sys.executable, "-c", CHILD, str(out)])
+        child = Forked(CHILD, out, stdout=DEVNULL, stderr=DEVNULL)
         wanted = len(list(out.glob("part-*"))) + 2
         while child.poll() is None and len(list(out.glob("part-*"))) < wanted:
             time.sleep(0.002)

@@ -6,13 +6,12 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from subprocess import DEVNULL
 
 import pytest
 
@@ -22,6 +21,7 @@ from itd.process import Process, is_gone, machine
 from itd.runner.job import SweepJob
 from itd.runner.run import SweepStart
 from itd.store import at_work, open_result
+from support.forked import SCRIPT, Forked, forked
 from support.rows_of_work import require_same
 from support.work import WAIT_S, Images, busy, make_job, wait_for
 
@@ -71,15 +71,11 @@ def test_a_unit_over_which_every_worker_dies_ends_the_run_and_the_others_are_the
 def test_workers_end_with_the_process_that_drives_them(tmp_path: Path, alone: Path) -> None:
     out = tmp_path / "r.parquet"
     code = (
-        "import sys; sys.path[:0] = sys.argv[2:]\n"
-        "from itd import sweep; from support.work import make_job\n"
-        "if __name__ == '__main__':\n"
-        "    how = dict(devices='cpu*2', batch_size=2, images_per_unit=2, quiet=True)\n"
-        "    sweep(make_job(pause_s=0.2), out=sys.argv[1], **how)\n"
+        "import sys; from itd import sweep; from support.work import make_job\n"
+        "how = dict(devices='cpu*2', batch_size=2, images_per_unit=2, quiet=True)\n"
+        "sweep(make_job(pause_s=0.2), out=sys.argv[1], **how)\n"
     )
-    script = tmp_path / "script.py"
-    script.write_text(code)
-    driver = subprocess.Popen([sys.executable, str(script), str(out), *sys.path])
+    driver = Forked(code, out, stdout=DEVNULL, stderr=DEVNULL)
     pids = busy(out, 2)
     driver.kill()
     driver.wait()
@@ -92,13 +88,10 @@ def test_workers_end_with_the_process_that_drives_them(tmp_path: Path, alone: Pa
 def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys; sys.path[:0] = sys.argv[2:]\n"
-        "from itd import sweep; from support.work import make_job\n"
+        "import sys; from itd import sweep; from support.work import make_job\n"
         "sweep(make_job(4), out=sys.argv[1], devices=['cpu'], quiet=True)\n"
     )
-    ended = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "r"), *sys.path], capture_output=True, text=True, timeout=300
-    )
+    ended = forked(SCRIPT, script, tmp_path / "r")
     assert ended.returncode == 1 and 'put what calls itd under `if __name__ == "__main__":`' in ended.stderr
 
 
@@ -106,19 +99,12 @@ def test_two_runs_on_one_result_share_its_units(tmp_path: Path, alone: Path) -> 
     """Each in a process of its own, as tracing a network is for one thread of a process at a time."""
     out = tmp_path / "r.parquet"
     code = (
-        "import sys; sys.path[:0] = sys.argv[2:]\n"
-        "from itd import sweep; from support.work import make_job\n"
+        "import sys; from itd import sweep; from support.work import make_job\n"
         "job = make_job(pause_s=0.05, at_home=True)\n"
-        "sys.stdin.readline()\n"
         "report = sweep(job, out=sys.argv[1], device='cpu', batch_size=2, images_per_unit=2, quiet=True)\n"
         "print(report.done, report.left)\n"
     )
-    command = [sys.executable, "-c", code, str(out), *sys.path]
-    runs = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    for run in runs:
-        assert run.stdin is not None
-        run.stdin.write("\n")
-        run.stdin.flush()
+    runs = [Forked(code, out, stderr=DEVNULL) for _ in range(2)]
     said = [run.communicate(timeout=WAIT_S)[0].split() for run in runs]
     done, left = zip(*(map(int, words) for words in said), strict=True)
     assert [run.returncode for run in runs] == [0, 0] and left == (0, 0)
@@ -199,6 +185,16 @@ def test_a_worker_refuses_another_job(tmp_path: Path) -> None:
     assert isinstance(lost, ItdError) and "cannot go to" in str(lost)
     assert isinstance(refused, ModelError) and "a worker has another job" in str(refused)
     assert 'weights_sha256 is "000' in str(refused)
+
+
+def test_what_all_workers_load_is_loaded_once() -> None:
+    code = (
+        "from multiprocessing import forkserver; import torch; from itd.runner.local import LocalCrew\n"
+        "forkserver.ensure_running = lambda: None\n"
+        "LocalCrew([torch.device('cpu')])\n"
+        "print(*forkserver._forkserver._preload_modules)\n"
+    )
+    assert forked(code).stdout.split() == ["itd.data.loader", "itd.runner.member"]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import subprocess
-import sys
+
+from support.forked import forked
 
 _LIMIT = """
 import os, resource, sys
@@ -19,7 +20,4 @@ def in_child(code: str, *args: object, spare_bytes: int, seconds: float) -> subp
     It calls `limit()` once it has loaded what it needs: from there on it has as much address space as it has then, and
     `spare_bytes` beyond. A child that takes longer than `seconds` fails the test.
     """
-    program = _LIMIT.format(spare=spare_bytes) + code
-    return subprocess.run(
-        [sys.executable, "-c", program, *map(str, args)], capture_output=True, text=True, timeout=seconds, check=False
-    )
+    return forked(_LIMIT.format(spare=spare_bytes) + code, *args, timeout=seconds)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from subprocess import DEVNULL
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from itd.training.rof import RofRequest, draw_configs, rof, rof_objective
 from itd.training.schedule import Schedule
 from itd.training.trainer import RunFiles
 from itd_cli.main import cli
+from support.forked import COMMAND, Forked, forked
 
 SMALL = Schedule(epochs=3, batch_size=8, lr=0.01)
 
@@ -160,10 +162,9 @@ rof(RofRequest("resnet18", "dilation", options=("1,2",), data="digits", weights=
 
 
 def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(request_, tmp_path):
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     whole, killed = tmp_path / "whole.safetensors", tmp_path / "killed.safetensors"
-    subprocess.run([sys.executable, "-c", CHILD, str(whole)], env=env, check=True)
-    child = subprocess.Popen([sys.executable, "-c", CHILD, str(killed)], env=env)
+    assert forked(CHILD, whole).returncode == 0
+    child = Forked(CHILD, killed, stdout=DEVNULL, stderr=DEVNULL)
     log = killed.with_suffix(".csv")
     while child.poll() is None and not (
         killed.with_suffix(".checkpoint").exists() and len(log.read_text().splitlines()) > 5
@@ -172,7 +173,7 @@ def test_a_killed_run_goes_on_to_the_same_weights_bit_for_bit(request_, tmp_path
     child.send_signal(signal.SIGKILL)
     child.wait()
     assert not killed.exists()
-    subprocess.run([sys.executable, "-c", CHILD, str(killed)], env=env, check=True)
+    assert forked(CHILD, killed).returncode == 0
     one, two = load_file(whole), load_file(killed)
     assert list(one) == list(two) and all(torch.equal(one[name], two[name]) for name in one)
     assert whole.with_suffix(".csv").read_text() == log.read_text()
@@ -277,14 +278,12 @@ def test_two_processes_of_torchrun_train_the_same_weights_as_one(tmp_path):
     shared between processes."""
     given = ["rof", "--model", "resnet18", "--attr", "dilation", "--sites", "CD", "--data", "digits", "--weights"]
     given += ["none", "--epochs", "2", "--epoch-images", "32", "--bn", "frozen", "--lr", "0.01", "--val-limit", "1"]
+    alone = [*given, "--batch-size", "16", "--out", str(tmp_path / "one.safetensors")]
+    assert forked(COMMAND, *alone).returncode == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    command += ["itd_cli.main", *given, "--batch-size", "8", "--out", str(tmp_path / "two.safetensors")]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for name, start, batch in (
-        ("one", [sys.executable, "-m", "itd_cli.main"], 16),
-        ("two", [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m",
-                 "itd_cli.main"], 8),
-    ):  # fmt: skip
-        command = [*start, *given, "--batch-size", str(batch), "--out", str(tmp_path / f"{name}.safetensors")]
-        subprocess.run(command, check=True, capture_output=True, timeout=300, env=environment)
+    subprocess.run(command, check=True, capture_output=True, timeout=300, env=environment)
     one, two = (load_file(tmp_path / f"{name}.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys() and not (one["bn1.weight"] == 1).all()
     assert all(torch.allclose(one[name].float(), two[name].float(), atol=1e-5) for name in one)
