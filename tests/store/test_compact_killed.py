@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import pytest
 import itd
 from itd.store import open_result, verify
 from support import synthetic
+from support.forked import forked
 from support.rows import in_order, part_names
 
 IMAGES, CONFIGS = 10, 4
@@ -20,11 +19,11 @@ SCORES = synthetic.make_scores(CONFIGS, IMAGES, seed=4)
 GONE = np.isin(np.arange(IMAGES), [5])
 
 CHILD = """
-import os, pathlib, runpy, shutil, signal, sys, types
+import os, pathlib, shutil, signal, sys
 import itd
-from itd.store import ResultWriter
-helper, source, where, what = sys.argv[1], sys.argv[2], pathlib.Path(sys.argv[3]), sys.argv[4]
-s = types.SimpleNamespace(**runpy.run_path(helper))
+from support import synthetic as s
+source, where, what = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3]
+itd.compact  # is loaded here, once
 
 def act(folder, moment):  # in a process of its own, which dies before the moment-th change of the result
     left = moment
@@ -73,9 +72,7 @@ def source(tmp_path: Path) -> Path:
 def killed_at_each_step(source: Path, where: Path, what: str) -> list[Path]:
     """A copy of the result for each step at which a process died; the last one ended by itself."""
     where.mkdir()
-    helper = Path(synthetic.__file__)
-    command = [sys.executable, "-c", CHILD, str(helper), str(source), str(where), what]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = forked(CHILD, source, where, what, timeout=120)
     assert done.returncode == 0, done.stderr
     return [where / str(number) for number in range(1, int(done.stdout) + 1)]
 

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import DEVNULL
 
 import numpy as np
 import pandas as pd
 
 from itd.store import open_result, verify
 from support import synthetic
-
-HELPER = Path(__file__).parents[1] / "support" / "synthetic.py"
+from support.forked import Forked
 
 IMAGES, CONFIGS = 24, 6
 
 CHILD = """
-import os, pathlib, runpy, signal, sys, types
-helper, folder, moment = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3])
-s = types.SimpleNamespace(**runpy.run_path(helper))
+import os, pathlib, signal, sys
+from support import synthetic as s
+folder, moment = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 scores = s.make_scores(6, 24)
 left = moment
 
@@ -40,9 +38,8 @@ for unit in writer.todo():
 """
 
 
-def start(folder: Path, moment: int) -> subprocess.Popen:
-    command = [sys.executable, "-c", CHILD, str(HELPER), str(folder), str(moment)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def start(folder: Path, moment: int) -> Forked:
+    return Forked(CHILD, folder, moment, stderr=DEVNULL)
 
 
 def check_same_rows(folder: Path, tmp_path: Path) -> None:
