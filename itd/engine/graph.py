@@ -96,7 +96,8 @@ def build_graph(
     """The operators of a traced network.
 
     dtype, device: of weights and activations; folding is done in float64. optimise: fold, fuse and factor; False keeps
-    the plain operators, for counting. moving: paths of the sites' layers that take a setting; None is all.
+    the plain operators, for counting alone: convolutions then have the shapes of their weights and not the values.
+    moving: paths of the sites' layers that take a setting; None is all.
     """
     return _Builder(traced, dtype, torch.device(device), optimise, moving).build()
 
@@ -309,9 +310,11 @@ class _Builder:
 
     def _folded(self, node: fx.Node, conv: nn.Conv2d) -> tuple[fx.Node, tuple[Tensor, Tensor | None]]:
         """The convolution's weight and bias with the normalisation after it folded in, and the last node covered."""
+        if not self.optimise:
+            return node, (conv.weight.detach().to("meta", self.dtype), None)
         weight, bias = conv.weight.detach().double(), conv.bias
         bias = None if bias is None else bias.detach().double()
-        follower = _only_user(node) if self.optimise else None
+        follower = _only_user(node)
         norm = self.modules.get(str(follower.target)) if follower is not None and follower.op == "call_module" else None
         if follower is not None and isinstance(norm, nn.BatchNorm2d) and _has_statistics(norm):
             scale, shift = _scale_shift(norm)

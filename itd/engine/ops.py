@@ -134,7 +134,8 @@ class ConvOp(Op):
 
     weight: (O, I/g, kh, kw); bias: (O,) or None, in float32 whatever the weight is in. Called with x (N, I, H, W) and,
     where something is added before the activation, `other` (N, O, H', W'), which may be in pieces. trims: whether taps
-    that meet padding alone are left out, and not counted.
+    that meet padding alone are left out, and not counted. inside: the bias where it is of the weight's type, as torch
+    wants it; added: (1, O, 1, 1), where it is not.
     """
 
     windowed = True
@@ -153,6 +154,8 @@ class ConvOp(Op):
     ) -> None:
         self.weight = weight.contiguous(memory_format=CHANNELS_LAST)
         self.bias = bias
+        self.inside = bias if bias is None or bias.dtype == weight.dtype else None
+        self.added = None if bias is self.inside or bias is None else bias.view(1, -1, 1, 1)
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         self.activation = activation
         self.pointwise = weight.shape[2:] == (1, 1) and stride == (1, 1) and padding == (0, 0)
@@ -202,11 +205,8 @@ class ConvOp(Op):
         return out
 
     def _convolved(self, x: Tensor) -> Tensor:
-        inside = self.bias if self.bias is None or self.bias.dtype == self.weight.dtype else None
-        out = F.conv2d(x, self.weight, inside, self.stride, self.padding, self.dilation, self.groups)
-        if inside is not self.bias and self.bias is not None:
-            out = out.add_(self.bias.view(1, -1, 1, 1))
-        return out
+        out = F.conv2d(x, self.weight, self.inside, self.stride, self.padding, self.dilation, self.groups)
+        return out if self.added is None else out.add_(self.added)
 
     def _trim(self, size: torch.Size) -> ConvOp:
         """A dilation as wide as the map leaves one row or column of taps; with all of them oneDNN is far slower."""
