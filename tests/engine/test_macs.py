@@ -1,5 +1,7 @@
 """Multiply-accumulates counted by intercepting what is executed, against DESIGN's table and against the plan."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,11 @@ TABLE = {
 CASES = [(m, a) for m, by in TABLE.items() for a in by]
 
 
+@pytest.fixture(autouse=True)
+def _quickly(monkeypatch):
+    engine.quick_normalisation(monkeypatch)  # which multiplies nothing that is counted
+
+
 def counted(run):
     """GMAC of what `run` executes, by torch's own counter (a FLOP there is half a multiply-accumulate)."""
 
@@ -29,24 +36,40 @@ def counted(run):
 
     conv._get_raw = True
     mapping = {torch.ops.mkldnn._convolution_pointwise: conv}
-    run()  # the first run also works out shapes, on meta tensors, which the counter would see
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         run()
     return counter.get_total_flops() / 2e9
 
 
+def counted_again(run):
+    """`counted` of a second run: the first also works out shapes, on meta tensors, which the counter would see."""
+    run()
+    return counted(run)
+
+
+@functools.cache
+def network(name, classes):
+    return patch(build_model(name, classes), name)
+
+
 def patched(name, attribute, **options):
-    model = patch(build_model(name, 1000 if not options else 10), name)
+    model = network(name, 1000 if not options else 10)
     return model, model_space(model, [attribute], entry=MODELS[name], **options)
+
+
+@functools.cache
+def costs(name, attribute):
+    """Of an image at every configuration: plain forwards, and the tree."""
+    return engine.costs(*patched(name, attribute), 224)
 
 
 @pytest.mark.parametrize(("name", "attribute"), CASES)
 def test_the_tree_executes_what_the_table_says(name, attribute):
     model, space = patched(name, attribute)
     executor = engine.tree(model, space, device="meta", budget_bytes=1 << 34)
-    got = counted(lambda: executor.run(torch.empty(1, 3, 224, 224, device="meta"), lambda *_: None))
+    got = counted_again(lambda: executor.run(torch.empty(1, 3, 224, 224, device="meta"), lambda *_: None))
     assert got == pytest.approx(TABLE[name][attribute][1], rel=0.01)
-    plain, tree = engine.costs(model, space, 224)
+    plain, tree = costs(name, attribute)
     assert got == pytest.approx(tree.macs / 1e9, rel=1e-6)
     assert sum(plain.per_config) / 1e9 == pytest.approx(TABLE[name][attribute][0], rel=0.01)
 
@@ -65,7 +88,7 @@ def test_strides_one_to_four_share_one_convolution_and_what_is_pointwise_after_i
 @pytest.mark.parametrize(("name", "attribute"), CASES)
 def test_nominal_macs_are_what_a_plain_forward_executes(name, attribute):
     model, space = patched(name, attribute)
-    plain, _ = engine.costs(model, space, 224)
+    plain, _ = costs(name, attribute)
     executor = PlainExecutor(model, space, device="meta")
     for number in (0, len(space) // 2, len(space) - 1, space.default):
         pixels = torch.empty(1, 3, 224, 224, device="meta")
@@ -78,15 +101,17 @@ def test_a_cpu_executes_what_was_planned(attribute):
     model, space = patched("resnet18", attribute, swept=["C", "D"])
     executor = engine.tree(model, space)
     _, tree = engine.costs(model, space, 64)
-    got = counted(lambda: executor.run(torch.zeros(1, 3, 64, 64), lambda *_: None))
+    got = counted_again(lambda: executor.run(torch.zeros(1, 3, 64, 64), lambda *_: None))
     assert got == pytest.approx(tree.macs / 1e9, rel=1e-6)
 
 
 def test_a_really_dynamic_network_runs_only_what_was_chosen():
     model, space = patched("resnet18", "stride", options={})
-    network, plain = engine.routed(model, space), np.array(engine.costs(model, space, 64)[0].per_config)
-    macs = np.array(network.program.prefix_costs((3, 64, 64)).per_config)
+    routed, plain = engine.routed(model, space), np.array(engine.costs(model, space, 64)[0].per_config)
+    macs = np.array(routed.program.prefix_costs((3, 64, 64)).per_config)
     assert (macs <= plain).all() and (macs >= 0.8 * plain).all()  # less what meets padding alone
     for configs in ([0, 94], [17, 17], [40, 41], [12]):
-        got = counted(lambda configs=configs: network.logits(torch.randn(len(configs), 3, 64, 64), np.array(configs)))
+        got = counted_again(
+            lambda configs=configs: routed.logits(torch.randn(len(configs), 3, 64, 64), np.array(configs))
+        )
         assert got == pytest.approx(macs[configs].sum() / 1e9, rel=1e-6)
