@@ -11,6 +11,7 @@ from itd.engine.plain import PlainExecutor
 from itd.patcher import build_model, model_space, patch
 from itd.patcher.model import measured_stem_stride
 from support import engine
+from support.networks import narrow_head
 
 SMALL = ["convnext_tiny", "efficientnet_b0", "efficientnet_v2_s", "mobilenet_v3_small", "regnet_y_400mf", "vgg11_bn"]
 DILATIONS = {"A": (1, 3), "B": (1, 2), "C": (1, 2), "D": (1, 3)}
@@ -31,6 +32,8 @@ def network_of(name):
     """Random weights, and the statistics of images: with others so deep a network forgets what it is shown."""
     torch.manual_seed(0)
     network = build_model(name, 10).train()
+    if name == "vgg11_bn":
+        narrow_head(network)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0

@@ -12,6 +12,7 @@ from itd.patcher import MODELS, Conventions, build_model, model_space, parse_sit
 from itd.patcher.model import measured_stem_stride
 from itd.space import SITES
 from support import engine
+from support.networks import narrow_head
 
 FAMILIES = ["resnet18", "resnet50", "resnext50_32x4d", "mobilenet_v2", "densenet121"]
 THIN = {"stride": (0.5, 1, 2, 3), "dilation": (1, 3), "size": (1, 3, 7)}
@@ -65,7 +66,7 @@ def test_tree_equals_plain(name, attribute, device, random_network):
         options |= {("A", a): (1, 2) for _, a in options if ("A", a) not in MODELS[name].fixed}
         options |= {("B", "stride"): (2, 3), ("C", "stride"): (0.5, 2), ("D", "stride"): (0.5, 1, 4)}
     if attribute == "size":
-        options |= {("A", "size"): (1, 7), ("B", "size"): (3, 5)}
+        options |= {("A", "size"): (1, 7), ("B", "size"): (3, 5), ("C", "size"): (1, 3), ("D", "size"): (3, 7)}
     space = model_space(model, [attribute], entry=MODELS[name], options=options, stride_range=(2, 64))
     sites = [s for i, s in enumerate(SITES) if len({c[i] for c in space.configs}) > 1]
     assert sites == list("BCD" if (name, attribute) == ("resnet18", "stride") else "ABCD")
@@ -173,7 +174,7 @@ def test_tree_equals_plain_for_any_traceable_network(attribute):
 
 @pytest.mark.parametrize("name", ["vgg11_bn", "shufflenet_v2_x0_5", "mnasnet0_5", "squeezenet1_1"])
 def test_sites_by_path_work_on_other_torchvision_networks(name, random_network):
-    network = random_network(name)
+    network = narrow_head(random_network(name)) if name == "vgg11_bn" else random_network(name)
     convs = [
         path
         for path, m in network.named_modules()
@@ -304,4 +305,6 @@ def test_own_values_that_differ_within_a_site_are_refused(random_network):
 ])  # fmt: skip
 def test_the_stem_stride_of_a_network_by_path_counts_every_layer(name, text, expected):
     sites, _ = parse_sites(name, text)
-    assert measured_stem_stride(patch(build_model(name, 10), sites)) == expected
+    with torch.device("meta"):
+        model = patch(build_model(name, 10), sites)
+    assert measured_stem_stride(model) == expected

@@ -55,6 +55,14 @@ class Output:
 SITES = {"A": "stem.conv", "B": ["block2.conv", "block2.project"]}
 
 
+def narrow_head(vgg: nn.Module) -> nn.Module:
+    """A VGG of torchvision whose hidden linear layers are 32 wide, as they take longer than all that can be a site."""
+    head = vgg.classifier
+    head[0], head[3] = nn.Linear(head[0].in_features, 32), nn.Linear(32, 32)
+    head[6] = nn.Linear(32, head[6].out_features)
+    return vgg
+
+
 def convolved(x, conv: nn.Conv2d, stride=None, dilation=None, size=None):
     """A convolution at a setting by its definition: kernel resized and scaled, zeros inserted at stride 1/2."""
     k0 = conv.kernel_size[0]
