@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,12 +14,20 @@ import torch
 from itd.data.preprocess import DIGITS_PREPROCESS
 from itd.errors import ModelError
 from itd.patcher.registry import build_model
+from itd.weights import digits
 from itd.weights.digits import RECIPES, TRAINED_KEY, Recipe, accuracy, train_on_digits
 from itd.weights.files import read_header
 from itd.weights.load import apply_weights, load_weights
 
 SMALL = "shufflenet_v2_x0_5"  # the quickest of torchvision's
 TINY = Recipe(steps=2, batch_size=8, enough=0.0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _prepared_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(digits, "_tensors", functools.cache(digits._tensors))
+        yield
 
 
 def test_the_trained_file_is_weights_for_ten_classes(tmp_path: Path) -> None:
