@@ -8,11 +8,13 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from itd.data.cifar import CIFAR10_PREPROCESS
 from itd.layers.models import LEARNED
 from itd.patcher import build_model
 from itd.training import compare_layers as module
 from itd.training.compare_layers import CompareLayersRequest, LayerComparison, Spread, comparison_figure, timed
 from itd.training.evaluate import EvaluateRequest, evaluate
+from itd.weights.files import PREPROCESS_KEY
 from itd_cli.main import cli
 
 
@@ -42,7 +44,8 @@ def test_the_command_tells_counts_times_and_the_accuracy_of_what_is_trained(tmp_
     path = tmp_path / "cifar-resnet18.safetensors"
     from safetensors.torch import save_file
 
-    save_file(build_model("cifar-resnet18", 10).state_dict(), path)
+    header = {PREPROCESS_KEY: json.dumps(CIFAR10_PREPROCESS.identity())}  # as of trained ones: 32 px, not 224
+    save_file(build_model("cifar-resnet18", 10).state_dict(), path, header)
     names = "cifar-resnet18,cifar-resnet18+condconv"
     given = ["compare-layers", "--models", names, "--data", "digits", "--folder", str(tmp_path), "--side", "32"]
     given += ["--batch-size", "2", "--repeats", "3", "--limit", "4", "--epoch-images", "100"]
@@ -62,7 +65,7 @@ def test_the_command_tells_counts_times_and_the_accuracy_of_what_is_trained(tmp_
     expected = evaluate(EvaluateRequest("cifar-resnet18", str(path), "digits", limit=4))
     assert (plain["top1"], plain["n"]) == (expected.top1, 4) and (dynamic["top1"], dynamic["n"]) == (None, 0)
     assert (tmp_path / "d.png").stat().st_size > 5000 and len((tmp_path / "d.csv").read_text().splitlines()) == 3
-    text = CliRunner().invoke(cli, given).stdout
+    text = CliRunner().invoke(cli, [*given, "--models", "cifar-resnet18+condconv"]).stdout
     assert "29,982,314" in text and "median (quartiles) of 3 rounds" in text
 
 

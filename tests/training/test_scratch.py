@@ -127,20 +127,8 @@ def test_a_network_is_trained_tested_swept_and_used(tmp_path, op):
 
     which = ["--model", "cifar-resnet18", *(["--op", op] if op != "conv" else [])]
     weights = tmp_path / "w.safetensors"
-    given = [
-        "--data",
-        "digits",
-        "--epochs",
-        2,
-        "--epoch-images",
-        32,
-        "--batch-size",
-        8,
-        "--lr",
-        0.005,
-        "--out",
-        weights,
-    ]
+    given = ["--data", "digits", "--epochs", 2, "--epoch-images", 16, "--batch-size", 4, "--lr", 0.005]
+    given += ["--out", weights]
     told = json.loads(run("train", *which, *given, "--json"))
     name = "cifar-resnet18" + ("" if op == "conv" else f"+{op}")
     assert told == {"out": str(weights), "model": name, "epochs": 2, "steps": 8, "images": 1437, "already": False}
@@ -150,13 +138,14 @@ def test_a_network_is_trained_tested_swept_and_used(tmp_path, op):
         [Schedule(2, 0.005, shape="onecycle").lr_at(step, 4) for step in range(8)], rel=1e-4
     )
     assert float(log[-1]["loss"]) < float(log[0]["loss"])
-    tested = json.loads(run("evaluate", *which, "--weights", weights, "--data", "digits", "--limit", "20", "--json"))
-    assert tested["n"] == 20 and 0 <= tested["top1"] <= tested["top5"] <= 1
+    tested = json.loads(run("evaluate", *which, "--weights", weights, "--data", "digits", "--limit", "10", "--json"))
+    assert tested["n"] == 10 and 0 <= tested["top1"] <= tested["top5"] <= 1
     digits_images("eval").load(0).save(tmp_path / "digit.png")
     line = json.loads(run("predict", *which, "--weights", weights, tmp_path / "digit.png", "--json"))
     assert line["config"] is None and 0 <= line["top"][0]["class"] < 10
     out = tmp_path / "r.parquet"
-    run("sweep", *which, "--weights", weights, "--data", "digits", "--attr", "stride", "--limit", "2", "--out", out)
+    swept = ["--weights", weights, "--data", "digits", "--attr", "stride", "--limit", "2", "--crop", "32", "--out", out]
+    run("sweep", *which, *swept)
     from itd.store import open_result
 
     result = open_result(out)
