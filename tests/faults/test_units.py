@@ -34,6 +34,7 @@ from itd.runner.run import run_job
 from itd.runner.worker import Retries, Worker
 from itd.store import open_result, verify
 from support.commands import run
+from support.small import two_classes
 
 SIZES = [(40, 50), (44, 36), (60, 33), (38, 38)]
 
@@ -57,7 +58,7 @@ def folder(tmp_path: Path) -> Path:
 def request_(tmp_path: Path, folder: Path) -> SweepRequest:
     """Eight images in four units, by path: cat/0 .. cat/3, dog/0 .. dog/3."""
     return SweepRequest(
-        "resnet18", "dilation", sites="D", options=("1,2",), data=str(folder), weights="none", num_classes=2,
+        "support.small:two_classes", "dilation", sites="D=body", options=("1,2",), data=str(folder), num_classes=2,
         order="path", crop_px=32, resize_px=32, batch_size=2, device="cpu", out=str(tmp_path / "r.parquet"),
         images_per_unit=2,
     )  # fmt: skip
@@ -481,12 +482,11 @@ class Photos:
 def test_a_data_set_of_objects_says_by_its_error_whether_bytes_were_read(
     error: Exception | Path, kind: str, tmp_path: Path
 ) -> None:
-    from torchvision.models import resnet18
     from torchvision.transforms.functional import to_tensor
 
     import itd
 
-    net = itd.patch(resnet18(num_classes=2).eval(), {"A": "layer4.0.conv2"})
+    net = itd.patch(two_classes().eval(), {"A": "body"})
     space = itd.model_space(net, ["dilation"], options={("A", "dilation"): (1, 2)}, input_shape=(3, 32, 32))
     if isinstance(error, Path):
         error = tmp_path / error
