@@ -16,8 +16,8 @@ from support.rows import in_order, part_names
 
 IMAGES = 10
 SCORES = synthetic.make_scores(6, IMAGES, seed=1)
-SMALL = ["sweep", "--model", "resnet18", "--attr", "dilation", "--sites", "CD", "--options", "1,2", "--data", "digits",
-         "--weights", "none", "--crop", "32", "--device", "cpu"]  # fmt: skip
+SMALL = ["sweep", "--model", "support.small:ten_classes", "--attr", "dilation", "--sites", "C=stem,D=body",
+         "--options", "1,2", "--data", "digits", "--weights", "none", "--crop", "32", "--device", "cpu"]  # fmt: skip
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_a_retry_computes_only_units_with_null_rows(tmp_path):
             Image.new("RGB", (40, 40), (7 * number, 90, 30)).save(data / label / f"{number:02d}.png")
     good = (data / "a" / "03.png").read_bytes()
     (data / "a" / "03.png").write_bytes(b"x" * len(good))
-    sweep = [*SMALL[: SMALL.index("--data")], "--data", data, "--num-classes", "2", *SMALL[SMALL.index("--weights") :]]
+    sweep = [*SMALL, "--data", data, "--model", "support.small:two_classes"]
     out = tmp_path / "r.parquet"
     assert run(*sweep, "--allow-missing", "1", "--out", out).exit_code == 0
     cells = part_names(out)

@@ -16,8 +16,8 @@ from itd_cli.main import COMMANDS, cli
 from itd_cli.progress import Progress, mode_of, progress_option
 from support.forked import COMMAND, Forked, forked
 
-SMALL = ["sweep", "--model", "resnet18", "--attr", "dilation", "--sites", "CD", "--options", "1,2", "--data", "digits",
-         "--weights", "none", "--crop", "32", "--device", "cpu"]  # fmt: skip
+SMALL = ["sweep", "--model", "support.small:ten_classes", "--attr", "dilation", "--sites", "C=stem,D=body",
+         "--options", "1,2", "--data", "digits", "--weights", "none", "--crop", "32", "--device", "cpu"]  # fmt: skip
 SHOWING = ("sweep", "report", "select", "predict", "rof", "recalibrate", "train", "evaluate", "compare-layers")
 
 

@@ -35,7 +35,7 @@ def data(tmp_path: Path) -> Path:
 def request_(tmp_path: Path, data: Path) -> SweepRequest:
     """Eight images in four units, by path: cat/0 .. cat/3, dog/0 .. dog/3."""
     return SweepRequest(
-        "resnet18", "dilation", sites="D", options=("1,2",), data=str(data), weights="none", num_classes=2,
+        "support.small:two_classes", "dilation", sites="D=body", options=("1,2",), data=str(data), num_classes=2,
         order="path", crop_px=32, resize_px=32, batch_size=2, device="cpu", out=str(tmp_path / "r.parquet"),
         images_per_unit=2,
     )  # fmt: skip

@@ -54,8 +54,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, obj
 
 def request(out: Path, **source: object) -> SweepRequest:
     return SweepRequest(
-        "resnet18", "dilation", sites="CD", options=("1,2",), weights="none", num_classes=3, resize_px=40, crop_px=32,
-        limit=5, batch_size=4, device="cpu", out=str(out), images_per_unit=2, **source,
+        "support.small:three_classes", "dilation", sites="C=stem,D=body", options=("1,2",), num_classes=3,
+        resize_px=40, crop_px=32, limit=5, batch_size=4, device="cpu", out=str(out), images_per_unit=2, **source,
     )  # fmt: skip
 
 

@@ -40,20 +40,27 @@ from support.forked import Forked
 @pytest.fixture
 def request_(tmp_path):
     return SweepRequest(
-        "resnet18", "dilation", sites="CD", options=("1,2",), data="digits", weights="none", num_classes=10, crop_px=32,
-        limit=10, batch_size=4, device="cpu", out=str(tmp_path / "r.parquet"), images_per_unit=4,
+        "support.small:ten_classes", "dilation", sites="C=stem,D=body", options=("1,2",), data="digits",
+        weights="none", num_classes=10, crop_px=32, limit=10, batch_size=4, device="cpu",
+        out=str(tmp_path / "r.parquet"), images_per_unit=4,
     )  # fmt: skip
+
+
+@pytest.fixture
+def resnet18(request_):
+    """The same of ResNet-18."""
+    return replace(request_, model="resnet18", sites="CD")
 
 
 def rows(path):
     return pd.read_parquet(path).sort_values(["config", "sample"]).reset_index(drop=True)
 
 
-def test_rows_equal_scores_of_plain_forwards(request_):
-    report = sweep(request_, quiet=True)
+def test_rows_equal_scores_of_plain_forwards(resnet18):
+    report = sweep(resnet18, quiet=True)
     assert (report.done, report.already, report.left, report.configs) == (10, 0, 0, 4)
-    job = request_.job()
-    table = rows(request_.out)
+    job = resnet18.job()
+    table = rows(resnet18.out)
     assert len(table) == 40 and not table.duplicated(["config", "sample"]).any()
     pixels = torch.stack([job.images.pixels[int(i)] for i in np.sort(job.images.samples)])  # as `rows` has them
     logits = {}
@@ -115,9 +122,9 @@ def test_overwrite_throws_away_another_run_and_goes_on_with_the_same(request_, t
     assert (tmp_path / "mine" / "thesis.tex").exists()
 
 
-def test_batch_size_units_shards_and_extension_give_the_same_rows(request_, tmp_path):
-    sweep(request_, quiet=True)
-    whole = rows(request_.out)
+def test_batch_size_units_shards_and_extension_give_the_same_rows(resnet18, tmp_path):
+    sweep(resnet18, quiet=True)
+    whole = rows(resnet18.out)
 
     def same(request):
         other = rows(request.out)
@@ -125,14 +132,14 @@ def test_batch_size_units_shards_and_extension_give_the_same_rows(request_, tmp_
         pd.testing.assert_frame_equal(other[exact], whole[exact])
         pd.testing.assert_frame_equal(other, whole, check_exact=False, rtol=1e-4, atol=1e-6)
 
-    other = replace(request_, batch_size=3, images_per_unit=5, workers=1, out=str(tmp_path / "b.parquet"))
+    other = replace(resnet18, batch_size=3, images_per_unit=5, workers=1, out=str(tmp_path / "b.parquet"))
     sweep(other, quiet=True)
     same(other)
-    sharded = replace(request_, out=str(tmp_path / "s.parquet"))
+    sharded = replace(resnet18, out=str(tmp_path / "s.parquet"))
     assert sweep(replace(sharded, shard=(2, 2)), quiet=True).left == 4
     assert sweep(replace(sharded, shard=(1, 2)), quiet=True).left == 0
     same(sharded)
-    grown = replace(request_, out=str(tmp_path / "g.parquet"))
+    grown = replace(resnet18, out=str(tmp_path / "g.parquet"))
     assert sweep(replace(grown, limit=3), quiet=True).done == 3
     report = sweep(grown, quiet=True)
     assert (report.already, report.done) == (3, 7)
@@ -228,8 +235,8 @@ sweep(SweepRequest("resnet18", "dilation", sites="CD", options=("1,2",), data="d
 """
 
 
-def test_killed_again_and_again_the_rerun_gives_the_rows_of_an_uninterrupted_run(request_, tmp_path):
-    whole = replace(request_, images_per_unit=1, out=str(tmp_path / "whole.parquet"))
+def test_killed_again_and_again_the_rerun_gives_the_rows_of_an_uninterrupted_run(resnet18, tmp_path):
+    whole = replace(resnet18, images_per_unit=1, out=str(tmp_path / "whole.parquet"))
     sweep(whole, quiet=True)
     out, kills = tmp_path / "killed.parquet", 0
     while kills < 4:
@@ -264,8 +271,9 @@ def test_an_image_that_cannot_be_decoded_stops_by_name_or_becomes_null_rows(requ
     broken = folder / "dog" / "1.jpg"
     broken.write_bytes(broken.read_bytes()[:400])
     request = replace(
-        request_, data=str(folder), num_classes=2, crop_px=32, resize_px=32, images_per_unit=2, order="path"
-    )
+        request_, data=str(folder), model="support.small:two_classes", num_classes=2, crop_px=32, resize_px=32,
+        images_per_unit=2, order="path",
+    )  # fmt: skip
     with pytest.raises(DataError, match=r"dog/1\.jpg"):
         sweep(request, quiet=True, fail_fast=True)
     assert open_result(request.out).images_done == 4
@@ -277,11 +285,11 @@ def test_an_image_that_cannot_be_decoded_stops_by_name_or_becomes_null_rows(requ
     assert result.nulls == 1 and result.n == 5
 
 
-def test_logits_that_are_not_finite_stop_the_run_by_configuration_and_image(request_, tmp_path, random_network):
+def test_logits_that_are_not_finite_stop_the_run_by_configuration_and_image(resnet18, tmp_path, random_network):
     state = random_network("resnet18").state_dict()
     state["fc.weight"] = torch.full_like(state["fc.weight"], 3e38)
     torch.save(state, tmp_path / "w.pth")
-    request = replace(request_, weights=str(tmp_path / "w.pth"), order="path")
+    request = replace(resnet18, weights=str(tmp_path / "w.pth"), order="path")
     with pytest.raises(NotFiniteError, match=r"configuration 0, A\(dilation=1\).*image 0 .*fp32"):
         sweep(request, quiet=True, fail_fast=True)
 
@@ -310,14 +318,14 @@ def test_configurations_whose_window_exceeds_the_input_are_left_out_and_counted(
         ({"device": "abacus"}, "no such device"),
     ],
 )
-def test_bad_input_is_refused_in_one_line_before_anything_is_written(request_, change, words, tmp_path):
+def test_bad_input_is_refused_in_one_line_before_anything_is_written(resnet18, change, words, tmp_path):
     with pytest.raises(ItdError, match=words) as caught:
-        sweep(replace(request_, **change), quiet=True)
+        sweep(replace(resnet18, **change), quiet=True)
     assert "\n" not in str(caught.value)
-    assert not os.path.exists(request_.out)
+    assert not os.path.exists(resnet18.out)
 
 
-def test_a_network_that_torch_fx_traces_wrongly_is_run_by_plain_forwards_or_refused(request_, monkeypatch):
+def test_a_network_that_torch_fx_traces_wrongly_is_run_by_plain_forwards_or_refused(resnet18, monkeypatch):
     original = torch.nn.functional.relu
 
     class Aliasing(torchvision.models.ResNet):
@@ -330,18 +338,18 @@ def test_a_network_that_torch_fx_traces_wrongly_is_run_by_plain_forwards_or_refu
     monkeypatch.setattr("itd.weights.state.build_model", lambda name, classes=1000: Aliasing(
         torchvision.models.resnet.BasicBlock, [2, 2, 2, 2], num_classes=classes).eval())  # fmt: skip
     with pytest.raises(TraceError, match=r"`executor=tree` cannot run resnet18: .*not the same network"):
-        sweep(request_, quiet=True, executor="tree")
-    assert not os.path.exists(request_.out)
+        sweep(resnet18, quiet=True, executor="tree")
+    assert not os.path.exists(resnet18.out)
     with pytest.warns(ItdWarning, match=r"no work is shared.*not the same network"):
-        assert sweep(request_, quiet=True).executor == "plain"
+        assert sweep(resnet18, quiet=True).executor == "plain"
 
 
-def test_nothing_is_trained_for_a_plan_nor_before_a_cheap_refusal(request_, monkeypatch, tmp_path):
+def test_nothing_is_trained_for_a_plan_nor_before_a_cheap_refusal(resnet18, monkeypatch, tmp_path):
     def forbidden(*_, **__):
         raise AssertionError("trained")
 
     monkeypatch.setattr("itd.weights.resolve.train_on_digits", forbidden)
-    bare = replace(request_, weights=None, num_classes=None)
+    bare = replace(resnet18, weights=None, num_classes=None)
     assert plan(bare).configs == 4
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("x")
@@ -360,7 +368,9 @@ def test_a_first_run_that_wrote_nothing_does_not_block_the_next(request_, folder
     broken = folder / "cat" / "0.jpg"
     whole = broken.read_bytes()
     broken.write_bytes(whole[:400])
-    request = replace(request_, data=str(folder), num_classes=2, crop_px=32, resize_px=32)
+    request = replace(
+        request_, data=str(folder), model="support.small:two_classes", num_classes=2, crop_px=32, resize_px=32
+    )
     with pytest.warns(SetAsideWarning, match=r"images 0 to 3 .*cat/0\.jpg"):
         assert sweep(replace(request, limit=4), quiet=True).left == 4
     broken.write_bytes(whole)
@@ -398,10 +408,10 @@ def test_a_result_inside_the_data_is_refused(request_, folder):
         sweep(request, quiet=True)
 
 
-def test_a_checkpoint_of_another_architecture_is_refused(request_, tmp_path, random_network):
+def test_a_checkpoint_of_another_architecture_is_refused(resnet18, tmp_path, random_network):
     torch.save(random_network("mobilenet_v2").state_dict(), tmp_path / "m.pth")
     with pytest.raises(ItdError, match="resnet18"):
-        sweep(replace(request_, weights=str(tmp_path / "m.pth")), quiet=True)
+        sweep(replace(resnet18, weights=str(tmp_path / "m.pth")), quiet=True)
 
 
 def test_units_are_small_on_a_cpu_and_grow_on_a_gpu():

@@ -32,6 +32,11 @@ def two_classes() -> Small:
     return Small(2)
 
 
+def three_classes() -> Small:
+    """For images of three classes."""
+    return Small(3)
+
+
 def ten_classes() -> Small:
     """For the digits."""
     return Small(10)

@@ -156,8 +156,8 @@ CHILD = """
 import sys
 from itd.training.rof import RofRequest, rof
 from itd.training.schedule import Schedule
-rof(RofRequest("resnet18", "dilation", options=("1,2",), data="digits", weights="none", epoch_images=24,
-    schedule=Schedule(epochs=3, batch_size=8, lr=0.01), device="cpu", out=sys.argv[1]))
+rof(RofRequest("resnet18", "dilation", options=("1,2",), data="digits", weights="none", epoch_images=12,
+    schedule=Schedule(epochs=3, batch_size=4, lr=0.01), device="cpu", out=sys.argv[1]))
 """
 
 
