@@ -80,6 +80,7 @@ def test_workers_end_with_the_process_that_drives_them(tmp_path: Path, alone: Pa
     driver.kill()
     driver.wait()
     wait_for("the end of the workers", lambda: all(is_gone(Process(machine(), pid)) for pid in pids))
+    assert status(out).missing > 0, "they went on to the end of the work"
     report = sweep(make_job(), out=str(out), device="cpu", batch_size=2, quiet=True)
     assert report.left == 0 and report.already + report.done == 32
     require_same(out, alone)
