@@ -104,10 +104,10 @@ def patch(
         raise ModelError(f"conventions is {type(conventions).__name__}; give an itd.Conventions")
     if isinstance(sites, str):
         entry_of(sites)  # before the copy
-    return patch_own(unpatched(model), sites, conventions)
+    return patch_in_place(unpatched(model), sites, conventions)
 
 
-def patch_own(new: nn.Module, sites: str | Mapping[str, SitePaths], conventions: Conventions) -> DynamicModel:
+def patch_in_place(new: nn.Module, sites: str | Mapping[str, SitePaths], conventions: Conventions) -> DynamicModel:
     """What `patch` gives, of a network that nobody else has and that was never patched: made of it, without a copy."""
     entry = entry_of(sites) if isinstance(sites, str) else sites.entry if isinstance(sites, AutoSites) else None
     resolved = resolve_sites(new, entry.sites if entry else as_sites(sites))

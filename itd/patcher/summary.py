@@ -6,7 +6,7 @@ from typing import Any
 
 from itd.errors import ItdError, SpaceError
 from itd.layers.models import LEARNED
-from itd.patcher.model import DynamicModel, model_space, patch_own
+from itd.patcher.model import DynamicModel, model_space, patch_in_place
 from itd.patcher.packages import broken_packages
 from itd.patcher.registry import MODELS, build_model
 from itd.patcher.storage import WithoutStorage
@@ -49,10 +49,10 @@ def _counts(name: str) -> dict[str, int | None]:
     """attribute -> configurations; None throughout where the network cannot be built: the package's that has it."""
     try:
         with WithoutStorage():
-            model = patch_own(build_model(name), name, Conventions())
+            model = patch_in_place(build_model(name), name, Conventions())
     except Exception:  # what is registered may read values
         try:
-            model = patch_own(build_model(name), name, Conventions())
+            model = patch_in_place(build_model(name), name, Conventions())
         except ItdError:
             return dict.fromkeys(ATTRIBUTES)
     return {attribute: _count(model, attribute) for attribute in ATTRIBUTES}
