@@ -163,7 +163,8 @@ def make_parts(folder: Path, parts: int, images: int, configs: int) -> None:
 
     from itd.store import manifest as manifests
     from itd.store.files import sealed, to_json
-    from itd.store.part import make_record, part_name, record_path, with_rows
+    from itd.store.part import part_name
+    from itd.store.record import make_record, record_path, with_rows
     from itd.store.schema import encode, part_schema, part_table, setting_columns
 
     writer = open_writer(folder, configs, parts * images, images)

@@ -19,8 +19,9 @@ from itd.store.existing import (
 )
 from itd.store.identity import OF_DATA
 from itd.store.missing import MissingImage
+from itd.store.opening import open_result
 from itd.store.replaced import noted_there, unscored_there
-from itd.store.result import Result, open_result
+from itd.store.result import Result
 from itd.store.samples import ImageNames, printable
 from itd.store.whole import Damage
 from itd.store.writer import ResultWriter, Unit

@@ -22,14 +22,12 @@ from itd.store.part import (
     Part,
     list_parts,
     list_superseded,
-    make_record_of_file,
     part_name,
-    put_part,
     remove_leftover_records,
     remove_part,
     single_part,
-    with_rows,
 )
+from itd.store.record import make_record_of_file, put_part, with_rows
 from itd.store.whole import Checked, Damage, check_part, check_present, remove_superseded, require_whole
 
 

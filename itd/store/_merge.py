@@ -28,7 +28,8 @@ from itd.store.files import SIDE, disk_errors, remove_stale, side_of
 from itd.store.identity import as_json, identity_differences
 from itd.store.index import read_scores
 from itd.store.missing import MissingImage, read_missing, save_missing
-from itd.store.part import list_parts, make_record, part_name, put_part, with_rows
+from itd.store.part import list_parts, part_name
+from itd.store.record import make_record, put_part, with_rows
 from itd.store.replaced import remove_notes
 from itd.store.samples import read_samples
 from itd.store.whole import Checked, check_present, require_whole

@@ -28,7 +28,9 @@ from itd.store.files import (
     sha256,
 )
 from itd.store.missing import as_parts_say, missing_path
-from itd.store.part import Part, list_parts, make_record, read_columns, require_record, with_rows, write_record
+from itd.store.part import Part, list_parts
+from itd.store.reading import read_columns
+from itd.store.record import make_record, require_record, with_rows, write_record
 from itd.store.replaced import FILE as REPLACED
 from itd.store.replaced import read_replaced, save_replaced
 from itd.store.samples import FILE as SAMPLES

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from itd.errors import ResultError
 from itd.files import synced
 from itd.store.index import as_numpy
-from itd.store.part import read_columns, read_schema
+from itd.store.reading import read_columns, read_schema
 from itd.store.schema import INDEX, SCORES, layout, setting_columns
 from itd.store.whole import Checked, columns_at_once
 

@@ -15,15 +15,9 @@ from itd.store import manifest as manifests
 from itd.store._rows import ROWS_HELD, gather, require_same_rows
 from itd.store.claims import leased
 from itd.store.files import SIDE
-from itd.store.part import (
-    list_parts,
-    list_superseded,
-    make_record,
-    part_name,
-    put_part,
-    read_schema,
-    remove_part,
-)
+from itd.store.part import list_parts, list_superseded, part_name, remove_part
+from itd.store.reading import read_schema
+from itd.store.record import make_record, put_part
 from itd.store.schema import encode
 from itd.store.whole import Checked, Whole, check_part, require_whole
 

@@ -18,7 +18,8 @@ import numpy as np
 
 from itd.errors import ResultError
 from itd.store.index import ROWS_AT_ONCE, Index
-from itd.store.part import Part, is_replaced, read_columns, read_group, rows_of_groups
+from itd.store.part import Part, is_replaced
+from itd.store.reading import read_columns, read_group, rows_of_groups
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -16,7 +16,8 @@ from itd.store import manifest as manifests
 from itd.store.claims import Claims, at_work, leased
 from itd.store.files import SIDE, disk_errors, remove_temporaries
 from itd.store.identity import identity_differences
-from itd.store.part import Part, list_parts, list_superseded, remove_part, why_unsound
+from itd.store.part import Part, list_parts, list_superseded, remove_part
+from itd.store.record import why_unsound
 from itd.store.replaced import remove_notes
 
 

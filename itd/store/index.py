@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from itd.errors import ResultError
-from itd.store.part import Part, read_columns, read_schema
+from itd.store.part import Part
+from itd.store.reading import read_columns, read_schema
 from itd.store.schema import INDEX, SCORES
 
 ROWS_AT_ONCE = 2**20

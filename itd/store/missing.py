@@ -15,7 +15,8 @@ from itd.errors import ResultError
 from itd.store.claims import leased, require_lease
 from itd.store.files import SIDE, UnreadableError, read_json, sealed, to_json, write_whole
 from itd.store.index import read_index
-from itd.store.part import list_parts, require_record
+from itd.store.part import list_parts
+from itd.store.record import require_record
 
 FILE = "missing.json"
 NOT_KNOWN = "not known: it was recorded before reasons were"

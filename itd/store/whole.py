@@ -16,20 +16,9 @@ from itd.store.blocks import for_each
 from itd.store.claims import leased
 from itd.store.files import SIDE, UnreadableError
 from itd.store.index import ROWS_AT_ONCE, Index, read_index
-from itd.store.part import (
-    Part,
-    all_there,
-    is_unchanged,
-    list_parts,
-    list_superseded,
-    read_columns,
-    read_latest,
-    read_schema,
-    remove_part,
-    require_record,
-    rows_sha256,
-    with_record,
-)
+from itd.store.part import Part, all_there, list_parts, list_superseded, read_latest, remove_part
+from itd.store.reading import read_columns, read_schema
+from itd.store.record import is_unchanged, require_record, rows_sha256, with_record
 from itd.store.schema import check_columns
 
 F = TypeVar("F", bound="Checked | Unchanged")

@@ -24,18 +24,9 @@ from itd.store.claims import Claims, leased
 from itd.store.existing import begins_anew, check_target, clear, coverage, refuse_at_work
 from itd.store.files import SIDE, disk_errors, remove_stale, side_of
 from itd.store.missing import MissingImage, as_parts_say, missing_path, read_missing, save_missing
-from itd.store.part import (
-    Part,
-    list_parts,
-    list_superseded,
-    make_record,
-    part_name,
-    put_part,
-    read_columns,
-    remove_part,
-    why_unsound,
-    with_rows,
-)
+from itd.store.part import Part, list_parts, list_superseded, part_name, remove_part
+from itd.store.reading import read_columns
+from itd.store.record import make_record, put_part, why_unsound, with_rows
 from itd.store.replaced import go_on, remove_notes
 from itd.store.samples import ImageNames, Namer, brought_up
 from itd.store.schema import FLOATS, SCORES, encode, part_schema, part_table, setting_columns

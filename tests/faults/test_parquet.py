@@ -68,7 +68,7 @@ def test_chunks_of_a_file_without_record_are_never_looked_at(alone: Path, monkey
         raise AssertionError("the metadata of chunks were looked at")
 
     monkeypatch.setattr("itd.store.index._null_count", looked)
-    monkeypatch.setattr("itd.store.part._spans", looked)
+    monkeypatch.setattr("itd.store.record._spans", looked)
     result = open_result(alone)
     assert result.n == 10 and [result.matrix(name).shape for name in SCORES] == [(6, 10)] * len(SCORES)
 

@@ -25,7 +25,7 @@ from itd import sweep
 from itd.errors import ResultError
 from itd.runner import shares
 from itd.space import Space
-from itd.store import Claims, MissingImage, ResultWriter, open_result, part, remove_other, verify
+from itd.store import Claims, MissingImage, ResultWriter, open_result, record, remove_other, verify
 from itd.store.claim import STALE_S, list_claims
 from itd.store.claims import leased
 from support import synthetic
@@ -73,14 +73,14 @@ with leased(pathlib.Path(sys.argv[1])):
 SWEEP = """
 sys.path[:0] = sys.argv[2:]
 from itd import sweep; from support.work import make_job
-stop_before("itd.store.part", "publish", "00000005.parquet")
+stop_before("itd.store.record", "publish", "00000005.parquet")
 report = sweep(make_job(8), out=sys.argv[1], device="cpu", batch_size=2, images_per_unit=2, quiet=True)
 print(report.left)
 """
 MOMENTS = {
     "before its temporary file": ("itd.store.writer", "write_synced", ""),
     "before its record": ("itd.store.writer", "put_part", ".parquet"),
-    "after its record": ("itd.store.part", "publish", ".parquet"),
+    "after its record": ("itd.store.record", "publish", ".parquet"),
     "at the very last": ("os", "link", ".parquet"),
 }
 
@@ -257,17 +257,17 @@ def test_of_two_equal_parts_the_one_that_is_there_keeps_its_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second writer finds the record there, and puts its part before the first one does."""
-    folder, publish = tmp_path / "r", part.publish
+    folder, publish = tmp_path / "r", record.publish
     first, second = (synthetic.open_writer(folder, IMAGES, provenance={"run": name}) for name in "ab")
     there: dict[str, tuple[int, int]] = {}
 
     def late(temp: Path, target: Path, **how: Any) -> bool:
-        monkeypatch.setattr(part, "publish", publish)
+        monkeypatch.setattr(record, "publish", publish)
         synthetic.write_units(second, OURS)
         there.update(files(folder))
         return publish(temp, target, **how)
 
-    monkeypatch.setattr(part, "publish", late)
+    monkeypatch.setattr(record, "publish", late)
     unit = first.todo()[0]
     here = slice(unit.first, unit.last + 1)
     first.write(unit, missing=np.zeros(len(unit), bool), **{name: array[..., here] for name, array in OURS.items()})

@@ -7,7 +7,9 @@ import pytest
 
 from itd.errors import ResultError
 from itd.store import compact, open_result, verify
-from itd.store.part import list_parts, read_columns, read_schema, rows_of_groups, with_record
+from itd.store.part import list_parts
+from itd.store.reading import read_columns, read_schema, rows_of_groups
+from itd.store.record import with_record
 from itd.store.schema import SCORES
 from support import synthetic
 

@@ -17,8 +17,20 @@ import pytest
 
 import itd
 from itd.errors import ResultError
-from itd.store import Claims, ResultWriter, _compact, _rows, _verify, at_work, index, open_result, result, verify, whole
-from itd.store.part import make_record, make_record_of_file
+from itd.store import (
+    Claims,
+    ResultWriter,
+    _compact,
+    _rows,
+    _verify,
+    at_work,
+    index,
+    open_result,
+    opening,
+    verify,
+    whole,
+)
+from itd.store.record import make_record, make_record_of_file
 from support import synthetic
 from support.disk import refusals
 from support.rows import contents, in_order, part_names, raw_rows
@@ -299,7 +311,7 @@ def test_a_part_that_is_made_again_later_does_not_vanish(path):
 
 
 @pytest.mark.parametrize("listed", [slice(None), slice(1, None)], ids=["all", "not the first"])
-@pytest.mark.parametrize("module", [result, _verify, whole], ids=["open", "verify", "sweep"])
+@pytest.mark.parametrize("module", [opening, _verify, whole], ids=["open", "verify", "sweep"])
 def test_a_reader_that_listed_the_old_parts_reads_the_new_one(path, monkeypatch, module, listed):
     real = module.list_parts
 
@@ -310,7 +322,7 @@ def test_a_reader_that_listed_the_old_parts_reads_the_new_one(path, monkeypatch,
         return found
 
     monkeypatch.setattr(module, "list_parts", early)
-    if module is result:
+    if module is opening:
         opened = open_result(path)
         assert (opened.n, opened.nulls, opened.matrix("pred").shape) == (19, 3, (CONFIGS, 19))
     elif module is _verify:
@@ -323,13 +335,13 @@ def test_a_listing_that_missed_the_new_part_and_an_old_one_is_made_again(tmp_pat
     old = Path(shutil.copytree(path, tmp_path / "old"))
     itd.compact(path)
     shutil.copytree(old, path, dirs_exist_ok=True)  # as between the two steps of a compaction
-    real = result.list_parts
+    real = opening.list_parts
 
     def partly(folder):
-        monkeypatch.setattr(result, "list_parts", real)
+        monkeypatch.setattr(opening, "list_parts", real)
         return [whole.Part(path / part.name, part.first, part.last, part.records) for part in real(old)[1:]]
 
-    monkeypatch.setattr(result, "list_parts", partly)
+    monkeypatch.setattr(opening, "list_parts", partly)
     opened = open_result(path)
     assert (opened.n, opened.nulls, opened.partial) == (19, 3, False)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from itd.errors import ResultError
-from itd.store import ResultWriter, _verify, open_result, result, verify, whole
+from itd.store import ResultWriter, _verify, open_result, opening, verify, whole
 from itd.store import manifest as manifests
 from itd.store import writer as store_writer
 from support import synthetic
@@ -76,11 +76,11 @@ def retry(path: Path) -> None:
     synthetic.write_units(again, SCORES)
 
 
-@pytest.mark.parametrize("where", [result, _verify])
+@pytest.mark.parametrize("where", [opening, _verify])
 def test_a_part_that_is_made_again_while_it_is_read_is_whole(
     where: object, missing: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = result.list_parts
+    parts = opening.list_parts
 
     def late(folder: Path) -> object:
         found = parts(folder)
@@ -89,7 +89,7 @@ def test_a_part_that_is_made_again_while_it_is_read_is_whole(
         return found
 
     monkeypatch.setattr(where, "list_parts", late)
-    assert open_result(missing).nulls == 0 if where is result else verify(missing).complete
+    assert open_result(missing).nulls == 0 if where is opening else verify(missing).complete
 
 
 def test_a_part_that_was_made_again_since_is_not_called_damaged(missing: Path) -> None:

@@ -15,7 +15,8 @@ import pytest
 from itd.errors import ResultError
 from itd.space import SITES, Setting, SiteSpec, build_space
 from itd.store import ResultWriter, index, open_result, verify, whole
-from itd.store.part import Part, read_columns
+from itd.store.part import Part
+from itd.store.reading import read_columns
 from support import synthetic
 
 TYPES = {
