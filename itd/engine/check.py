@@ -11,7 +11,7 @@ from torch import Tensor
 
 from itd.device import free_memory, raise_if_memory
 from itd.engine.executor import Sink
-from itd.engine.ops import CHANNELS_LAST
+from itd.engine.op import CHANNELS_LAST
 from itd.engine.plain import PlainExecutor
 from itd.engine.program import Program, compile_program
 from itd.engine.tree import TreeExecutor, run_nodes, take_branch

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from itd.engine.graph import Node, Ref
-from itd.engine.ops import Op, ShapeError, WindowError
+from itd.engine.op import Op, ShapeError, WindowError
 from itd.engine.prefixes import BranchSetting, Fork, Prefixes
 from itd.engine.rows import META_ROWS, Scalar, counted, mapped, scalar_key
 from itd.engine.site_ops import SiteOp

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from itd.engine.graph import Graph, Node, Ref, without_dead
-from itd.engine.ops import CHANNELS_LAST, BatchNormOp, CatOp, ConvOp, Op, ShapeError
+from itd.engine.op import CHANNELS_LAST, Op, ShapeError
+from itd.engine.ops import BatchNormOp, CatOp, ConvOp
 from itd.engine.rows import mapped
 
 FAR = 1e30

@@ -15,23 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from itd.engine.ops import (
-    ActivationOp,
-    AddOp,
-    BatchNormOp,
-    CatOp,
-    ConvOp,
-    FunctionOp,
-    HeadOp,
-    ModuleOp,
-    Op,
-    ScalarOp,
-    ShapeOp,
-    tensor_method,
-)
+from itd.engine.op import Op
+from itd.engine.ops import ActivationOp, AddOp, BatchNormOp, CatOp, ConvOp
 from itd.engine.precision import NARROW
 from itd.engine.rows import Rows, leaves
 from itd.engine.site_ops import SiteOp
+from itd.engine.torch_ops import FunctionOp, HeadOp, ModuleOp, ScalarOp, ShapeOp, tensor_method
 from itd.engine.tracing import Trace
 from itd.errors import ModelError
 from itd.layers.conv import PerSampleConv2d

@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from itd.engine.macs import sample_kernel_numel
-from itd.engine.ops import ACTIVATIONS, CHANNELS_LAST, ConvOp, ModuleOp, Op, WindowError, tried
+from itd.engine.op import ACTIVATIONS, CHANNELS_LAST, Op, WindowError, tried
+from itd.engine.ops import ConvOp
+from itd.engine.torch_ops import ModuleOp
 from itd.patcher import (
     Conventions,
     DynamicPerSampleConv2d,

@@ -19,7 +19,7 @@ from itd.device import Halves, free_bytes, free_memory, memory_shortage
 from itd.device import is_out_of_memory as is_out_of_memory
 from itd.engine.costs import Shapes, arguments, fixed_op, resolve, site_op
 from itd.engine.executor import Sink
-from itd.engine.ops import CHANNELS_LAST, ShapeError, WindowError
+from itd.engine.op import CHANNELS_LAST, ShapeError, WindowError
 from itd.engine.pieces import Pieces, whole
 from itd.engine.prefixes import BranchSetting
 from itd.engine.program import Program

@@ -11,7 +11,8 @@ from torch import nn
 from itd.engine.dense import AppendOp, ClampOp, RoomOp, clamped, grown, shared
 from itd.engine.graph import Graph, Node, Ref, build_graph
 from itd.engine.kernels import finish_plain, normalise_plain
-from itd.engine.ops import BatchNormOp, CatOp, ConvOp, ShapeError
+from itd.engine.op import ShapeError
+from itd.engine.ops import BatchNormOp, CatOp, ConvOp
 from itd.engine.plain import PlainExecutor
 from itd.engine.precision import Precision
 from itd.engine.program import compile_program

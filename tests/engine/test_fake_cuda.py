@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from itd.engine import kernels
 from itd.engine.graph import _Builder
-from itd.engine.ops import CHANNELS_LAST
+from itd.engine.op import CHANNELS_LAST
 from itd.engine.precision import Precision
 from itd.engine.program import compile_program
 from itd.engine.rows import leaves

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from itd.engine.ops import ModuleOp, WindowError
+from itd.engine.op import WindowError
 from itd.engine.plain import PlainExecutor
 from itd.engine.site_ops import PerSampleOp, SiteOp
+from itd.engine.torch_ops import ModuleOp
 from itd.errors import ModelError
 from itd.layers import CondConv2d, Involution2d, WeightNet2d, WeightNetReduce
 from itd.layers.models import LEARNED, OPS, SHUFFLENETS, learned_name

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from itd.engine import onednn
-from itd.engine.ops import ACTIVATIONS, ConvOp
+from itd.engine.op import ACTIVATIONS
+from itd.engine.ops import ConvOp
 from itd.engine.site_ops import HalfStrideOp
 from itd.patcher import Geometry
 

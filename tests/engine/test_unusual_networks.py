@@ -12,11 +12,12 @@ from torch import nn
 from itd.engine.check import check_tree
 from itd.engine.dense import ClampOp, channels_of
 from itd.engine.graph import Node, Ref
-from itd.engine.ops import ConvOp, FunctionOp
+from itd.engine.ops import ConvOp
 from itd.engine.pieces import Pieces
 from itd.engine.plain import PlainExecutor, widen_head
 from itd.engine.precision import Precision
 from itd.engine.program import compile_program
+from itd.engine.torch_ops import FunctionOp
 from itd.engine.tree import TreeExecutor
 from itd.errors import ItdError
 from itd.patcher import model_space, patch

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from itd.engine.graph import build_graph
-from itd.engine.ops import BatchNormOp, ConvOp, HeadOp
+from itd.engine.ops import BatchNormOp, ConvOp
 from itd.engine.plain import PlainExecutor, widen_head
 from itd.engine.precision import Precision
 from itd.engine.program import compile_program
 from itd.engine.routed import RoutedExecutor, routed_program
+from itd.engine.torch_ops import HeadOp
 from itd.engine.tracing import trace
 from itd.engine.tree import TreeExecutor
 from itd.patcher import model_space, patch
