@@ -85,7 +85,7 @@ def read_index(
     mask = _without_nulls(index, table)
     if len(of_labels) > ROWS_AT_ONCE:
         del of_labels
-        pa.default_memory_pool().release_unused()  # or what its columns took stays with the process: 0.2 GB of 31 M rows
+        pa.default_memory_pool().release_unused()  # what its columns took: 0.2 GB of 31 million rows
     return index if mask.all() else Index(part, there, here, labels, order, mask)
 
 
