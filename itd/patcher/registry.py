@@ -50,8 +50,12 @@ def build_model(name: str, num_classes: int = 1000) -> nn.Module:
 def layout_of(name: str) -> torch.memory_format:
     """How maps lie in memory where a network is run: channels last, which is fastest, for networks that are known to
     take it; as images lie by themselves for code of a user's, which may count on it (`x.view(x.size(0), -1)`)."""
-    own = is_factory(name) or name in _BUILDERS
-    return torch.contiguous_format if own else torch.channels_last
+    return torch.contiguous_format if is_of_others(name) else torch.channels_last
+
+
+def is_of_others(name: str) -> bool:
+    """Whether code of a user's or of a package's builds it, which may give a network that others have as well."""
+    return is_factory(name) or name in _BUILDERS
 
 
 def _built(name: str, num_classes: int) -> nn.Module:

@@ -6,9 +6,9 @@ from typing import Any
 
 from itd.errors import ItdError, SpaceError
 from itd.layers.models import LEARNED
-from itd.patcher.model import DynamicModel, model_space, patch_in_place
+from itd.patcher.model import DynamicModel, model_space, patch, patch_in_place
 from itd.patcher.packages import broken_packages
-from itd.patcher.registry import MODELS, build_model
+from itd.patcher.registry import MODELS, build_model, is_of_others
 from itd.patcher.storage import WithoutStorage
 from itd.space import ATTRIBUTES, Conventions
 
@@ -49,13 +49,19 @@ def _counts(name: str) -> dict[str, int | None]:
     """attribute -> configurations; None throughout where the network cannot be built: the package's that has it."""
     try:
         with WithoutStorage():
-            model = patch_in_place(build_model(name), name, Conventions())
+            model = _patched(name)
     except Exception:  # what is registered may read values
         try:
-            model = patch_in_place(build_model(name), name, Conventions())
+            model = _patched(name)
         except ItdError:
             return dict.fromkeys(ATTRIBUTES)
     return {attribute: _count(model, attribute) for attribute in ATTRIBUTES}
+
+
+def _patched(name: str) -> DynamicModel:
+    """A network of this call alone, patched; only one that others may have is copied for it, which takes long."""
+    network = build_model(name)
+    return patch(network, name) if is_of_others(name) else patch_in_place(network, name, Conventions())
 
 
 def _count(model: DynamicModel, attribute: str) -> int:

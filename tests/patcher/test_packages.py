@@ -9,9 +9,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from itd.errors import ModelError
-from itd.patcher import MODELS, build_model, registered
+from itd.patcher import (
+    MODELS,
+    ModelEntry,
+    SiteModule,
+    build_model,
+    patch,
+    register_model,
+    registered,
+    summary,
+)
 from itd.patcher import registry as registry_module
 from itd.patcher.packages import broken_packages
 from itd.patcher.registry import check_model_name
@@ -128,6 +138,19 @@ def test_the_list_has_packages_networks_and_says_what_is_broken(install: Install
     assert rows["broken-of-theirs"] == {"stride": None, "dilation": None, "size": None}
     assert "itd: note: the installed package pack_bad cannot register its networks (pack_bad:register:" in answer.stderr
     assert "broken-of-theirs cannot be built" in answer.stderr
+
+
+@pytest.mark.parametrize("patched", [False, True])
+def test_a_network_that_others_have_is_listed_and_left_as_it_is(install: Install, patched: bool) -> None:
+    """What is registered may give one and the same network each time, and one that is patched already."""
+    network: nn.Module = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 9))
+    sites = {"A": (SiteModule("0", frozenset({"dilation"})),)}
+    network = patch(network, {"A": "0"}) if patched else network
+    register_model(ModelEntry("of-others", sites, 2, None), lambda classes: network)
+    kind, layer = type(network), network[0]
+    rows = [summary._summary("of-others") for _ in range(2)]
+    assert rows[0] == rows[1] and rows[0]["configs"]["dilation"] == 5
+    assert type(network) is kind and network[0] is layer
 
 
 def test_a_network_that_cannot_be_built_says_why(install: Install) -> None:
