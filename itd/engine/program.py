@@ -27,6 +27,7 @@ class Program:
     """What `compile_program` made of a network and a space.
 
     trace: of the network. subsample: whether strides share one convolution. graph, stages: operators, cut into levels.
+    runs: whether its weights have values; without, it can only be counted.
     """
 
     trace: Trace
@@ -37,6 +38,7 @@ class Program:
     graph: Graph
     stages: tuple[Stage, ...]
     attributes: dict[str, frozenset[str]]
+    runs: bool
 
     @property
     def model(self) -> DynamicModel:
@@ -78,7 +80,8 @@ def compile_program(
         space: the configurations.
         device: where it is run.
         precision: of weights and activations; None is fp32.
-        optimise: fold, fuse and factor; False keeps the plain operators, for counting.
+        optimise: fold, fuse and factor; False keeps the plain operators and leaves weights out: its costs can be
+            asked for, and no executor takes it.
         subsample: whether strides share one convolution, and siblings the sums of what they all read, which is cheaper
             where all are run.
 
@@ -109,6 +112,7 @@ def compile_program(
         graph=graph,
         stages=cut(traced.model, graph, space, subsample=share),
         attributes=layer_attributes(traced.model.sites),
+        runs=optimise,
     )
 
 

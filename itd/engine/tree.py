@@ -122,10 +122,13 @@ def rounded(rows: int, images: int) -> int:
 class TreeExecutor:
     """Runs a space on batches of images.
 
-    program: the compiled network. budget_bytes: for one chunk; None is the device's default.
+    program: the compiled network. budget_bytes: for one chunk; None is the device's default. ValueError for a program
+    that can only be counted.
     """
 
     def __init__(self, program: Program, *, budget_bytes: int | None = None) -> None:
+        if not program.runs:
+            raise ValueError("a program that was compiled with optimise=False has no weights, and cannot be run")
         self.program = program
         self.device, self.precision, self.space = program.device, program.precision, program.space
         self.stages, self.prefixes = program.stages, program.prefixes

@@ -7,6 +7,8 @@ from torch import nn
 
 from itd.engine.plain import PlainExecutor
 from itd.engine.precision import Precision
+from itd.engine.program import compile_program
+from itd.engine.tree import TreeExecutor
 from itd.errors import ItdError, ModelError, SpaceError
 from itd.patcher import MODELS, Conventions, build_model, model_space, parse_sites, patch
 from itd.patcher.model import measured_stem_stride
@@ -203,6 +205,14 @@ def test_a_network_that_cannot_be_traced_is_refused():
     model = patch(Looping().eval(), sites)
     with pytest.raises(ModelError, match=r"torch\.fx cannot trace"):
         engine.tree(model, model_space(model, ["dilation"]))
+
+
+def test_a_program_that_is_only_counted_is_not_run(random_network):
+    model = patch(random_network("resnet18"), "resnet18")
+    program = compile_program(model, model_space(model, ["dilation"], swept=["D"]), optimise=False)
+    assert program.prefix_costs((3, 64, 64)).macs
+    with pytest.raises(ValueError, match="optimise=False has no weights"):
+        TreeExecutor(program)
 
 
 def test_a_network_in_training_mode_is_refused():
