@@ -86,6 +86,7 @@ def _blocks(index: Index, samples: slice, column: str) -> list[_Block]:
     return [
         _Block(index, slice(start, stop), samples, group)
         for group, (start, stop) in enumerate(itertools.pairwise([0, *stops]))
+        if stop > start
     ]
 
 

@@ -186,7 +186,7 @@ def _without_nulls(index: Index, table: pa.Table | None) -> np.ndarray:
         if meta is not None and _null_count(meta, name) == 0:
             continue
         column = (read_columns(index.part, [name], threads=not ours) if table is None else table).column(name)
-        if (table is not None or (name != "quality" and not ours)) and column.null_count == 0:
+        if column.null_count == 0 and (ours or pa.types.is_integer(column.type)):
             continue
         null = column.is_null(nan_is_null=True).to_numpy()
         mask &= ~index.grid(null).any(0)

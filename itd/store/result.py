@@ -178,8 +178,9 @@ class Result:
         return self.keep(column, read)
 
     def row(self, column: str, index: int) -> np.ndarray:
-        """(N,) one score of row `index` of `matrix`, without the memory of the other rows."""
+        """(N,) one score of row `index` of `matrix`, without the memory of the other rows; IndexError beyond them."""
         self._require_score(column)
+        index = range(self.configs)[index]
 
         def read() -> np.ndarray:
             out = np.empty(self.n, dtype=TYPES[column].to_pandas_dtype())

@@ -12,6 +12,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 
+from itd.analysis import baselines
 from itd.errors import ResultError
 from itd.space import SITES, Setting, SiteSpec, build_space
 from itd.store import ResultWriter, index, open_result, verify, whole
@@ -165,6 +166,30 @@ def test_one_null_score_in_a_foreign_file_leaves_its_sample_out(folder, tmp_path
     frame.loc[frame.index[13], "nll"] = np.nan
     frame.to_parquet(tmp_path / "one.parquet")
     assert open_result(tmp_path / "one.parquet").nulls == 1
+
+
+@pytest.mark.parametrize("column", ["quality", "nll", "confidence"])
+def test_what_is_no_number_in_a_foreign_file_leaves_its_sample_out(column, folder, tmp_path):
+    """Pandas writes it as null; others do not."""
+    table = pa.Table.from_pandas(pd.read_parquet(folder), preserve_index=False)
+    values = table.column(column).to_numpy().copy()
+    values[13] = np.nan
+    table = table.set_column(table.schema.get_field_index(column), column, pa.array(values, from_pandas=False))
+    pq.write_table(table, tmp_path / "one.parquet")
+    assert pq.read_table(tmp_path / "one.parquet").column(column).null_count == 0
+    result = open_result(tmp_path / "one.parquet")
+    assert result.nulls == 1
+    assert baselines(result, resamples=9).most_confident.n == result.n
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_a_row_beyond_the_configurations_is_an_error(kept, folder, scores):
+    result = open_result(folder).kept() if kept else open_result(folder)
+    configs = result.configs
+    assert result.row("pred", -1).tolist() == result.matrix("pred")[-1].tolist() == scores["pred"][-1].tolist()
+    for beyond in (configs, configs + 5, -configs - 1):
+        with pytest.raises(IndexError):
+            result.row("pred", beyond)
 
 
 def test_a_sweep_that_is_not_finished_says_so(tmp_path, scores):
