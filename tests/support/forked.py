@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -116,20 +117,23 @@ class Forked:
         held = {"stdout": "", "stderr": ""}
 
         def read(name: str, stream: TextIO) -> None:
-            held[name] = stream.read()
+            with stream:
+                held[name] = stream.read()
 
         pipes = [(name, getattr(self, name)) for name in held if getattr(self, name) is not None]
         readers = [threading.Thread(target=read, args=pipe, daemon=True) for pipe in pipes]
         for reader in readers:
             reader.start()
+        until_s = None if timeout is None else time.monotonic() + timeout
         try:
             self.wait(timeout)
         except subprocess.TimeoutExpired:
             self.kill()
             raise
         for reader in readers:
-            reader.join()
-        self.close()
+            reader.join(None if until_s is None else max(0.0, until_s - time.monotonic()))
+            if reader.is_alive():  # a process that it started has the pipe, and lives on
+                raise subprocess.TimeoutExpired(f"what process {self.pid} has started", timeout or 0.0)
         return held["stdout"], held["stderr"]
 
     def close(self) -> None:
@@ -278,6 +282,7 @@ def _become(asked: dict[str, Any], handles: list[int]) -> None:
             raise
     threading._shutdown()  # type: ignore[attr-defined]  # all that Python does at its end, as of multiprocessing's
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if not stream.closed:
+            stream.flush()
     os._exit(code or 0)
