@@ -66,8 +66,7 @@ def list_superseded(folder: Path) -> list[tuple[Part, Part]]:
 
 def single_part(path: Path) -> Part:
     """A file that is read by itself, with the records that it has where it lies in a result."""
-    side = path.parent / SIDE
-    return _part(path, _by_stem(side, _list_records(side)))
+    return _part(path, _list_records(path.parent / SIDE))
 
 
 def remove_part(part: Part) -> None:
@@ -81,7 +80,7 @@ def remove_leftover_records(holder: Part) -> None:
     """Removes the records of parts that are gone and whose images a longer part holds, as a process leaves them that
     was ended between a part and its record."""
     folder = holder.path.parent
-    for stem, records in _by_stem(folder / SIDE, _list_records(folder / SIDE)).items():
+    for stem, records in _list_records(folder / SIDE).items():
         part = _part(folder / f"{stem}.parquet", {})
         inside = holder.first <= part.first and part.last <= holder.last and part.name != holder.name
         if inside and not os.path.lexists(part.path):
@@ -122,27 +121,27 @@ def damaged(part: Part, why: str) -> ResultError:
     )
 
 
-def _list_all(folder: Path) -> list[tuple[Part, Part | None]]:
+def _list_all(folder: Path) -> tuple[tuple[Part, Part | None], ...]:
     """All parts of a folder, each with the part that took its place, if one did: one with a record, whose images are
     more and begin no later."""
     names = [name for name in os.listdir(folder) if name.endswith(".parquet") and not name.startswith((".", "_"))]
-    records = _list_records(folder / SIDE)  # after the parts, which come later than their records
-    return list(_arranged(folder, tuple(names), records))
+    beside = _names_beside(folder / SIDE)  # after the parts, which come later than their records
+    return _arranged(folder, tuple(names), beside)
 
 
 @functools.lru_cache(maxsize=2)
-def _arranged(folder: Path, names: tuple[str, ...], records: tuple[str, ...]) -> list[tuple[Part, Part | None]]:
+def _arranged(folder: Path, names: tuple[str, ...], beside: tuple[str, ...]) -> tuple[tuple[Part, Part | None], ...]:
     """`_list_all` of the names that a folder and its side folder have. Kept, as a run that goes on lists ten thousand
     parts half a dozen times."""
-    own = _by_stem(folder / SIDE, records)
+    records = _by_stem(folder / SIDE, beside)
     found: list[tuple[Part, Part | None]] = []
     longest: Part | None = None
-    for part in sorted((_part(folder / name, own) for name in names), key=lambda p: (p.first, -p.last, p.name)):
+    for part in sorted((_part(folder / name, records) for name in names), key=lambda p: (p.first, -p.last, p.name)):
         inside = longest is not None and part.first >= 0 and part.last <= longest.last
         found.append((part, longest if inside else None))
         if not inside and part.first >= 0 and part.records:
             longest = part
-    return found
+    return tuple(found)
 
 
 def _part(path: Path, records: Mapping[str, list[Path]]) -> Part:
@@ -151,8 +150,13 @@ def _part(path: Path, records: Mapping[str, list[Path]]) -> Part:
     return Part(path, first, last, tuple(records.get(path.stem, ())))
 
 
-def _list_records(side: Path) -> tuple[str, ...]:
-    """The names of the records that are there, and of what lies beside them."""
+def _list_records(side: Path) -> dict[str, list[Path]]:
+    """The records of each part, by the part's stem."""
+    return _by_stem(side, _names_beside(side))
+
+
+def _names_beside(side: Path) -> tuple[str, ...]:
+    """What the side folder holds: records, and other files."""
     try:
         return tuple(sorted(os.listdir(side)))
     except (FileNotFoundError, NotADirectoryError):
@@ -160,7 +164,7 @@ def _list_records(side: Path) -> tuple[str, ...]:
 
 
 def _by_stem(side: Path, names: Iterable[str]) -> dict[str, list[Path]]:
-    """The records of each part, by the part's stem."""
+    """`_list_records` of the names that the side folder holds."""
     found: dict[str, list[Path]] = {}
     for name in names:
         match = _RECORD.match(name)
