@@ -140,23 +140,22 @@ def _most_confident(result: Result, correct: np.ndarray) -> np.ndarray:
     """`most_confident` of a result, block by block, so that confidences take no memory. correct: (C, N) bool."""
     finest = np.full(result.n, -np.inf, np.float32)
     at = np.zeros(result.n, np.int64)
-    of_default = np.full(result.n, np.nan, np.float32)
     default, alone = result.default_index, threading.Lock()
 
     def look(configs: slice, samples: slice, confidence: np.ndarray) -> None:
         rows = confidence.argmax(0)
         most = confidence[rows, np.arange(confidence.shape[1])]
         rows += configs.start
+        if default is not None and configs.start <= default < configs.stop:
+            rows[confidence[default - configs.start] == most] = -1  # before all others
         with alone:
-            if default is not None and configs.start <= default < configs.stop:
-                of_default[samples] = confidence[default - configs.start]
             more = (most > finest[samples]) | ((most == finest[samples]) & (rows < at[samples]))
             finest[samples] = np.where(more, most, finest[samples])
             at[samples] = np.where(more, rows, at[samples])
 
     result.each_block("confidence", look)
     if default is not None:
-        at = np.where(of_default == finest, default, at)
+        at[at < 0] = default
     return correct[at, np.arange(result.n)]
 
 
