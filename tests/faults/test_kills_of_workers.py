@@ -1,6 +1,6 @@
 """SIGKILL of workers, drivers and whole commands at random moments: the rows of a run that was never interrupted.
 
-A hundred kills over all ways of running take about ten minutes, so they run with ITD_SOAK alone; ITD_SOAK_KILLS is
+A hundred kills over all ways of running take four to ten minutes, so they run with ITD_SOAK alone; ITD_SOAK_KILLS is
 another number of them.
 
 What is counted, by the log of `support.counted`. `lost`: how many units a killed process had begun to compute and
