@@ -8,8 +8,9 @@ Prints lines to read, then, as the last line of stdout, JSON. On a shared machin
 
 The plain loop is in its best setting (`plain_loop.py`): images decoded once and on the device, inference mode, and the
 fastest of several batch sizes, layouts and, on a GPU, autocast, `cudnn.benchmark` and torch.compile, tried on a few
-configurations. It may run a subset of the configurations, drawn evenly; `plain_s` is then its time x MACs of all / MACs
-of the subset, and `ratio_low` to `ratio_high` the 95% interval that this extrapolation leaves (`extrapolation.py`).
+configurations. It may run a subset of the configurations, drawn at random from groups of like MACs; `plain_s` is then
+its time x MACs of all / MACs of the subset, and `ratio_low` to `ratio_high` the 95% interval that this extrapolation
+leaves (`extrapolation.py`). `--plain-configs 0` runs all, which is what to quote.
 Both are warmed up first, on a GPU with batches of the sizes that are timed. The two are run in turn (plain half, tree,
 plain half), so that a machine that drifts does so for both.
 
@@ -27,7 +28,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from extrapolation import extrapolate
+from extrapolation import drawn, extrapolate
 from plain_loop import PlainLoop
 from rates import Timer, copy_bytes_per_s, device_name, matrix_flops, peak_bytes
 from reference import reference_macs
@@ -78,13 +79,6 @@ def load_pixels(data: str | None, count: int, crop_px: int) -> Tensor:
     return next(batches(images, samples, preprocess, batch_size=count)).pixels
 
 
-def spread(count: int, wanted: int) -> list[int]:
-    """`wanted` of `count` configurations, evenly spread."""
-    if count <= wanted:
-        return list(range(count))
-    return sorted({round(i * (count - 1) / max(1, wanted - 1)) for i in range(wanted)})
-
-
 def compare(plain: Tensor, tree: Tensor, clear: float = CLEAR["fp32"]) -> tuple[float, float, int]:
     """(top-1 agreement among clear predictions, largest difference of logits, how many are clear).
 
@@ -127,7 +121,8 @@ class Bench:
         self.tree_macs = self.tree.program.prefix_costs(shape).macs
         self.pixels = load_pixels(request.data, count, px)
         self.plain = PlainLoop(model, self.space, self.pixels, self.device, self.precision)
-        self.chosen = spread(len(self.space), plain_configs or len(self.space))
+        macs = [m for m in self.plain_costs.per_config if m is not None]
+        self.chosen = drawn(macs, plain_configs or len(self.space))
         self.logits = {"plain": self._no_logits(len(self.chosen)), "tree": self._no_logits(len(self.space))}
 
     def _model(self) -> DynamicModel:
@@ -305,7 +300,7 @@ GIGA = {"tree": "tree_flops", "matrix": "matrix_flops", "copy": "copy_bytes_per_
 @click.option("--weights", default=None, help="A file or enum name; default seeded random weights.")
 @click.option("--data", default=None, help="A folder of images; default seeded random images.")
 @click.option("--batch-size", default=None, type=int, help="Images in the tree at once; default the sweep's own.")
-@click.option("--plain-configs", default=24, show_default=True, help="Configurations of the plain loop; 0 is all.")
+@click.option("--plain-configs", default=48, show_default=True, help="Configurations of the plain loop; 0 is all.")
 @click.option("--json", "as_json", is_flag=True, help="Only the JSON.")
 def main(count: int, plain_configs: int, against: str | None, as_json: bool, **asked: Any) -> None:
     """Time the plain loop and the tree on the same work, and check that they agree."""

@@ -46,17 +46,40 @@ def test_all_configurations_are_not_extrapolated_and_one_says_nothing_of_its_err
 
 @pytest.mark.parametrize("noise", [0.05, 0.3])
 def test_the_interval_holds_the_time_of_all_configurations_about_19_times_of_20(benchmark, noise):
-    extrapolate, spread = benchmark("extrapolation").extrapolate, benchmark("sweep").spread
+    extrapolate, drawn = benchmark("extrapolation").extrapolate, benchmark("extrapolation").drawn
     rng, inside, widths = np.random.default_rng(0), 0, []
-    timed = spread(361, 24)
-    for _ in range(400):
+    for seed in range(400):
         macs = rng.integers(1, 20, 361)
+        timed = drawn(macs, 24, seed)
         seconds = macs * rng.lognormal(0, noise, 361)
         told = extrapolate(seconds[timed], timed, macs)
         inside += told.low_s <= seconds.sum() <= told.high_s
         widths.append((told.high_s - told.low_s) / told.total_s)
     assert 0.9 < inside / 400 < 0.98
     assert 1.2 * noise / 24**0.5 * 2 < np.mean(widths) < 3 * noise / 24**0.5 * 2
+
+
+def test_configurations_that_are_slow_at_every_sixteenth_are_not_taken_for_all(benchmark):
+    extrapolate, drawn = benchmark("extrapolation").extrapolate, benchmark("extrapolation").drawn
+    numbers = np.arange(370)
+    macs = 10 + numbers % 16
+    seconds = macs * np.where(numbers % 16 == 0, 3.0, 1.0)
+    even = list(range(0, 370, 16))
+    assert extrapolate(seconds[even], even, macs).total_s > 2.5 * seconds.sum()
+    found = [
+        extrapolate(seconds[timed], timed, macs).total_s for timed in (drawn(macs, 48, seed) for seed in range(99))
+    ]
+    assert np.mean(found) == pytest.approx(seconds.sum(), rel=0.03) and max(found) < 1.3 * seconds.sum()
+
+
+def test_one_configuration_is_drawn_of_each_group_of_like_costs(benchmark):
+    drawn = benchmark("extrapolation").drawn
+    macs = np.random.default_rng(0).permutation(90)
+    for seed in range(20):
+        timed = drawn(macs, 9, seed)
+        assert sorted(macs[timed] // 10) == list(range(9)) and timed == sorted(timed)
+    assert drawn(macs, 9, 3) == drawn(macs, 9, 3) != drawn(macs, 9, 4)
+    assert drawn(macs, 90) == drawn(macs, 100) == list(range(90))
 
 
 # -- what is counted --------------------------------------------------------------------------------------------------
