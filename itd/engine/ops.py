@@ -17,6 +17,7 @@ from torch import Tensor
 from itd.engine.onednn import PackedConv, can_fuse
 from itd.engine.op import ACTIVATIONS, CHANNELS_LAST, Op, ShapeError, WindowError, meeting, on_meta
 from itd.engine.pieces import Pieces
+from itd.engine.winograd import WinogradConv, is_worth_it
 
 Finish = Callable[[Tensor, Tensor | None, Tensor | None, str | None], Tensor]
 """Bias, an addition and an activation, each where there is one, after a convolution without them."""
@@ -49,8 +50,9 @@ class ConvOp(Op):
 
     weight: (O, I/g, kh, kw); bias: (O,) or None, in float32 whatever the weight is in. Called with x (N, I, H, W) and,
     where something is added before the activation, `other` (N, O, H', W'), which may be in pieces. trims: whether taps
-    that meet padding alone are left out, and not counted. inside: the bias where it is of the weight's type, as torch
-    wants it; added: (1, O, 1, 1), where it is not.
+    that meet padding alone are left out, and not counted.
+    inside: the bias where it is of the weight's type, as torch wants it; added: (1, O, 1, 1), where it is not.
+    winograd: a form with fewer multiplications, where there is one; multiply-accumulates are the convolution's own.
     """
 
     windowed = True
@@ -76,6 +78,7 @@ class ConvOp(Op):
         self.pointwise = weight.shape[2:] == (1, 1) and stride == (1, 1) and padding == (0, 0)
         geometry = (stride, padding, dilation, groups)
         self.packed = PackedConv(self.weight, bias, *geometry) if can_fuse(weight) else None
+        self.winograd = WinogradConv(self.weight, bias, padding) if is_worth_it(weight, *geometry) else None
         self.finish = fused_finish(weight)
         self.trims = trims
         self._trimmed: dict[torch.Size, ConvOp] = {}
@@ -94,13 +97,18 @@ class ConvOp(Op):
 
     def _run(self, x: Tensor, other: Tensor | None) -> Tensor:
         alike = other is None or self._is_like_output(other, x)
+        if self.winograd is not None and self.winograd.takes(x):
+            return self._finished(self.winograd(x), other, alike)
         if self.packed is not None and alike:
             out, activated = self.packed(x, other, self.activation)
             return out if activated or self.activation is None else ACTIVATIONS[self.activation](out)
         if self.finish is not None and (other is None or other.dtype == self.weight.dtype):
             out = F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
             return self.finish(out, self.bias, other, self.activation)
-        out = self._convolved(x)
+        return self._finished(self._convolved(x), other, alike)
+
+    def _finished(self, out: Tensor, other: Tensor | None, alike: bool) -> Tensor:
+        """A convolution's own output with what follows it. alike: whether `other` has its shape and type."""
         if other is not None:
             out = out.add_(other) if alike else out + other
         return ACTIVATIONS[self.activation](out) if self.activation else out

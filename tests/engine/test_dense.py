@@ -20,13 +20,9 @@ from itd.engine.stages import levels
 from itd.engine.tracing import trace
 from itd.engine.tree import TreeExecutor
 from itd.patcher import model_space, patch
-from tests.support.engine import logits
+from tests.support.engine import logits, maps
 
 CL = torch.channels_last
-
-
-def maps(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).contiguous(memory_format=CL)
 
 
 class Layer(nn.Module):
@@ -121,8 +117,8 @@ def test_what_a_block_begins_with_is_convolved_once_for_all_siblings():
     counted = {"convolved": 0}
     own = ConvOp._run
 
-    def run(self, x, other):
-        out = own(self, x, other)
+    def run(self, x, *others):
+        out = own(self, x, *others)
         counted["convolved"] += self.macs(out, x)
         return out
 

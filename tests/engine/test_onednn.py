@@ -13,6 +13,7 @@ from itd.engine.op import ACTIVATIONS
 from itd.engine.ops import ConvOp
 from itd.engine.site_ops import HalfStrideOp
 from itd.patcher import Geometry
+from tests.support.engine import maps
 
 CL = torch.channels_last
 SHAPES = [  # rows, channels in and out, side, kernel, stride, dilation, groups
@@ -25,10 +26,6 @@ SHAPES = [  # rows, channels in and out, side, kernel, stride, dilation, groups
     (2, 16, 16, 3, 9, 1, 1, 16),
 ]
 WITHIN = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
-
-
-def maps(*shape, dtype=torch.float32, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype).contiguous(memory_format=CL)
 
 
 @pytest.mark.parametrize("dtype", WITHIN)

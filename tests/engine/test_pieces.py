@@ -16,14 +16,8 @@ from itd.engine.tracing import trace
 from itd.engine.tree import TreeExecutor
 from itd.patcher import MODELS, model_space, patch
 from tests.engine.test_dense import patched
-from tests.support.engine import logits
+from tests.support.engine import logits, maps
 from tests.support.networks import MyNet
-
-CL = torch.channels_last
-
-
-def maps(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).contiguous(memory_format=CL)
 
 
 def some_pieces():

@@ -13,6 +13,12 @@ from itd.engine.routed import RoutedExecutor, routed_program
 from itd.engine.tree import TreeExecutor
 
 
+def maps(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
+    """Seeded noise (N, C, H, W), channels-last."""
+    noise = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+    return noise.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
 def tree(model, space, *, budget_bytes=None, **how) -> TreeExecutor:
     """The prefix tree of a patched network over a space."""
     return TreeExecutor(compile_program(model, space, **how), budget_bytes=budget_bytes)
