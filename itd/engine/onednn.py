@@ -42,7 +42,7 @@ class PackedConv:
 
     weight: (O, I/g, kh, kw) channels-last, fp32 or bf16. bias: (O,) fp32 or None; where something is added, torch wants
     it in the weight's type. Called with x (N, I, H, W) and, where something is added, `other`, which has the shape of
-    the output. Gives the output and whether the activation is in it.
+    the output; where it is spent, it becomes the output. Gives the output and whether the activation is in it.
     """
 
     def __init__(
@@ -62,7 +62,9 @@ class PackedConv:
         self._layouts: dict[bytes, Tensor] = {}
         self._packed: dict[torch.Size, Tensor] = {}
 
-    def __call__(self, x: Tensor, other: Tensor | None, activation: str | None) -> tuple[Tensor, bool]:
+    def __call__(
+        self, x: Tensor, other: Tensor | None, activation: str | None, *, spent: bool = False
+    ) -> tuple[Tensor, bool]:
         x = x.contiguous(memory_format=CHANNELS_LAST)
         run, packed = torch.ops.mkldnn._convolution_pointwise, self._packed_for(x.shape)
         if other is None:
@@ -70,6 +72,9 @@ class PackedConv:
             return run(x, packed, self.bias, *self.geometry, name, scalars, ""), True
         other, fused = other.contiguous(memory_format=CHANNELS_LAST), activation in self.after_addition
         with_add: Any = ("add", 1.0, activation if fused else None, [], "")
+        if spent:
+            into = torch.ops.mkldnn._convolution_pointwise_.binary
+            return into(other, x, packed, self.narrow_bias, *self.geometry, *with_add), fused
         return run.binary(x, other, packed, self.narrow_bias, *self.geometry, *with_add), fused
 
     def _packed_for(self, shape: torch.Size) -> Tensor:

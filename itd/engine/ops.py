@@ -49,8 +49,8 @@ class ConvOp(Op):
     """A convolution with its normalisation folded in, an optional addition and an optional activation.
 
     weight: (O, I/g, kh, kw); bias: (O,) or None, in float32 whatever the weight is in. Called with x (N, I, H, W) and,
-    where something is added before the activation, `other` (N, O, H', W'), which may be in pieces. trims: whether taps
-    that meet padding alone are left out, and not counted.
+    where something is added before the activation, `other` (N, O, H', W'), which may be in pieces; where it is spent,
+    the output may take its place in memory. trims: whether taps that meet padding alone are left out, and not counted.
     inside: the bias where it is of the weight's type, as torch wants it; added: (1, O, 1, 1), where it is not.
     winograd: a form with fewer multiplications, where there is one; multiply-accumulates are the convolution's own.
     """
@@ -83,24 +83,24 @@ class ConvOp(Op):
         self.trims = trims
         self._trimmed: dict[torch.Size, ConvOp] = {}
 
-    def __call__(self, x: Tensor, other: Tensor | Pieces | None = None) -> Tensor:
+    def __call__(self, x: Tensor, other: Tensor | Pieces | None = None, *, spent: bool = False) -> Tensor:
         op = self.on(x)
         if isinstance(other, Pieces):
             if op.packed is None and op._is_like_output(other, x):
                 return op._run_on_pieces(x, other)
             other = other.joined()
-        return op._run(x, other)
+        return op._run(x, other, spent)
 
     def on(self, x: Tensor) -> ConvOp:
         """The same without the taps that meet nothing but padding on maps of this size."""
         return self._trim(x.shape[2:]) if self.trims and max(self.padding) >= min(x.shape[2:]) else self
 
-    def _run(self, x: Tensor, other: Tensor | None) -> Tensor:
+    def _run(self, x: Tensor, other: Tensor | None, spent: bool) -> Tensor:
         alike = other is None or self._is_like_output(other, x)
         if self.winograd is not None and self.winograd.takes(x):
             return self._finished(self.winograd(x), other, alike)
         if self.packed is not None and alike:
-            out, activated = self.packed(x, other, self.activation)
+            out, activated = self.packed(x, other, self.activation, spent=spent)
             return out if activated or self.activation is None else ACTIVATIONS[self.activation](out)
         if self.finish is not None and (other is None or other.dtype == self.weight.dtype):
             out = F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)

@@ -44,7 +44,8 @@ class Stage:
 
     carried: values that the branch leaves in place; entering: values present once the branch was taken;
     leaving: values that later stages read. frees[i]: values that nothing reads after node i. added: entering values
-    that are only ever added to a convolution here, or not read at all.
+    that are only ever added to a convolution here, or not read at all. spent: numbers of the convolutions here that may
+    write over what they add.
     """
 
     branch: Branch | None
@@ -53,6 +54,7 @@ class Stage:
     leaving: tuple[int, ...]
     frees: tuple[tuple[int, ...], ...]
     added: frozenset[int] = frozenset()
+    spent: frozenset[int] = frozenset()
 
 
 def cut(model: DynamicModel, graph: Graph, space: Space, *, subsample: bool = True) -> tuple[Stage, ...]:
@@ -172,7 +174,8 @@ def _with_frontiers(plan: list[tuple[Branch | None, list[Node]]], graph: Graph) 
         read = {i for n in nodes for i in n.inputs()}
         entering = (leaving | read) - made
         frees, added = _frees(nodes, leaving, entering), _added(nodes, entering)
-        stages.append(Stage(branch, tuple(nodes), _ordered(entering), _ordered(leaving), frees, added))
+        spent = _spent(nodes, frees)
+        stages.append(Stage(branch, tuple(nodes), _ordered(entering), _ordered(leaving), frees, added, spent))
         needed = set(entering)
         if branch is not None:
             needed -= {n.id for n in branch.nodes}
@@ -187,6 +190,20 @@ def _added(nodes: list[Node], entering: set[int]) -> frozenset[int]:
         other = node.args[1] if isinstance(node.op, ConvOp) and len(node.args) == 2 else None
         read |= node.inputs() - ({other.id} if isinstance(other, Ref) and other != node.args[0] else set())
     return frozenset(entering - read)
+
+
+def _spent(nodes: list[Node], frees: tuple[tuple[int, ...], ...]) -> frozenset[int]:
+    """Convolutions that are the last to read what they add, made here, of which no other value is a view."""
+    by_id = {node.id: node for node in nodes}
+    viewed = {i for node in nodes if not isinstance(node.op, ConvOp) for i in node.inputs()}
+    spent = set()
+    for node, last in zip(nodes, frees, strict=True):
+        other = node.args[1] if isinstance(node.op, ConvOp) and len(node.args) == 2 else None
+        if isinstance(other, Ref) and other.id in last and other != node.args[0] and other.id not in viewed:
+            made = by_id.get(other.id)
+            if made is not None and isinstance(made.op, ConvOp):
+                spent.add(node.id)
+    return frozenset(spent)
 
 
 def _frees(nodes: list[Node], leaving: set[int], entering: set[int]) -> tuple[tuple[int, ...], ...]:

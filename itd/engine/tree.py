@@ -327,6 +327,8 @@ def run_nodes(stage: Stage, entering: dict[int, Any], rows: int) -> dict[int, An
     values = dict(entering)
     for node, frees in zip(stage.nodes, stage.frees, strict=True):
         args, kwargs = arguments(node, values, rows)
+        if node.id in stage.spent:
+            kwargs = {**kwargs, "spent": True}
         values[node.id] = fixed_op(node)(*args, **kwargs)
         for i in frees:
             del values[i]

@@ -30,12 +30,12 @@ def counted(run):
     """GMAC of what `run` executes, by torch's own counter (a FLOP there is half a multiply-accumulate)."""
 
     def conv(x, *args, out_val=None, **_):
-        # x, weight, bias, ... or, with an addition, x, other, weight, bias, ...
+        # x, weight, bias, ... or, with an addition, x and other, in either order, weight, bias, ...
         weight = args[1] if isinstance(args[1], torch.Tensor) and args[1].ndim == 4 else args[0]
         return 2 * out_val.numel() * weight.shape[1:].numel()
 
     conv._get_raw = True
-    mapping = {torch.ops.mkldnn._convolution_pointwise: conv}
+    mapping = {torch.ops.mkldnn._convolution_pointwise: conv, torch.ops.mkldnn._convolution_pointwise_: conv}
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         run()
     return counter.get_total_flops() / 2e9
