@@ -146,8 +146,16 @@ def test_the_numbers_of_shared_sums_are_in_the_order_that_they_are_run():
 
 
 @pytest.mark.parametrize("bias", [None, torch.linspace(-1, 1, 6)])
-def test_a_clamp_and_a_convolution_are_normalisation_relu_and_convolution(bias):
-    scale = torch.tensor([2.0, -2.0, 0.5, -0.1, 0.0, 0.0, 1e-40, -1e-35])
+@pytest.mark.parametrize(
+    ("scale", "bounds"),
+    [
+        ([2.0, -2.0, 0.5, -0.1, 0.0, 0.0, 1e-40, -1e-35], (True, True)),
+        ([2.0, 1.0, 0.5, 0.1, 3.0, 0.2, 1.0, 1.0], (True, False)),
+        ([-2.0, -1.0, -0.5, -0.1, -3.0, -0.2, -1.0, -1.0], (False, True)),
+    ],
+)
+def test_a_clamp_and_a_convolution_are_normalisation_relu_and_convolution(bias, scale, bounds):
+    scale = torch.tensor(scale)
     shift = torch.tensor([0.3, 0.3, -1.0, 2.0, 0.7, -0.7, 0.4, -0.4])
     weight, x = maps(6, 8, 1, 1, seed=1), maps(2, 8, 5, 5, seed=2) * 3
     nodes = (
@@ -155,7 +163,8 @@ def test_a_clamp_and_a_convolution_are_normalisation_relu_and_convolution(bias):
         Node(2, ConvOp(weight, bias, (1, 1), (0, 0), (1, 1), 1, "relu"), (Ref(1),)),
     )
     before, after = clamped(Graph(nodes, 2)).nodes
-    assert isinstance(before.op, ClampOp)
+    assert isinstance(before.op, ClampOp) and before.op.channels == 8
+    assert (before.op.low is not None, before.op.high is not None) == bounds
     normalised = (x.double() * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)).relu()
     expected = F.conv2d(normalised, weight.double(), None if bias is None else bias.double()).relu()
     assert (after.op(before.op(x)) - expected).abs().max() <= 1e-6 * expected.abs().max()
