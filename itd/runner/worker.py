@@ -19,7 +19,7 @@ from itd.data.loader import IO, MEMORY, UNDECODABLE, UNSTEADY, Batch, DecoderDie
 from itd.data.preprocess import Preprocess
 from itd.data.processes import is_death, raise_worker_death
 from itd.data.subset import kept_mask
-from itd.device import free_memory, is_out_of_memory, moved, without_frames
+from itd.device import free_memory, is_out_of_memory, keep_freed_memory, moved, without_frames
 from itd.engine.executor import Executor
 from itd.engine.tree import default_batch_size
 from itd.errors import DataError, ItdError, NotFiniteError
@@ -184,6 +184,8 @@ class Worker:
         self.workers, self.allow_missing = workers, allow_missing
         self.retries = retries or Retries()
         self.on_gpu = executor.device.type == "cuda"
+        if not self.on_gpu:
+            keep_freed_memory()
         self.pixels = replace(job.images.pixels, as_values=True) if self.on_gpu else job.images.pixels
         self.wanted: Callable[[], bool] = lambda: True
         self.begins: Callable[[Unit], bool] = lambda unit: True
