@@ -13,6 +13,8 @@ DEMO_RESULTS := $(DEMO_ATTRS:%=demo/$(DEMO_MODEL)-%.parquet)
 BENCH_MODELS ?= resnet50 resnext50_32x4d mobilenet_v2 densenet121
 BENCH_ATTRS ?= stride dilation size
 BENCH_IMAGES ?= 4
+# How many configurations the plain loop runs; 0 is all, so that nothing is extrapolated.
+BENCH_PLAIN_CONFIGS ?= 0
 BENCH_GPU_IMAGES ?= 256
 GPU_REPORT ?= build/gpu.json
 
@@ -62,7 +64,8 @@ demo: env
 
 bench: env
 	set -e; for model in $(BENCH_MODELS); do for attr in $(BENCH_ATTRS); do \
-	  $(BIN)/python benchmarks/sweep.py --model $$model --attr $$attr --images $(BENCH_IMAGES); \
+	  $(BIN)/python benchmarks/sweep.py --model $$model --attr $$attr --images $(BENCH_IMAGES) \
+	    --plain-configs $(BENCH_PLAIN_CONFIGS); \
 	done; done
 
 # What only a GPU can tell, into GPU_REPORT, part by part; then each sweep against the plain loop, and the learned layers.

@@ -22,26 +22,31 @@ class Extrapolated:
 
 
 def drawn(macs: Sequence[int], wanted: int, seed: int = 0) -> list[int]:
-    """Numbers of `wanted` configurations, or of all: one at random of each of as many groups of like costs.
+    """Numbers of some configurations, or of all: at even distances in the order of their costs, from a random place.
 
-    Evenly spaced numbers would fall in step with the options of a site, which repeat among the configurations: of
-    MobileNetV2's 370 strides every 16th makes the whole look 1.6 times as slow as it is.
+    Each is as likely to be among them. Evenly spaced numbers would fall in step with the options of a site, which
+    repeat among the configurations: of MobileNetV2's 370 strides every 16th makes the whole look 1.6 times as slow as
+    it is.
 
     >>> drawn([10, 20, 30], 3)
     [0, 1, 2]
     """
-    if wanted >= len(macs):
-        return list(range(len(macs)))
-    rng, order = np.random.default_rng(seed), np.argsort(macs, kind="stable")
-    return sorted(int(rng.choice(group)) for group in np.array_split(order, wanted))
+    count = len(macs)
+    if wanted >= count:
+        return list(range(count))
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(count)  # those of equal costs in any order
+    order = shuffled[np.argsort(np.array(macs)[shuffled], kind="stable")]
+    places = ((np.arange(wanted) + rng.random()) * count / wanted).astype(int)
+    return sorted(order[places].tolist())
 
 
 def extrapolate(seconds: Sequence[float], timed: Sequence[int], macs: Sequence[int]) -> Extrapolated:
     """All configurations from some, by the ratio estimator (Cochran, Sampling Techniques, 3rd edition, eq. 6.13).
 
     The interval is Student's. It widens with how much the timed ones differ in their seconds for each
-    multiply-accumulate, and is of no width where all were timed. It takes them for drawn at random, as `drawn` does but
-    for its groups.
+    multiply-accumulate, and is of no width where all were timed. It takes them for drawn at random, so that it is too
+    wide for those of `drawn`, which are spread over the costs.
 
     Args:
         seconds: of each timed configuration.

@@ -8,7 +8,7 @@ Prints lines to read, then, as the last line of stdout, JSON. On a shared machin
 
 The plain loop is in its best setting (`plain_loop.py`): images decoded once and on the device, inference mode, and the
 fastest of several batch sizes, layouts and, on a GPU, autocast, `cudnn.benchmark` and torch.compile, tried on a few
-configurations. It may run a subset of the configurations, drawn at random from groups of like MACs; `plain_s` is then
+configurations. It may run a subset of the configurations, spread over their MACs from a random start; `plain_s` is then
 its time x MACs of all / MACs of the subset, and `ratio_low` to `ratio_high` the 95% interval that this extrapolation
 leaves (`extrapolation.py`). `--plain-configs 0` runs all, which is what to quote.
 Both are warmed up first, on a GPU with batches of the sizes that are timed. The two are run in turn (plain half, tree,

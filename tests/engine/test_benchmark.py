@@ -72,14 +72,31 @@ def test_configurations_that_are_slow_at_every_sixteenth_are_not_taken_for_all(b
     assert np.mean(found) == pytest.approx(seconds.sum(), rel=0.03) and max(found) < 1.3 * seconds.sum()
 
 
-def test_one_configuration_is_drawn_of_each_group_of_like_costs(benchmark):
+@pytest.mark.parametrize(("count", "wanted"), [(90, 9), (64, 48), (81, 48), (370, 48)])
+def test_each_configuration_is_as_likely_to_be_drawn_and_all_costs_are(benchmark, count, wanted):
     drawn = benchmark("extrapolation").drawn
-    macs = np.random.default_rng(0).permutation(90)
-    for seed in range(20):
-        timed = drawn(macs, 9, seed)
-        assert sorted(macs[timed] // 10) == list(range(9)) and timed == sorted(timed)
-    assert drawn(macs, 9, 3) == drawn(macs, 9, 3) != drawn(macs, 9, 4)
-    assert drawn(macs, 90) == drawn(macs, 100) == list(range(90))
+    macs = np.random.default_rng(0).permutation(count)
+    often = np.zeros(count)
+    for seed in range(2000):
+        timed = drawn(macs, wanted, seed)
+        assert len(set(timed)) == wanted and timed == sorted(timed)
+        assert max(np.diff([-1, *sorted(macs[timed]), count])) <= 2 * count / wanted + 1
+        often[timed] += 1
+    assert np.abs(often / 2000 - wanted / count).max() < 0.06
+    assert drawn(macs, wanted, 3) == drawn(macs, wanted, 3)
+    assert drawn(macs, count) == drawn(macs, count + 10) == list(range(count))
+
+
+@pytest.mark.parametrize("count", [64, 81, 370])
+def test_the_interval_holds_the_time_also_where_it_does_not_follow_the_macs(benchmark, count):
+    extrapolate, drawn = benchmark("extrapolation").extrapolate, benchmark("extrapolation").drawn
+    macs = np.linspace(1, 10, count)
+    seconds, inside = macs + 1, 0
+    for seed in range(200):
+        timed = drawn(macs, 48, seed)
+        told = extrapolate(seconds[timed], timed, macs)
+        inside += told.low_s <= seconds.sum() <= told.high_s
+    assert inside >= 190
 
 
 # -- what is counted --------------------------------------------------------------------------------------------------

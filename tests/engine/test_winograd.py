@@ -140,17 +140,36 @@ def test_what_differs_from_the_plain_convolution_is_never_used():
     assert op.winograd.agrees is False and not op.winograd.takes(x)
 
 
-def test_maps_that_are_not_finite_decide_nothing_and_keep_to_themselves():
+@pytest.mark.parametrize("padding", [(1, 1), (2, 1)])
+def test_what_it_decides_does_not_depend_on_the_maps_that_come(padding):
+    weight = weight_of(160, 160)
+    weight -= weight.mean((1, 2, 3), keepdim=True)
+    for scale, offset in [(1, 0), (1, 1000), (0, 0), (1e37, 0), (1, torch.nan)]:
+        conv = WinogradConv(weight, None, padding)
+        with torch.inference_mode():
+            assert conv.takes(maps(64, 160, 7, 7) * scale + offset) and conv.agrees
+
+
+def test_maps_that_are_not_finite_keep_to_themselves():
     conv = WinogradConv(weight_of(160, 160), None, (1, 1))
     x = maps(32, 160, 7, 7, seed=2)
     broken = x.clone()
     broken[3, 5, 2, 2] = torch.nan
     with torch.inference_mode():
-        assert not conv.takes(broken) and conv.agrees is None
-        assert conv.takes(x) and conv.takes(broken)
         made, clean = conv(broken), conv(x)
     others = [row for row in range(32) if row != 3]
     assert torch.equal(made[others], clean[others]) and made[3].isnan().any()
+
+
+@pytest.mark.parametrize(("images", "each", "blocks"), [(10, 0.9, 10), (10, 0.4, 5), (7, 0.3, 3), (3, 1.0, 3)])
+def test_no_block_of_maps_is_larger_than_it_may_be(images, each, blocks, monkeypatch):
+    conv = WinogradConv(weight_of(160, 160), None, (1, 1))
+    monkeypatch.setattr(winograd, "BLOCK_BYTES", int(11 * 11 * 4 * 160 / each))
+    sizes = []
+    block = conv._block
+    monkeypatch.setattr(conv, "_block", lambda x, *sides: sizes.append(len(x)) or block(x, *sides))
+    conv(maps(images, 160, 7, 7))
+    assert len(sizes) == blocks and all(size * each <= 1 for size in sizes) and sum(sizes) == images
 
 
 class Wide(nn.Module):
