@@ -89,11 +89,12 @@ def as_parts_say(folder: Path, null_images: Sequence[int], samples: np.ndarray) 
         except ResultError:
             noted, whole_file = [], False
         reasons = {one.image: one for one in noted}
+        # what is in one of the two alone may have changed since the parts were listed: another run may have scored it
+        scored = with_scores(folder, reasons.keys() ^ set(null_images))
         found = [
             reasons.get(image) or MissingImage(image, int(samples[image]), f"sample {samples[image]}", NOT_KNOWN)
-            for image in sorted(null_images)
+            for image in sorted(set(null_images) - scored)
         ]
-        scored = with_scores(folder, reasons.keys() - set(null_images))
         if not whole_file or scored or not set(found) <= set(noted):
             save_missing(folder, [*(one for one in noted if one.image not in scored), *found])
 

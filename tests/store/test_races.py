@@ -101,6 +101,21 @@ def test_a_part_that_was_made_again_since_is_not_called_damaged(missing: Path) -
     assert open_result(missing).matrix("quality").shape == (6, 10)
 
 
+def test_an_image_that_another_run_scored_since_the_parts_were_listed_is_not_missing(
+    missing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brought_up = store_writer.as_parts_say
+
+    def late(*given: object) -> None:
+        monkeypatch.setattr(store_writer, "as_parts_say", brought_up)
+        retry(missing)
+        brought_up(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store_writer, "as_parts_say", late)
+    assert writer(missing).null_images == []  # type: ignore[attr-defined]
+    assert open_result(missing).nulls == 0
+
+
 def test_a_run_that_ends_while_it_begins_a_result_damages_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
