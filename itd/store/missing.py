@@ -89,8 +89,9 @@ def as_parts_say(folder: Path, null_images: Sequence[int], samples: np.ndarray) 
         except ResultError:
             noted, whole_file = [], False
         reasons = {one.image: one for one in noted}
-        # what is in one of the two alone may have changed since the parts were listed: another run may have scored it
-        scored = with_scores(folder, reasons.keys() ^ set(null_images))
+        # another run may have scored an image since the parts were listed, and have taken it off the file
+        listed = set(null_images) if missing_path(folder).exists() else reasons.keys()
+        scored = with_scores(folder, reasons.keys() ^ listed)
         found = [
             reasons.get(image) or MissingImage(image, int(samples[image]), f"sample {samples[image]}", NOT_KNOWN)
             for image in sorted(set(null_images) - scored)
