@@ -122,8 +122,8 @@ class Bench:
         self.tree_macs = self.tree.program.prefix_costs(shape).macs
         self.pixels = load_pixels(request.data, count, px)
         self.plain = PlainLoop(model, self.space, self.pixels, self.device, self.precision)
-        macs = [m for m in self.plain_costs.per_config if m is not None]
-        self.chosen = drawn(macs, plain_configs or len(self.space))
+        self.plain_macs = [m for m in self.plain_costs.per_config if m is not None]
+        self.chosen = drawn(self.plain_macs, plain_configs or len(self.space))
         self.logits = {"plain": self._no_logits(len(self.chosen)), "tree": self._no_logits(len(self.space))}
 
     def _model(self) -> DynamicModel:
@@ -189,7 +189,7 @@ class Bench:
 
     def report(self) -> dict[str, Any]:
         """Run both and compare them."""
-        macs = [m for m in self.plain_costs.per_config if m is not None]
+        macs = self.plain_macs
         trial = self.chosen[:: max(1, len(self.chosen) // 4)]
         way = self.plain.best_way(trial)
         speedup, compiled = 1.0, "not tried"

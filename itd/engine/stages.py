@@ -187,23 +187,24 @@ def _added(nodes: list[Node], entering: set[int]) -> frozenset[int]:
     """Values that nothing reads but as what a convolution adds."""
     read: set[int] = set()
     for node in nodes:
-        other = node.args[1] if isinstance(node.op, ConvOp) and len(node.args) == 2 else None
-        read |= node.inputs() - ({other.id} if isinstance(other, Ref) and other != node.args[0] else set())
+        read |= node.inputs() - {_addend(node)}
     return frozenset(entering - read)
+
+
+def _addend(node: Node) -> int | None:
+    """The value that a convolution adds and does not convolve as well; None for other nodes."""
+    other = node.args[1] if isinstance(node.op, ConvOp) and len(node.args) == 2 else None
+    return other.id if isinstance(other, Ref) and other != node.args[0] else None
 
 
 def _spent(nodes: list[Node], frees: tuple[tuple[int, ...], ...]) -> frozenset[int]:
     """Convolutions that are the last to read what they add, made here, of which no other value is a view."""
-    by_id = {node.id: node for node in nodes}
-    viewed = {i for node in nodes if not isinstance(node.op, ConvOp) for i in node.inputs()}
-    spent = set()
-    for node, last in zip(nodes, frees, strict=True):
-        other = node.args[1] if isinstance(node.op, ConvOp) and len(node.args) == 2 else None
-        if isinstance(other, Ref) and other.id in last and other != node.args[0] and other.id not in viewed:
-            made = by_id.get(other.id)
-            if made is not None and isinstance(made.op, ConvOp):
-                spent.add(node.id)
-    return frozenset(spent)
+    own = {node.id for node in nodes if isinstance(node.op, ConvOp)}
+    viewed = {i for node in nodes if node.id not in own for i in node.inputs()}
+    new = own - viewed
+    return frozenset(
+        node.id for node, last in zip(nodes, frees, strict=True) if (other := _addend(node)) in new and other in last
+    )
 
 
 def _frees(nodes: list[Node], leaving: set[int], entering: set[int]) -> tuple[tuple[int, ...], ...]:
