@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from itd.analysis.bootstrap_greedy import GreedyLists, list_votes
+from itd.analysis.bootstrap_greedy import GreedyLists, candidates, list_votes
 from itd.analysis.frames import Answer, Row, flat
 from itd.analysis.predictions import default_rank, predictions
 from itd.analysis.sampling import Estimate, Resamples, as_resamples, estimate, halves, proportion
@@ -110,14 +110,15 @@ def baselines(
     drawn = as_resamples(resamples, result.n, seed)
     default = result.default_index
     said = predictions(pred, labels, first=default)
+    unique = result.keep("distinct", lambda: said.unique)
     rank = default_rank(result)
     classes = num_classes or result.num_classes
     ks = sorted({1, *(k for k in vote_ks if 1 <= k <= result.configs)})
     chosen, configs = cross_measured(correct, quality, pred, ks, drawn, default)
     return Baselines(
-        matched_topk=None if rank is None else proportion(rank < said.unique),
+        matched_topk=None if rank is None else proportion(rank < unique),
         chance=drawn.mean(said.chance),
-        chance_uniform=None if classes is None else float(said.unique.mean() / classes),
+        chance_uniform=None if classes is None else float(unique.mean() / classes),
         single_best=chosen.get(1),
         most_confident=proportion(_most_confident(result, correct)),
         vote_all=proportion(said.vote == labels),
@@ -201,22 +202,34 @@ def cross_measured(
     right = dict.fromkeys(ks, 0)
     resampled = {k: np.zeros(resamples.count) for k in ks}
     configs = []
-    weights = [_with_whole(resamples, half) for half in (first, second)]
-    for chosen_on, measured_on, own, counted in ((first, second, *weights), (second, first, *weights[::-1])):
-        lists = _lists(GreedyLists(correct, quality, default, chosen_on), own, max(ks))
+    for chosen_on, measured_on in ((first, second), (second, first)):
+        rows = candidates(correct, chosen_on) if max(ks) == 1 else None
+        chooser = GreedyLists(correct, quality, default, chosen_on, rows)
+        lists = _lists(chooser, _Weightings(resamples, chosen_on), max(ks))
         configs.append(int(lists[0, 0]))
-        for k, sums in _counted_votes(pred, correct, lists, ks, counted, measured_on).items():
+        counted = _Weightings(resamples, measured_on)
+        for k, sums in _counted_votes(pred, correct, lists, ks, counted).items():
             right[k] += int(sums[0])
             resampled[k] += sums[1:]
     return {k: estimate(right[k] / n, resampled[k] / n, n) for k in ks}, tuple(configs)
 
 
-def _with_whole(resamples: Resamples, samples: np.ndarray) -> np.ndarray:
-    """(1 + B, n) weights of some samples: of each once, then of each resample."""
-    weights = np.empty((1 + resamples.count, len(samples)), resamples.weights.dtype)
-    weights[0] = 1
-    np.take(resamples.weights, samples, axis=1, out=weights[1:])
-    return weights
+class _Weightings:
+    """Weights of some samples: of each once, then of each resample; as many at a time as are asked for."""
+
+    def __init__(self, resamples: Resamples, samples: np.ndarray) -> None:
+        """samples: (n,) which of the resamples' N."""
+        self._resampled, self.samples = resamples.weights, samples
+
+    def __len__(self) -> int:
+        return 1 + len(self._resampled)
+
+    def of(self, which: np.ndarray) -> np.ndarray:
+        """(b, n) the weights of some weightings. which: (b,) 0 is the one that has each sample once."""
+        weights = np.ones((len(which), len(self.samples)), self._resampled.dtype)
+        if (drawn := which > 0).any():
+            weights[drawn] = np.take(self._resampled[which[drawn] - 1], self.samples, axis=1)
+        return weights
 
 
 def _counted_votes(
@@ -224,17 +237,16 @@ def _counted_votes(
     correct: np.ndarray,
     lists: np.ndarray,
     ks: Sequence[int],
-    weights: np.ndarray,
-    samples: np.ndarray,
+    weights: _Weightings,
 ) -> dict[int, np.ndarray]:
     """k -> (B,) how much weight the vote of the first k of each list is right on; equal lists vote once.
 
-    pred, correct: (C, N). lists: (B, K) rows. weights: (B, n) of n of the N samples.
+    pred, correct: (C, N). lists: (B, K) rows. weights: B, of n of the N samples.
     """
     different, which = np.unique(lists, axis=0, return_inverse=True)
     which = which.reshape(-1)
     rows, places = np.unique(different, return_inverse=True)
-    said, right = np.take(pred[rows], samples, axis=1), np.take(correct[rows], samples, axis=1)
+    said, right = (np.take(scores[rows], weights.samples, axis=1) for scores in (pred, correct))
     places = places.reshape(different.shape)
     sums = {k: np.zeros(len(lists)) for k in ks}
 
@@ -243,7 +255,7 @@ def _counted_votes(
             for place in range(part.start, part.stop):
                 members = np.flatnonzero(which == first + place)
                 for some in (members[i : i + _LISTS_AT_ONCE] for i in range(0, len(members), _LISTS_AT_ONCE)):
-                    counted = weights[some].astype(np.float32)  # whose sums are whole numbers, and exact
+                    counted = weights.of(some).astype(np.float32)  # whose sums are whole numbers, and exact
                     for k, is_right in by_k.items():
                         sums[k][some] = counted @ is_right[place - part.start].astype(np.float32)
 
@@ -251,8 +263,8 @@ def _counted_votes(
     return sums
 
 
-def _lists(chooser: GreedyLists, weights: np.ndarray, k: int) -> np.ndarray:
-    """(B, k) lists of many weightings, some at a time. weights: (B, n)."""
-    size = max(1, _CELLS // max(1, weights.shape[1]))
-    parts = (weights[first : first + size] for first in range(0, len(weights), size))
-    return np.concatenate(side_by_side(lambda part: chooser.of(part, k)[0], parts))
+def _lists(chooser: GreedyLists, weights: _Weightings, k: int) -> np.ndarray:
+    """(B, k) lists of B weightings, some at a time."""
+    size = max(1, _CELLS // max(1, len(weights.samples)))
+    parts = (np.arange(len(weights))[first : first + size] for first in range(0, len(weights), size))
+    return np.concatenate(side_by_side(lambda part: chooser.of(weights.of(part), k)[0], parts))

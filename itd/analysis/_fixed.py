@@ -12,6 +12,7 @@ import numpy as np
 
 from itd.analysis._held_out import FOLDS, REPEATS, divisions_into, in_parts, of_others
 from itd.analysis.sampling import Estimate, Resamples, Z, widened, wilson
+from itd.analysis.uncovered import Uncovered
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,10 @@ def _measured(
     own = int(np.flatnonzero(rows == default)[0])
     accuracy, cost = np.zeros(len(weights)), np.zeros(len(weights))
     chosen = np.zeros((len(weights), folds), np.int64)
-    values = correct.T.astype(np.float32)
     for part in in_parts(len(weights), folds, correct):
         division, weight = divisions[part], weights[part]
-        others = of_others(weight, division, folds).astype(np.float32)
-        counts = (others @ values).reshape(len(weight), folds, -1)
+        others = Uncovered(of_others(weight, division, folds), correct)
+        counts = others.gains().reshape(len(weight), folds, -1)
         place = np.argmax(counts >= counts[..., own : own + 1], axis=2)  # the first, which is the cheapest
         chosen[part] = rows[place]
         at = place[np.arange(len(place))[:, None], division]

@@ -17,7 +17,7 @@ import numpy as np
 from itd.analysis._held_out import FOLDS, REPEATS, HeldOut, HeldOutStep, held_out, scores_of
 from itd.analysis._oracle import rules_right
 from itd.analysis.frames import Answer, Row, flat
-from itd.analysis.predictions import distinct
+from itd.analysis.predictions import distinct_of
 from itd.analysis.sampling import Difference, Estimate, Resamples, as_resamples, paired, proportion
 from itd.analysis.scores import common, correctness, require_default, require_results, require_same_data
 from itd.errors import ResultError
@@ -138,7 +138,7 @@ def gain_of(result: Result, curve: HeldOut | None) -> tuple[Gain, np.ndarray]:
     right = rules_right(correctness(result), require_default(result, "the gain over guessing"))
     best, static = right["best"], right["static"]
     rank = result.row("rank", require_default(result, "the gain over guessing"))
-    matched = rank < distinct(result.matrix("pred"))
+    matched = rank < distinct_of(result)
     gained = Gain(
         result=result.path,
         configs=result.configs,

@@ -38,7 +38,7 @@ COMPARED_STEPS = 12
 """In lists that are no longer, guesses are compared with each other; in longer ones they are marked in a table."""
 OVERHEAD = 300
 """What keeping a configuration's gain costs, as so many images would."""
-_CELLS = 4_000_000
+_CELLS = 10_000_000
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,8 @@ def of_others(weights: np.ndarray, division: np.ndarray, folds: int) -> np.ndarr
 
 def in_parts(count: int, folds: int, correct: np.ndarray) -> Iterator[slice]:
     """A few weightings at a time, so that all folds of them do not fill the memory. correct: (C, N)."""
-    size = max(1, _CELLS // (folds * max(correct.shape)))
+    parts = max(1, -(-count * folds * max(correct.shape) // _CELLS))
+    size = max(1, -(-count // (parts + parts % 2)))  # an even number of parts, for two threads
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
 
@@ -212,15 +213,16 @@ def _steps(
 ) -> Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray]]:
     """For k = 1, 2, ...: (B, N) whether the first k of an image's list hold a right one, whether as many guesses of the
     default network do, and how many distinct guesses those are."""
-    images = np.arange(division.shape[1])
-    copies = np.arange(len(division))[:, None]
+    n = division.shape[1]
     right = np.zeros(division.shape, bool)
     guesses = np.zeros(division.shape, np.int16)
     is_new = _Compared() if lists.shape[2] <= COMPARED_STEPS else _Marked(division.size, int(scores.pred.max()) + 1)
+    places = np.empty(division.shape, np.int64)
     for k in range(lists.shape[2]):
-        config = lists[copies, division, k]
-        right |= scores.correct[config, images]
-        guesses += is_new(scores.pred[config, images])
+        for starts, fold, place in zip(lists[:, :, k] * n, division, places, strict=True):
+            np.add(starts[fold], np.arange(n), out=place)
+        right |= scores.correct.take(places)
+        guesses += is_new(scores.pred.take(places))
         yield right, None if scores.rank is None else scores.rank < guesses, guesses
 
 

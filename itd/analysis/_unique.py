@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itd.analysis.frames import Answer, Row
-from itd.analysis.predictions import distinct
+from itd.analysis.predictions import distinct_of
 from itd.analysis.sampling import Estimate, Resamples, as_resamples, proportion
 from itd.analysis.scores import correctness, require_result
 
@@ -61,7 +61,7 @@ def unique(result: Result, *, resamples: Resamples | int | None = None, seed: in
     """
     require_result(result, "unique")
     correctness(result)  # refuses a result without images
-    counts = distinct(result.matrix("pred"))
+    counts = distinct_of(result)
     drawn = as_resamples(resamples, result.n, seed)
     return UniquePredictions(
         result=result.path,

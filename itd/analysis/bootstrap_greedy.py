@@ -6,11 +6,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from itd.analysis.uncovered import Uncovered
+
 _VOTE_CELLS = 2_000_000
 _TIE_CELLS = 4_000_000
 _PAIR_OVERHEAD, _PAIR_COST = 5000, 16
 """What one mean costs by itself: as so many more samples would, and in terms of one in a product of matrices."""
-_CACHED_CELLS = 100_000
+_UNLIKELY = 50
+"""exp(-50) is 2e-22."""
 _TAKEN = -1.0
 """In place of the gain of a configuration that is in the list."""
 
@@ -19,6 +22,25 @@ def preferred_order(configs: int, default: int | None) -> np.ndarray:
     """(C,) rows, the default first: what a tie that nothing else settles goes by."""
     rows = np.arange(configs)
     return rows if default is None else np.concatenate([[default], rows[rows != default]])
+
+
+def candidates(correct: np.ndarray, samples: np.ndarray) -> np.ndarray:
+    """The rows that may be right on most of some samples in a resample, in ascending order.
+
+    Of draws with replacement, one configuration is right on no fewer than another with a chance of at most
+    exp(-(sqrt(a) - sqrt(b))^2), where the other alone is right on a samples and it alone on b < a (Chernoff's bound of
+    the sum of draws of 1, -1 and 0; Annals of Mathematical Statistics 23, 1952). Those are left out that are first in
+    less than one of 10^21 resamples.
+
+    correct: (C, N) bool. samples: which of the N.
+
+    >>> candidates(np.array([[True] * 60, [False] * 60, [True] * 30 + [False] * 30]), np.arange(60))
+    array([0, 2])
+    """
+    right = np.take(correct, samples, axis=1)
+    best = right[right.sum(1).argmax()]
+    ahead, behind = np.count_nonzero(right < best, axis=1), np.count_nonzero(right > best, axis=1)
+    return np.flatnonzero((ahead <= behind) | ((np.sqrt(ahead) - np.sqrt(behind)) ** 2 < _UNLIKELY))
 
 
 def greedy_lists(
@@ -50,37 +72,40 @@ class GreedyLists:
         quality: np.ndarray,
         default: int | None = None,
         samples: np.ndarray | slice = slice(None),
+        rows: np.ndarray | None = None,
     ) -> None:
         """correct: (C, N) bool. quality: (C, N). default: the row of the default configuration, or None. samples: which
-        n of the N lists are chosen on; default all."""
-        self._order = preferred_order(len(correct), default)
+        n of the N lists are chosen on; default all. rows: which of the C they are of; default all."""
+        order = preferred_order(len(correct), default)
+        self._order = order if rows is None else order[np.isin(order, rows)]
         self._quality, self._samples = quality, samples
         every: np.ndarray = np.all(correct, axis=0)
         some: np.ndarray = np.any(correct, axis=0)
         self._always = every[samples]
         useful = some[samples] & ~self._always  # the others change no choice
         self._useful = None if useful.all() else np.flatnonzero(useful)
-        self._right = np.empty((len(correct), np.count_nonzero(useful)), np.float32)
-        for place, row in enumerate(self._order):
-            chosen_on = correct[row][samples]
-            self._right[place] = chosen_on if self._useful is None else chosen_on[self._useful]
+        right = correct[self._order]
+        self._right = right if isinstance(samples, slice) else np.take(right, samples, axis=1)
+        if self._useful is not None:
+            self._right = np.take(self._right, self._useful, axis=1)
 
     def of(self, weights: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The lists of B weightings. weights: (B, n). Returns what `greedy_lists` does."""
-        order, by_config = self._order, self._right
+        order = self._order
         k = min(k, len(order))
         lists, covered = np.empty((len(weights), k), np.int64), np.zeros((len(weights), k))
         base = weights[:, self._always].sum(1)
         # Not weights[:, useful], which would lie sample by sample and make each step slow.
-        alive = (weights if self._useful is None else np.take(weights, self._useful, axis=1)).astype(np.float32)
-        bounds = (alive @ by_config.T).astype(np.float64)
+        chosen_on = weights.copy() if self._useful is None else np.take(weights, self._useful, axis=1)
+        left = Uncovered(chosen_on, self._right)
+        bounds = left.gains()
         ties = _Ties(self._quality, order, weights, self._samples)
         rows = np.arange(len(weights))
         pick = np.zeros(len(weights), np.int64)
         for step in range(k):
             if step:
-                alive, by_config = _take_out(alive, by_config, pick)
-                _freshen(bounds, ties.known, alive, by_config)
+                left.take_out(pick)
+                _freshen(bounds, ties.known, left)
                 if not (bounds > 0).any():  # nothing is left to gain: the rest follow in the order of ties
                     last = np.where(bounds < 0, -np.inf, ties.all())
                     lists[:, step:] = order[np.argsort(-last, axis=1, kind="stable")[:, : k - step]]
@@ -151,43 +176,21 @@ class _Ties:
         return np.round(sums / self._total[which], 9) / 4.5
 
 
-def _take_out(alive: np.ndarray, by_config: np.ndarray, pick: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The weights not covered yet after each weighting picked a configuration, without samples that nobody has left.
-
-    alive is written to, and sheds samples when half of them are gone, so that all the shedding costs one matrix.
-    """
-    samples = alive.shape[1]
-    most = np.zeros(samples, np.float32)
-    size = max(1, _CACHED_CELLS // max(1, samples))
-    for start in range(0, len(alive), size):
-        part = alive[start : start + size]
-        part *= 1 - by_config[pick[start : start + size]]
-        np.maximum(most, part.max(0), out=most)
-    kept = np.flatnonzero(most)
-    if len(kept) > samples / 2:
-        return alive, by_config
-    return np.take(alive, kept, axis=1), np.take(by_config, kept, axis=1)
-
-
-def _freshen(
-    bounds: np.ndarray, tie: np.ndarray | None, alive: np.ndarray, by_config: np.ndarray, chunk: int = 48
-) -> None:
+def _freshen(bounds: np.ndarray, tie: np.ndarray | None, left: Uncovered, chunk: int = 48) -> None:
     """Computes the gains that may be a weighting's largest; the others keep an upper bound, which is smaller.
 
     A gain never grows as samples are covered, so an earlier one bounds it from above (lazy greedy: Minoux, Accelerated
     greedy algorithms for maximizing submodular set functions, 1978). tie: what decides between equal gains, where it
     is known; else all that may be equal are computed. What is taken stays so.
     """
-    space = np.empty((min(chunk, len(by_config)), alive.shape[1]), np.float32)
     todo = np.arange(bounds.shape[1])
     best = np.zeros(len(bounds))
     while len(todo):
         now = todo[np.argsort(-bounds[:, todo].mean(0), kind="stable")[:chunk]]
-        rows = np.take(by_config, now, axis=0, out=space[: len(now)], mode="clip")
-        fresh = np.where(bounds[:, now] == _TAKEN, _TAKEN, alive @ rows.T)
+        fresh = np.where(bounds[:, now] == _TAKEN, _TAKEN, left.gains(now))
         bounds[:, now] = fresh
         best = np.maximum(best, (fresh if tie is None else fresh + tie[:, now]).max(1))
-        todo = np.setdiff1d(todo, now, assume_unique=True)
+        todo, chunk = np.setdiff1d(todo, now, assume_unique=True), 2 * chunk
         most = bounds[:, todo] if tie is None else bounds[:, todo] + tie[:, todo]
         todo = todo[(most >= best[:, None]).any(0)]
 

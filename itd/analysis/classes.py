@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from itd.analysis.frames import Answer, Row, flat
-from itd.analysis.predictions import distinct
+from itd.analysis.predictions import distinct_of
 from itd.analysis.sampling import Estimate, proportion
 from itd.analysis.scores import correctness, require_default, require_result
 from itd.errors import ResultError
@@ -106,7 +106,7 @@ def by_class(result: Result, *, class_names: Sequence[str] | None = None) -> Cla
     names = dict(enumerate(class_names)) if class_names is not None else result.class_names()
     correct = correctness(result)
     best, static = correct.any(0), correct[default]
-    matched = result.matrix("rank")[default] < distinct(result.matrix("pred"))
+    matched = result.matrix("rank")[default] < distinct_of(result)
     classes = []
     for label in np.unique(result.labels):
         of = result.labels == label

@@ -65,6 +65,11 @@ def distinct(pred: np.ndarray) -> np.ndarray:
     return 1 + np.count_nonzero(by_sample[:, 1:] != by_sample[:, :-1], axis=1)
 
 
+def distinct_of(result: Result) -> np.ndarray:
+    """(N,) `distinct` of a result's predictions, counted once where it keeps what it reads."""
+    return result.keep("distinct", lambda: distinct(result.matrix("pred")))
+
+
 def _majority(pred: np.ndarray, counts: np.ndarray, first: int | None) -> np.ndarray:
     """(n,) the class with the most votes; among several, the one whose supporter comes first."""
     top = counts.max(1)

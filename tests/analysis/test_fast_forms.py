@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -81,10 +82,12 @@ def test_equal_lists_that_vote_once_count_for_each(configs, images, cells, monke
     rng = np.random.default_rng(configs + images)
     pred, labels = rng.integers(0, 3, (configs, 2 * images)), rng.integers(0, 3, 2 * images)
     lists = np.array([rng.permutation(configs) for _ in range(40)])[rng.integers(0, 40, 60)]
-    weights = rng.integers(0, 4, (60, images)).astype(np.uint8)
+    resampled = rng.integers(0, 4, (59, 2 * images)).astype(np.uint8)
     samples = np.sort(rng.permutation(2 * images)[:images])
+    weights = np.vstack([np.ones((1, images), int), resampled[:, samples]])
     ks = sorted({1, configs})
-    found = _baselines._counted_votes(pred, pred == labels, lists, ks, weights, samples)
+    weightings = _baselines._Weightings(SimpleNamespace(weights=resampled), samples)
+    found = _baselines._counted_votes(pred, pred == labels, lists, ks, weightings)
     for k in ks:
         for b, chosen in enumerate(lists[:, :k]):
             votes = [Counter(pred[chosen, i].tolist()) for i in samples]  # of equal counts the first seen is first
