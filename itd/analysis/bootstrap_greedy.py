@@ -84,10 +84,9 @@ class GreedyLists:
         self._always = every[samples]
         useful = some[samples] & ~self._always  # the others change no choice
         self._useful = None if useful.all() else np.flatnonzero(useful)
-        right = correct[self._order]
-        self._right = right if isinstance(samples, slice) else np.take(right, samples, axis=1)
-        if self._useful is not None:
-            self._right = np.take(self._right, self._useful, axis=1)
+        right = correct if np.array_equal(self._order, range(len(correct))) else correct[self._order]
+        right = right if isinstance(samples, slice) else np.take(right, samples, axis=1)
+        self._right = right if self._useful is None else np.take(right, self._useful, axis=1)
 
     def of(self, weights: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """The lists of B weightings. weights: (B, n). Returns what `greedy_lists` does."""

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,7 +19,7 @@ import numpy as np
 from itd.errors import ResultError
 from itd.store.index import ROWS_AT_ONCE, Index
 from itd.store.part import Part, is_replaced
-from itd.store.reading import read_columns, read_group, rows_of_groups
+from itd.store.reading import read_columns, read_group, read_rows, rows_of_groups
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -37,11 +37,20 @@ class _Block:
     samples: slice
     group: int | None = None
 
+    def row(self, config: int) -> _Block:
+        """The block less all configurations but one, where those can be left undecoded."""
+        if self.group is not None or self.index.order is not None:
+            return self
+        return replace(self, configs=slice(config, config + 1))
+
     def read(self, column: str, threads: bool) -> np.ndarray:
         """(c, n) of one score."""
-        if self.group is None:
-            return self.index.arrange(read_columns(self.index.part, [column], threads=threads).column(0))
-        return self.index.arrange(read_group(self.index.part, column, self.group))
+        index, each = self.index, len(self.index.samples)
+        if self.group is not None:
+            return index.arrange(read_group(index.part, column, self.group))
+        if self.configs.stop - self.configs.start < len(index.numbers):
+            return index.arrange(read_rows(index.part, column, self.configs.start * each, self.configs.stop * each))
+        return index.arrange(read_columns(index.part, [column], threads=threads).column(0))
 
 
 def each_block(
@@ -69,8 +78,10 @@ def each_block(
             scores = block.read(column, threads=len(indices) == 1)
         work(block.configs, block.samples, scores)
 
-    blocks = itertools.chain.from_iterable(for_each(split, range(len(indices))))
-    for_each(read, (one for one in blocks if config is None or one.configs.start <= config < one.configs.stop))
+    blocks = list(itertools.chain.from_iterable(for_each(split, range(len(indices)))))
+    if config is not None:
+        blocks = [one.row(config) for one in blocks if one.configs.start <= config < one.configs.stop]
+    for_each(read, blocks)
 
 
 def _blocks(index: Index, samples: slice, column: str) -> list[_Block]:

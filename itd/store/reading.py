@@ -14,6 +14,9 @@ from itd.store.part import Part, damaged
 from itd.store.record import check_bytes, check_footer
 from itd.text import one_line
 
+_ROWS_AT_ONCE = 2**14
+"""Decoded at once where the rows after them may not be wanted."""
+
 
 def read_schema(part: Part) -> tuple[pa.Schema, pq.FileMetaData]:
     """The schema and metadata of a part, after its size and footer are checked against its record."""
@@ -52,6 +55,24 @@ def read_group(part: Part, name: str, group: int) -> pa.ChunkedArray:
     if len(column) != rows:
         raise damaged(part, f"{len(column)} rows in a row group of {rows}")
     return column
+
+
+def read_rows(part: Part, name: str, start: int, stop: int) -> pa.ChunkedArray:
+    """Some rows of a column, checked as `read_columns` does; what comes after them is not decoded."""
+    found: list[pa.Array] = []
+    at = 0
+    with _opened(part) as file:
+        if part.record is not None:
+            check_bytes(part, file.metadata, [name])
+        for batch in file.iter_batches(min(stop, _ROWS_AT_ONCE), columns=[name], use_threads=False):
+            if at + len(batch) > start:
+                found.append(batch.column(0)[max(0, start - at) : stop - at])
+            at += len(batch)
+            if at >= stop:
+                break
+    if at < stop:
+        raise damaged(part, f"{at} rows where row {stop - 1} should be")
+    return pa.chunked_array([pa.concat_arrays(found)])
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from itd.errors import ResultError
 from itd.space import SITES, Setting, SiteSpec, build_space
 from itd.store import ResultWriter, index, open_result, verify, whole
 from itd.store.part import Part
-from itd.store.reading import read_columns
+from itd.store.reading import read_columns, read_rows
 from support import synthetic
 
 TYPES = {
@@ -317,3 +317,11 @@ def test_a_run_that_goes_on_reads_each_part_once(
     writer = synthetic.open_writer(path, 10, retry_missing=True)
     assert sorted(reads) == sorted(part.name for part in path.glob("part-*"))
     assert writer.kept_images == (0 if missing is None else 4)
+
+
+def test_rows_that_a_part_lacks_are_damage(folder):
+    part = Part(min(folder.glob("*.parquet")))
+    last = read_columns(part, ["pred"]).column(0).to_pylist()[23:]
+    assert read_rows(part, "pred", 23, 24).to_pylist() == last
+    with pytest.raises(ResultError, match="24 rows where row 24 should be"):
+        read_rows(part, "pred", 22, 25)
