@@ -117,3 +117,25 @@ def test_lists_do_not_change_the_weights_they_are_made_with():
     before = weights.copy()
     GreedyLists(right, right * 1.0).of(weights, 4)
     assert (weights == before).all()
+
+
+def test_blocks_are_looked_at_anew_once_samples_are_shed(monkeypatch):
+    monkeypatch.setattr(uncovered, "_SAMPLES", 20)
+    weights = np.full((2, 80), 255, np.uint8)
+    weights[:, np.arange(80) % 20 > 7] = 1  # each block weighs 2,052, and what is left of all four together 8,160
+    right = np.vstack([weights[0] == 1, np.ones(80, bool)])
+    left = Uncovered(weights, right)
+    assert all(paired for _, paired in left._blocks)
+    left.take_out(np.array([0, 0]))
+    assert left._weights.shape[1] == 32 and [paired for _, paired in left._blocks] == [False, True]
+    assert left.gains().tolist() == [[0, 8160], [0, 8160]]
+
+
+@pytest.mark.parametrize(("default", "first"), [(None, 1), (3, 3), (0, 1)])
+def test_lists_of_some_rows_have_the_default_first_where_they_hold_it(default, first):
+    right = np.ones((4, 6), bool)
+    right[:, 0] = False
+    right[2, 0] = True  # it would be the first, and is left out
+    chooser = GreedyLists(right, np.ones((4, 6)), default, rows=np.array([1, 3]))
+    lists, _ = chooser.of(np.ones((1, 6), np.uint8), 4)
+    assert lists.tolist() == [[first, 4 - first]]

@@ -325,3 +325,22 @@ def test_rows_that_a_part_lacks_are_damage(folder):
     assert read_rows(part, "pred", 23, 24).to_pylist() == last
     with pytest.raises(ResultError, match="24 rows where row 24 should be"):
         read_rows(part, "pred", 22, 25)
+
+
+def test_a_row_of_rows_in_another_order_is_the_same(folder, tmp_path):
+    rows = pq.read_table(folder).to_pandas()
+    rows.sample(frac=1, random_state=1).to_parquet(tmp_path / "shuffled.parquet")
+    result = open_result(tmp_path / "shuffled.parquet")
+    for config in range(6):
+        assert result.row("pred", config).tolist() == result.matrix("pred")[config].tolist()
+
+
+def test_a_row_is_not_read_from_a_column_that_was_changed_after_it(folder):
+    result = open_result(folder)
+    path = min(folder.glob("*.parquet"))
+    chunk = pq.read_metadata(path).row_group(0).column(list(TYPES).index("rank"))
+    data = bytearray(path.read_bytes())
+    data[chunk.dictionary_page_offset + chunk.total_compressed_size - 1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ResultError, match="the bytes of column rank do not match its record"):
+        result.row("rank", 0)
