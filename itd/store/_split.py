@@ -17,7 +17,7 @@ from itd.store.claims import leased
 from itd.store.files import SIDE
 from itd.store.part import list_parts, list_superseded, part_name, remove_part
 from itd.store.reading import read_schema
-from itd.store.record import make_record, put_part
+from itd.store.record import make_record, put_part, with_rows
 from itd.store.schema import encode
 from itd.store.whole import Checked, Whole, check_part, require_whole
 
@@ -50,16 +50,18 @@ def split_parts(folder: Path, manifest: Mapping[str, Any], parts: Sequence[Whole
 def _split(folder: Path, manifest: Mapping[str, Any], configs: pa.Table, one: Checked) -> None:
     size, end = manifest["images_per_unit"], one.part.last + 1
     schema, run = read_schema(one.part)[0], (one.part.record or {}).get("run")
+    samples, numbers = manifests.from_runs(manifest["samples"]), one.index.numbers
     held = max(1, ROWS_HELD // configs.num_rows // size) * size
     for first in range(one.part.first // size * size, end, held):
         start, stop = max(first, one.part.first), min(first + held, end)
         block = gather([one], schema, configs, slice(0, configs.num_rows), slice(start, stop))
         for cell in range(first, stop, size):
             here = slice(max(cell, start), min(cell + size, stop))
-            rows = block.of_images(slice(here.start - start, here.stop - start))
-            _put(folder / part_name(here.start, here.stop - 1), encode(rows.table(schema)), run)
+            data = encode(block.of_images(slice(here.start - start, here.stop - start)).table(schema))
+            nulls = [image - here.start for image in one.null_images if here.start <= image < here.stop]
+            record = with_rows(make_record(data, run), numbers, samples[here], nulls)
+            _put(folder / part_name(here.start, here.stop - 1), data, record)
     hidden = [part for part, holder in list_superseded(folder) if holder.name == one.part.name]
-    samples, numbers = manifests.from_runs(manifest["samples"]), one.index.numbers
     cells = require_whole(folder, [check_part(part, numbers, samples) for part in hidden])
     if [image for cell in cells for image in (cell.part.first, cell.part.last)] != _edges(one, size):
         raise ResultError(f"{folder} was changed by another process; give the same command again")
@@ -74,7 +76,7 @@ def _edges(one: Checked, size: int) -> list[int]:
     return [image for cell in cells for image in (max(cell, first), min(cell + size - 1, last))]
 
 
-def _put(target: Path, data: bytes, run: str | None) -> None:
+def _put(target: Path, data: bytes, record: dict[str, Any]) -> None:
     with temporary(target, folder=target.parent / SIDE) as temp:
         write_synced(temp, data)
-        put_part(temp, target, make_record(data, run))
+        put_part(temp, target, record)

@@ -12,6 +12,8 @@ import pytest
 import itd
 from itd.errors import ResultError
 from itd.store import ResultWriter, _rows, _split, open_result, verify
+from itd.store.part import list_parts
+from itd.store.whole import Unchanged, look_at_parts
 from support import synthetic
 from support.disk import refusals
 from support.rows import contents, in_order, part_names
@@ -45,6 +47,9 @@ def test_only_units_with_null_rows_are_to_do_again(tmp_path, path, monkeypatch, 
     assert part_names(path) == CELLS and in_order(path).equals(rows, check_metadata=True) and verify(path).complete
     records = [json.loads(one.read_text()) for one in (path / "_itd").glob("part-*.json")]
     assert len(records) == 6 and {one["run"] for one in records} == {"first"}
+    unchanged = [isinstance(one, Unchanged) for one in look_at_parts(list_parts(path), np.arange(6), np.arange(IMAGES))]
+    assert unchanged == [True] * 6, "their records say which rows they have, so nobody reads these to know"
+    assert sorted(tuple(one["nulls"]) for one in records) == [(), (), (), (), (1,), (1, 2)]
     synthetic.write_units(writer, SCORES)
     whole = synthetic.make_result(tmp_path / "whole", SCORES)
     assert in_order(path).equals(in_order(whole)) and open_result(path).nulls == 0 and verify(path).complete
