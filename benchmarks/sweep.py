@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from itd.data.loader import batches
 from itd.data.open import open_images
 from itd.data.preprocess import Preprocess
-from itd.device import keep_freed_memory, resolve_device
+from itd.device import resolve_device
 from itd.engine.executor import Sink
 from itd.engine.precision import PRECISIONS, Precision
 from itd.engine.program import compile_program
@@ -45,6 +45,7 @@ from itd.engine.tracing import trace
 from itd.engine.tree import TreeExecutor, default_batch_size
 from itd.errors import ItdError
 from itd.patcher import DynamicModel, build_model, patch
+from itd.runner.allocation import keep_freed_memory
 from itd.runner.network import possible_space
 from itd.runner.request import SweepRequest
 from itd.weights.load import apply_weights, load_weights
@@ -110,7 +111,8 @@ class Bench:
     ) -> None:
         self.request, self.count, self.device = request, count, resolve_device(request.device)
         self.small, self.compiled_configs, self.timer = small, compiled_configs, Timer(self.device)
-        keep_freed_memory()  # as a sweep does; for the plain loop as well
+        if self.device.type == "cpu":
+            keep_freed_memory()  # as a sweep does; for the plain loop as well
         self.batch_size = min(count, request.batch_size or default_batch_size(self.device))
         model = self._model()
         px = request.crop_px or 224

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
-import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -34,28 +32,6 @@ _FULL = (
 for."""
 _PRIMITIVE = "could not create a primitive"
 """oneDNN's of memory, where nothing follows; a primitive descriptor that it lacks has other reasons."""
-
-
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
-"""glibc's numbers of what `mallopt` sets (mallopt(3))."""
-
-
-def keep_freed_memory() -> None:
-    """Lets the C library use large memory again that was freed, in place of giving it back to the system at once.
-
-    By itself glibc maps whatever is larger than 32 MB anew, and the system clears each page of it: a tenth of the time
-    of DenseNet-121's strides on 2 CPU cores. It is set for the whole process, for tensors of up to 256 MB; what lies
-    between tensors that are still in use is then not given back. Nothing is done where the environment says how to
-    allocate (MALLOC_..., GLIBC_TUNABLES), where the library is another one, or an older one that takes no such size.
-    """
-    if "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ):
-        return
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    if mallopt(_MMAP_THRESHOLD, 256 << 20):  # the second alone would make it map far smaller tensors anew
-        mallopt(_TRIM_THRESHOLD, 512 << 20)
 
 
 def resolve_device(device: Any = None) -> torch.device:

@@ -19,10 +19,11 @@ from itd.data.loader import IO, MEMORY, UNDECODABLE, UNSTEADY, Batch, DecoderDie
 from itd.data.preprocess import Preprocess
 from itd.data.processes import is_death, raise_worker_death
 from itd.data.subset import kept_mask
-from itd.device import free_memory, is_out_of_memory, keep_freed_memory, moved, without_frames
+from itd.device import free_memory, is_out_of_memory, moved, without_frames
 from itd.engine.executor import Executor
 from itd.engine.tree import default_batch_size
 from itd.errors import DataError, ItdError, NotFiniteError
+from itd.runner.allocation import keep_freed_memory
 from itd.runner.job import SweepJob
 from itd.runner.scores import COLUMNS, ScoreBuffer
 from itd.space import format_config

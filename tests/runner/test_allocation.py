@@ -12,7 +12,7 @@ from support.forked import forked
 CHILD = """
 import resource
 import torch
-from itd.device import keep_freed_memory
+from itd.runner.allocation import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
