@@ -73,6 +73,16 @@ def start_server(*modules: str) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def await_server() -> None:
+    """Returns once the fork server has loaded what it loads, which `start_server` has begun.
+
+    What is asked of it before comes to be later, even if this process has ended by then, and fails for lack of it.
+    """
+    if START == "forkserver":
+        context: Any = multiprocessing.get_context(START)
+        context.Process(target=int, daemon=True).start()
+
+
 def cuda_is_in_use() -> bool:
     """Whether this process has begun to use a GPU, so that none may be forked from it."""
     return torch.cuda.is_initialized()

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from itd.data.processes import LEFT_TO_US, START, start_server
+from itd.data.processes import LEFT_TO_US, START, await_server, start_server
 from itd.errors import ItdError
 from itd.process import Process, this_process
 from itd.runner.fleet import Death, Notes, Outcome, outcome_of
@@ -27,15 +27,20 @@ _GUARD = (
 )
 
 
+def load_ahead() -> None:
+    """Begins to load what workers need, in the program that they come from, while this one does something else."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        print(_GUARD, file=sys.stderr, flush=True)  # the fork server prints nothing of what ends its children
+        raise SystemExit(1)
+    start_server("itd.runner.member")  # which loads torchvision, in 1.5 s of each worker otherwise
+
+
 class LocalCrew:
     """One process for each device. devices: a device may be there more than once."""
 
     def __init__(self, devices: Sequence[torch.device]) -> None:
-        if getattr(multiprocessing.current_process(), "_inheriting", False):
-            print(_GUARD, file=sys.stderr, flush=True)  # the fork server prints nothing of what ends its children
-            raise SystemExit(1)
+        load_ahead()
         self.devices = tuple(devices)
-        start_server("itd.runner.member")  # which loads torchvision, in 1.5 s of each worker otherwise
         self.context = multiprocessing.get_context(START)
         self.started: list[LocalRemote] = []
         self._notes = Notes()
@@ -55,6 +60,8 @@ class LocalCrew:
 
     def start(self, number: int, spec: bytes, last: Places) -> LocalRemote:
         """Starts a worker, or one in the place of one that has died."""
+        if not self.started:
+            await_server()
         remote = LocalRemote(self.context, spec, last, str(self.devices[number]), self._notes.say)
         self.started.append(remote)
         return remote

@@ -13,6 +13,7 @@ from itd.errors import ItdError, ModelError, ResultError
 from itd.runner.executors import make_executor, way_of
 from itd.runner.fleet import Crew, run_fleet
 from itd.runner.job import SweepJob
+from itd.runner.local import LocalCrew, load_ahead
 from itd.runner.member import pickled
 from itd.runner.options import RunOptions, checked_options, with_workers
 from itd.runner.precision import precision_there, settled, tried
@@ -122,6 +123,8 @@ def sweep(
         check_data=check_data,
         fail_fast=fail_fast,
     )
+    if options.engine == "local":
+        load_ahead()
     if options.device.type == "cuda" and options.workers != 0 and options.engine == "inline":
         start_server()  # before anything touches CUDA
     with current(options.device):
@@ -170,6 +173,4 @@ def _crew(options: RunOptions) -> Crew:
         from itd.runner.on_ray import RayCrew
 
         return RayCrew(options.address, options.workers_per_node)
-    from itd.runner.local import LocalCrew
-
     return LocalCrew(options.devices or (options.device,))

@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -208,9 +209,11 @@ def test_a_sweep_whose_whole_group_is_sent_a_signal_leaves_no_process_and_goes_o
             os.killpg(child.pid, 0)
             time.sleep(0.1)  # orphans that were killed are somebody else's to collect
     assert open_result(out).images_done < 24
-    started_by, words = [sys.executable, "-m", "itd_cli.main"], shlex.split(command)
-    assert words[:3] == started_by
-    done = subprocess.run(command, shell=True, capture_output=True, text=True) if whole else forked(COMMAND, *words[3:])
+    words, module = shlex.split(command), [sys.executable, "-m", "itd_cli.main"]
+    started_by = module if whole or shutil.which("itd") is None else ["itd"]
+    args = words[len(started_by) :]
+    assert words[: len(started_by)] == started_by
+    done = subprocess.run(command, shell=True, capture_output=True, text=True) if whole else forked(COMMAND, *args)
     assert done.returncode == 0, done.stderr
     result = open_result(out)
     assert not result.partial and len(np.unique(result.samples)) == len(result.samples) == 24

@@ -198,6 +198,24 @@ def test_what_all_workers_load_is_loaded_once() -> None:
     assert forked(code).stdout.split() == ["itd.data.loader", "itd.runner.member"]
 
 
+def test_who_is_stopped_while_they_load_leaves_nothing_behind_that_fails_later(tmp_path: Path) -> None:
+    """A traceback, seconds after the prompt is back."""
+    go_on = tmp_path / "go_on"
+    (tmp_path / "slow.py").write_text(f"import os, time\nwhile not os.path.exists({str(go_on)!r}): time.sleep(0.01)\n")
+    code = (
+        "import sys; from multiprocessing import forkserver; import torch\n"
+        "from itd.data import processes; from itd.runner import local\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "processes.PRELOADED[:], local.load_ahead = ['slow'], processes.start_server\n"
+        "forkserver.read_signed = lambda fd: sys.exit(3)  # as Ctrl-C does while the process is awaited\n"
+        "local.LocalCrew([torch.device('cpu')]).start(0, b'', ())\n"
+    )
+    with Forked(code, tmp_path) as child:
+        assert child.wait(WAIT_S) == 3
+        go_on.touch()
+        assert child.communicate(WAIT_S) == ("", "")
+
+
 @pytest.mark.parametrize(
     ("how", "text"),
     [
