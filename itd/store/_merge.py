@@ -22,10 +22,10 @@ from itd import __version__
 from itd.errors import ResultError
 from itd.files import temporary, write_synced
 from itd.store import manifest as manifests
-from itd.store.claims import leased
+from itd.store.claims import Claims, leased
 from itd.store.existing import check_folder, coverage
 from itd.store.files import SIDE, disk_errors, remove_stale, side_of
-from itd.store.identity import as_json, identity_differences
+from itd.store.identity import as_json, identity_differences, identity_sha256
 from itd.store.index import read_scores
 from itd.store.missing import MissingImage, read_missing, save_missing
 from itd.store.part import list_parts, part_name
@@ -92,6 +92,12 @@ def merge(
     for other in sources[1:]:
         _require_same(sources[0], other)
     check_folder(out)
+    with Claims(Path(out), of=identity_sha256(sources[0].manifest["identity"])):  # nobody begins another result there
+        return _merged(sources, out, progress)
+
+
+def _merged(sources: Sequence[_Source], out: str | Path, progress: Callable[[int, int], Any] | None) -> Merged:
+    """sources: the one with the longest selection first."""
     own = [_own(out, sources[0])] if manifests.load_manifest(Path(out)) is not None else []
     owners = _owners([*own, *sources], len(sources[0].samples))
     writer = _opened(out, sources)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import itd
 from itd.errors import ResultError
 from itd.store import MissingImage, ResultWriter, open_result, verify
 from itd.store import _merge as merging
+from itd.store.existing import remove_other
 from support import synthetic
 from support.commands import run
 
@@ -80,6 +82,22 @@ def test_shards_are_put_together_and_stay_as_they_are(tmp_path):
     assert {run["run"] for run in result.manifest["provenance"]} >= {"0", "1", "2"}
     notes = json.loads((tmp_path / "m.parquet" / "_itd" / "missing.json").read_text())["missing"]
     assert [(note["image"], note["reason"]) for note in notes] == [(5, "torn")]
+
+
+def test_others_see_who_merges_and_leave_it_alone(tmp_path):
+    a, b, out = make(tmp_path / "a.parquet", [0, 2]), make(tmp_path / "b.parquet", [1]), tmp_path / "m.parquet"
+    seen = []
+
+    def look(done, of):
+        seen.append([one.pid for one in itd.status(out).writers])
+        with pytest.raises(ResultError, match=f"process {os.getpid()} on .* works on .*m.parquet"):
+            remove_other(out, {"model": "other"}, synthetic.make_space(CONFIGS))  # as `overwrite` does
+        with pytest.raises(ResultError, match="works on"):
+            itd.compact(out)
+
+    itd.merge([a, b], out, progress=look)
+    assert seen == [[os.getpid()]] * 3 and not itd.status(out).writers
+    assert itd.merge([a, b], out).already == 12
 
 
 def test_what_two_hold_is_taken_once_also_in_other_partitions(tmp_path):
