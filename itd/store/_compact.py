@@ -16,10 +16,10 @@ from itd.files import temporary
 from itd.store import manifest as manifests
 from itd.store._rows import common_schema, require_same_rows, write_rows
 from itd.store.claims import Claims, leased
-from itd.store.existing import coverage
 from itd.store.files import SIDE, disk_errors, remove_stale
 from itd.store.part import (
     Part,
+    coverage,
     list_parts,
     list_superseded,
     part_name,

@@ -23,17 +23,17 @@ from itd.errors import ResultError
 from itd.files import temporary, write_synced
 from itd.store import manifest as manifests
 from itd.store.claims import Claims, leased
-from itd.store.existing import check_folder, coverage
+from itd.store.existing import check_folder, sound_parts
 from itd.store.files import SIDE, disk_errors, remove_stale, side_of
 from itd.store.identity import as_json, identity_differences, identity_sha256
 from itd.store.index import read_scores
 from itd.store.missing import MissingImage, read_missing, save_missing
-from itd.store.part import list_parts, part_name
+from itd.store.part import coverage, list_parts, part_name
 from itd.store.record import make_record, put_part, with_rows
 from itd.store.replaced import remove_notes
 from itd.store.samples import read_samples
 from itd.store.whole import Checked, check_present, require_whole
-from itd.store.writer import ResultWriter, Unit, sound_parts, stretches
+from itd.store.writer import ResultWriter, Unit, stretches
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,9 @@ from itd.errors import ResultError
 from itd.store import manifest as manifests
 from itd.store.aside import failed_units
 from itd.store.claims import AtWork, at_work
-from itd.store.existing import coverage
 from itd.store.files import SIDE, unreadable
 from itd.store.missing import read_missing
-from itd.store.part import Part, list_parts
+from itd.store.part import Part, coverage, list_parts
 
 RECENT_S = 600.0
 """The rate is that of the parts of so many seconds, up to the newest one."""

@@ -20,7 +20,7 @@ from itd.errors import ResultError
 from itd.space import ATTRIBUTES, SITES
 from itd.store import manifest as manifests
 from itd.store.claims import leased
-from itd.store.existing import check_folder
+from itd.store.existing import check_folder, continued, sound_parts
 from itd.store.files import SIDE, disk_errors, remove_stale
 from itd.store.identity import identity_differences, with_defaults
 from itd.store.index import Index, read_scores
@@ -29,7 +29,7 @@ from itd.store.replaced import remove_notes
 from itd.store.result import ORIGIN, Result
 from itd.store.samples import Namer, read_samples
 from itd.store.schema import SCORES, TYPES, setting_columns, setting_type
-from itd.store.writer import ResultWriter, Unit, continued, sound_parts
+from itd.store.writer import ResultWriter, Unit
 
 MOST_CONFIGS = 32_767
 """What the column `config` can number."""

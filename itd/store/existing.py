@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import errno
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from itd.errors import ResultError
+from itd.errors import ItdWarning, ResultError
 from itd.space import Space
 from itd.store import manifest as manifests
 from itd.store.claims import Claims, at_work, leased
 from itd.store.files import SIDE, disk_errors, remove_temporaries
 from itd.store.identity import identity_differences
-from itd.store.part import Part, list_parts, list_superseded, remove_part
+from itd.store.part import coverage, list_parts, list_superseded, remove_part
 from itd.store.record import why_unsound
 from itd.store.replaced import remove_notes
+from itd.store.samples import Namer, brought_up
+from itd.store.whole import Whole, whole_parts
 
 
 def done_images(
@@ -127,15 +131,6 @@ def begins_anew(folder: Path, manifest: dict[str, Any], identity: dict[str, Any]
     return not list_parts(folder) and bool(identity_differences(manifest["identity"], identity))
 
 
-def coverage(parts: Sequence[Part], images: int) -> np.ndarray:
-    """Which of the first images are in a part: (images,) bool."""
-    covered = np.zeros(images, dtype=bool)
-    for part in parts:
-        if part.first >= 0:
-            covered[part.first : part.last + 1] = True
-    return covered
-
-
 def check_target(path: str | Path) -> None:
     """ResultError where a sweep's result cannot be there: a union, or what `check_folder` refuses."""
     check_folder(path)
@@ -165,3 +160,28 @@ def identity_there(path: str | Path) -> dict[str, Any] | None:
     """The identity of the result that is there; None where there is none."""
     manifest = manifests.load_manifest(Path(path))
     return None if manifest is None else manifest["identity"]
+
+
+def sound_parts(folder: Path, manifest: dict[str, Any], configs: pa.Table) -> list[Whole]:
+    """The parts of a result that are whole; the others are moved to `_itd/bad`, with an ItdWarning for each."""
+    parts, notes = whole_parts(folder, manifest, configs.column("config").to_numpy())
+    for text in notes:
+        warnings.warn(text, ItdWarning, stacklevel=3)
+    return parts
+
+
+def continued(
+    folder: Path,
+    manifest: dict[str, Any],
+    samples: np.ndarray,
+    provenance: dict[str, Any],
+    namer: Namer | None = None,
+) -> dict[str, Any]:
+    """The manifest with one more run, which goes on to (N,) samples, where that run has something to add; and with the
+    names of its images, where the run knows more of them."""
+    before = manifest
+    parts = list_parts(folder)
+    if not coverage(parts, len(samples)).all() or manifests.records_more(manifest, provenance):
+        manifest = manifests.extend(manifest, samples, provenance)
+    manifest = brought_up(folder, manifest, manifests.from_runs(manifest["samples"]), namer)
+    return manifest if manifest is before else manifests.save(folder, manifest)

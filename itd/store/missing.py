@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from itd.checked import fields, listing, maybe, text, whole
-from itd.errors import ResultError
+from itd.errors import ResultError, TooManyMissingError
 from itd.store.claims import leased, require_lease
 from itd.store.files import SIDE, UnreadableError, read_json, sealed, to_json, write_whole
 from itd.store.index import read_index
-from itd.store.part import list_parts
+from itd.store.part import coverage, list_parts
 from itd.store.record import require_record
 
 FILE = "missing.json"
@@ -116,3 +117,34 @@ def with_scores(folder: Path, images: Iterable[int]) -> set[int]:
             known = here if index.mask is None else here[index.mask[here]]
             found.update((known + part.first).tolist())
     return found
+
+
+@contextlib.contextmanager
+def noting(
+    folder: Path, place: tuple[int, int], missing: Sequence[MissingImage], most: int | None, images: int
+) -> Iterator[list[MissingImage] | None]:
+    """Notes which images of a unit are missing, before its part is written within the block.
+
+    The lease is held until the end of the block, but for a unit of which nothing is or was noted. place: the unit's
+    first and last position. most: missing images of the result's first `images`, with those that are there. Gives what
+    to save once the part is there, as an earlier part or run had others, or None.
+
+    Raises TooManyMissingError where it would be more than `most`; then nothing is noted.
+    """
+    if not missing and not any(place[0] <= one.image <= place[1] for one in read_missing(folder)):
+        yield None
+        return
+    with leased(folder / SIDE):
+        noted = read_missing(folder)
+        others = [one for one in noted if not place[0] <= one.image <= place[1]]
+        if missing:
+            covered = coverage(list_parts(folder), images)
+            there = sum(1 for one in others if one.image < images and covered[one.image])
+            if most is not None and there + len(missing) > most:
+                raise TooManyMissingError(
+                    f"{missing[0].reason}; {there + len(missing)} of {images} images would be missing, and "
+                    f"`allow_missing` lets {most} be"
+                )
+            save_missing(folder, [*noted, *missing])
+        now = [*others, *missing]
+        yield now if {one.image for one in noted} - {one.image for one in now} else None

@@ -8,10 +8,12 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
 
 from itd.errors import ResultError
 from itd.store.files import SIDE
@@ -171,3 +173,12 @@ def _by_stem(side: Path, names: Iterable[str]) -> dict[str, list[Path]]:
         if match:
             found.setdefault(match[1], []).append(side / name)
     return found
+
+
+def coverage(parts: Sequence[Part], images: int) -> np.ndarray:
+    """Which of the first images are in a part: (images,) bool."""
+    covered = np.zeros(images, dtype=bool)
+    for part in parts:
+        if part.first >= 0:
+            covered[part.first : part.last + 1] = True
+    return covered

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import time
-import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,23 +12,23 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from itd.errors import ItdWarning, ResultError, TooManyMissingError
+from itd.errors import ResultError
 from itd.files import temporary, write_synced
 from itd.space import Space
 from itd.store import manifest as manifests
 from itd.store._split import split_parts
 from itd.store.aside import FailedUnit, failed_unit, failed_units, forget_failed, save_failed
 from itd.store.claims import Claims, leased
-from itd.store.existing import begins_anew, check_target, clear, coverage, refuse_at_work
+from itd.store.existing import begins_anew, check_target, clear, continued, refuse_at_work, sound_parts
 from itd.store.files import SIDE, disk_errors, remove_stale, side_of
-from itd.store.missing import MissingImage, as_parts_say, missing_path, read_missing, save_missing
-from itd.store.part import Part, list_parts, list_superseded, part_name, remove_part
+from itd.store.missing import MissingImage, as_parts_say, missing_path, noting, read_missing, save_missing
+from itd.store.part import Part, coverage, list_parts, list_superseded, part_name, remove_part
 from itd.store.reading import read_columns
 from itd.store.record import make_record, put_part, why_unsound, with_rows
 from itd.store.replaced import go_on, remove_notes
-from itd.store.samples import ImageNames, Namer, brought_up
+from itd.store.samples import ImageNames
 from itd.store.schema import FLOATS, SCORES, encode, part_schema, part_table, setting_columns
-from itd.store.whole import Whole, whole_parts
+from itd.store.whole import Whole
 
 Again = tuple[int, int, int]
 """A unit that is to do again: first and last position, and when its part was written, in nanoseconds."""
@@ -155,7 +153,9 @@ class ResultWriter:
             with leased(folder / SIDE):
                 manifest = manifests.load_manifest(folder)
                 if manifest is not None and not begins_anew(folder, manifest, identity):
-                    manifest = _continued(folder, manifest, identity, space, samples, provenance, namer)
+                    configs = manifests.load_configs(folder, manifest)
+                    manifests.check_same(str(folder), manifest, configs, identity, space, samples)
+                    manifest = continued(folder, manifest, samples, provenance, namer)
                 else:
                     if manifest is not None:
                         refuse_at_work(folder, claims, identity)
@@ -297,7 +297,8 @@ class ResultWriter:
             self._reopen(temp, unit, record)
             manifests.require_own(self.folder, self.manifest)
             if (unit.first, unit.last) in self._again or self._may_write(unit):
-                with self._noted(unit, missing_images, most_missing) as notes:
+                place = unit.first, unit.last
+                with noting(self.folder, place, missing_images, most_missing, len(self.samples)) as notes:
                     if put_part(temp, target, record, replacing=self._to_replace(unit)) and notes is not None:
                         save_missing(self.folder, notes)
                 self._again.pop((unit.first, unit.last), None)
@@ -332,35 +333,6 @@ class ResultWriter:
                 for part, holder in list_superseded(self.folder):
                     if part.name == name and why_unsound(holder) is None:
                         remove_part(part)
-
-    @contextlib.contextmanager
-    def _noted(
-        self, unit: Unit, missing: Sequence[MissingImage], most: int | None
-    ) -> Iterator[list[MissingImage] | None]:
-        """`_note_missing` under the lease, as long as the block lasts; of a unit that nothing is noted of, no lease is
-        needed."""
-        if not missing and not any(unit.first <= one.image <= unit.last for one in read_missing(self.folder)):
-            yield None
-            return
-        with leased(self.folder / SIDE):
-            yield self._note_missing(unit, missing, most)
-
-    def _note_missing(self, unit: Unit, missing: Sequence[MissingImage], most: int | None) -> list[MissingImage] | None:
-        """Writes down which images of a unit are missing, before its part; returns what to write after it, as an
-        earlier part or run had others, or None."""
-        noted = read_missing(self.folder)
-        others = [one for one in noted if not unit.first <= one.image <= unit.last]
-        if missing:
-            covered = self._covered(len(self.samples))
-            there = sum(1 for one in others if one.image < len(covered) and covered[one.image])
-            if most is not None and there + len(missing) > most:
-                raise TooManyMissingError(
-                    f"{missing[0].reason}; {there + len(missing)} of {len(self.samples)} images would be missing, and "
-                    f"`allow_missing` lets {most} be"
-                )
-            save_missing(self.folder, [*noted, *missing])
-        now = [*others, *missing]
-        return now if {one.image for one in noted} - {one.image for one in now} else None
 
     def _check(self, unit: Unit, labels: np.ndarray, scores: dict[str, np.ndarray], missing: np.ndarray) -> None:
         n = len(unit)
@@ -417,45 +389,6 @@ class ResultWriter:
 
     def _covered(self, images: int) -> np.ndarray:
         return coverage(list_parts(self.folder), images)
-
-
-def sound_parts(folder: Path, manifest: dict[str, Any], configs: pa.Table) -> list[Whole]:
-    """The parts of a result that are whole; the others are moved to `_itd/bad`, with an ItdWarning for each."""
-    parts, notes = whole_parts(folder, manifest, configs.column("config").to_numpy())
-    for text in notes:
-        warnings.warn(text, ItdWarning, stacklevel=3)
-    return parts
-
-
-def _continued(
-    folder: Path,
-    manifest: dict[str, Any],
-    identity: dict[str, Any],
-    space: Space,
-    samples: np.ndarray,
-    provenance: dict[str, Any],
-    namer: Namer | None,
-) -> dict[str, Any]:
-    """The manifest of a result that a run goes on with, with that run in it; ResultError where it is of another run."""
-    manifests.check_same(str(folder), manifest, manifests.load_configs(folder, manifest), identity, space, samples)
-    return continued(folder, manifest, samples, provenance, namer)
-
-
-def continued(
-    folder: Path,
-    manifest: dict[str, Any],
-    samples: np.ndarray,
-    provenance: dict[str, Any],
-    namer: Namer | None = None,
-) -> dict[str, Any]:
-    """The manifest with one more run, which goes on to (N,) samples, where that run has something to add; and with the
-    names of its images, where the run knows more of them."""
-    before = manifest
-    parts = list_parts(folder)
-    if not coverage(parts, len(samples)).all() or manifests.records_more(manifest, provenance):
-        manifest = manifests.extend(manifest, samples, provenance)
-    manifest = brought_up(folder, manifest, manifests.from_runs(manifest["samples"]), namer)
-    return manifest if manifest is before else manifests.save(folder, manifest)
 
 
 def _written_ns(part: Part) -> int:
