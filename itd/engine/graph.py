@@ -1,6 +1,7 @@
 """A traced network as a flat list of operators: normalisations folded, additions and activations fused.
 
-Not here: the tracing (`tracing`), the cutting into levels (`stages`) and the operators themselves (`ops`, `site_ops`).
+Not here: the tracing (`tracing`), what a node is by itself (`fx_nodes`), the cutting into levels (`stages`) and the
+operators themselves (`ops`, `site_ops`).
 """
 
 from __future__ import annotations
@@ -12,9 +13,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from itd.engine.fx_nodes import (
+    activation_of,
+    has_statistics,
+    is_channel_cat,
+    is_identity,
+    is_plain,
+    only_user,
+    returned,
+    scale_shift,
+)
 from itd.engine.op import Op
 from itd.engine.ops import ActivationOp, AddOp, BatchNormOp, CatOp, ConvOp
 from itd.engine.precision import NARROW
@@ -70,7 +80,6 @@ def _refs(value: Any) -> Iterator[Ref]:
 _SCALAR_MODULES = ("_operator", "operator", "builtins", "math")
 """Modules whose functions make a number of numbers, a tuple of tuples, and never a tensor of them."""
 
-_ACTIVATION_FUNCTIONS: dict[Any, str] = {F.relu: "relu", torch.relu: "relu", F.relu_: "relu", F.relu6: "relu6"}
 _ADDITIONS: tuple[Any, ...] = (operator.add, torch.add, operator.iadd)
 
 
@@ -140,7 +149,7 @@ class _Builder:
             self.under_way.discard(node)
 
     def _finish(self, node: fx.Node) -> None:
-        out = self._resolve(_returned(node))
+        out = self._resolve(returned(node))
         if not isinstance(out, Ref):
             raise ModelError("the network must return logits: a tensor, the first of a tuple, or .logits")
         self.output = out.id
@@ -161,23 +170,23 @@ class _Builder:
             self._site(node, module)
         elif self._is_fixed(node):
             self._emit_as_it_is(node, module)
-        elif isinstance(module, nn.Conv2d) and _is_plain(module):
+        elif isinstance(module, nn.Conv2d) and is_plain(module):
             self._conv(node, module)
-        elif isinstance(module, nn.BatchNorm2d) and _has_statistics(module):
+        elif isinstance(module, nn.BatchNorm2d) and has_statistics(module):
             self._emit_fused(node, lambda act: BatchNormOp(*self._affine(module), act))
-        elif self._is_identity(node, module):
+        elif is_identity(node, module):
             self.value[node] = self._resolve(node.args[0])
         elif self._is_addition(node):
             self._emit_fused(node, AddOp)
         elif self._is_size(node):
             self._size(node)
-        elif self._is_channel_cat(node):
+        elif is_channel_cat(node):
             parts = self._resolve(node.args[0])
             if len(parts) == 1:
                 self.value[node] = parts[0]
             else:
                 self._emit(node, CatOp(), (parts,))
-        elif (kind := self._activation(node)) is not None:
+        elif (kind := activation_of(node, module)) is not None:
             self._emit(node, ActivationOp(kind), (self._resolve(node.args[0]),))
         elif type(module) is nn.Linear and self._is_head(node) and self.dtype in NARROW:
             self._emit(node, HeadOp(self._moved(module, torch.float32)), (self._resolve(node.args[0]),))
@@ -303,10 +312,10 @@ class _Builder:
             return node, (conv.weight.detach().to("meta", self.dtype), None)
         weight, bias = conv.weight.detach().double(), conv.bias
         bias = None if bias is None else bias.detach().double()
-        follower = _only_user(node)
+        follower = only_user(node)
         norm = self.modules.get(str(follower.target)) if follower is not None and follower.op == "call_module" else None
-        if follower is not None and isinstance(norm, nn.BatchNorm2d) and _has_statistics(norm):
-            scale, shift = _scale_shift(norm)
+        if follower is not None and isinstance(norm, nn.BatchNorm2d) and has_statistics(norm):
+            scale, shift = scale_shift(norm)
             weight = weight * scale.view(-1, 1, 1, 1)
             bias = shift if bias is None else bias * scale + shift
             node = follower
@@ -314,7 +323,7 @@ class _Builder:
 
     def _addition_after(self, node: fx.Node) -> fx.Node | None:
         """The addition that this value alone goes to, where the other operand can be there before it."""
-        user = _only_user(node) if self.optimise else None
+        user = only_user(node) if self.optimise else None
         if user is None or not self._is_addition(user) or user.args[0] is user.args[1]:
             return None
         other: Any = next(a for a in user.args if a is not node)
@@ -342,17 +351,9 @@ class _Builder:
     # -- what a node is -----------------------------------------------------------------------------------------------
 
     def _next_activation(self, node: fx.Node) -> tuple[fx.Node | None, str | None]:
-        user = _only_user(node) if self.optimise else None
-        kind = self._activation(user) if user is not None else None
+        user = only_user(node) if self.optimise else None
+        kind = None if user is None else activation_of(user, self.modules.get(str(user.target)))
         return (user, kind) if kind is not None else (None, None)
-
-    def _activation(self, node: fx.Node) -> str | None:
-        if node.op == "call_module":
-            module = self.modules[str(node.target)]
-            return {nn.ReLU: "relu", nn.ReLU6: "relu6"}.get(type(module))
-        if node.op == "call_method":
-            return "relu" if node.target in ("relu", "relu_") else None
-        return _ACTIVATION_FUNCTIONS.get(node.target)
 
     def _is_addition(self, node: fx.Node) -> bool:
         named = node.op == "call_function" and node.target in _ADDITIONS
@@ -369,20 +370,10 @@ class _Builder:
         value = self.value.get(node)
         return isinstance(value, Ref) and value.id in self.scalars
 
-    def _is_channel_cat(self, node: fx.Node) -> bool:
-        if node.target not in (torch.cat, torch.concat) or not node.args or not isinstance(node.args[0], (list, tuple)):
-            return False
-        return bool(node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0) == 1)
-
-    def _is_identity(self, node: fx.Node, module: nn.Module | None) -> bool:
-        if type(module) in (nn.Dropout, nn.Dropout2d, nn.Identity):
-            return True
-        return node.target in (F.dropout, F.dropout2d) and not node.kwargs.get("training", True)
-
     def _is_head(self, node: fx.Node) -> bool:
         """Whether the network returns what this node makes as its logits."""
-        last = _returned(next(n for n in self.fx.nodes if n.op == "output"))
-        while isinstance(last, fx.Node) and self._is_identity(last, self.modules.get(str(last.target))):
+        last = returned(next(n for n in self.fx.nodes if n.op == "output"))
+        while isinstance(last, fx.Node) and is_identity(last, self.modules.get(str(last.target))):
             last = last.args[0]
         return last is node
 
@@ -397,7 +388,7 @@ class _Builder:
     # -- tensors ------------------------------------------------------------------------------------------------------
 
     def _affine(self, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-        scale, shift = _scale_shift(norm)
+        scale, shift = scale_shift(norm)
         return self._wide(scale), self._wide(shift)
 
     def _cast(self, tensor: Any) -> Any:
@@ -417,42 +408,8 @@ class _Builder:
         return fx.node.map_arg(value, lambda n: self.value[n])
 
 
-def _returned(output: fx.Node) -> Any:
-    """The logits among what the network returns, as `itd.patcher.logits_of` finds them."""
-    value: Any = output.args[0]
-    if isinstance(value, fx.Node) and isinstance(value.target, type) and "logits" in value.kwargs:
-        value = value.kwargs["logits"]  # a dataclass, which torch.fx records as a call of its class
-    value = getattr(value, "logits", value) if not isinstance(value, fx.Node) else value
-    return value[0] if isinstance(value, (tuple, list)) and value else value
-
-
 def _module_of(function: Any) -> str:
     return getattr(function, "__module__", None) or ""
-
-
-def _only_user(node: fx.Node) -> fx.Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def _is_plain(conv: nn.Conv2d) -> bool:
-    """Whether it is computed as torch's own class computes it."""
-    own = type(conv).forward is nn.Conv2d.forward and type(conv)._conv_forward is nn.Conv2d._conv_forward
-    return own and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
-
-
-def _has_statistics(norm: nn.BatchNorm2d) -> bool:
-    """Whether it is a scale and a shift: torch's own class, with statistics."""
-    own = type(norm).forward is nn.BatchNorm2d.forward
-    return own and norm.running_mean is not None and norm.running_var is not None
-
-
-def _scale_shift(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    mean, var = norm.running_mean.double(), norm.running_var.double()  # type: ignore[union-attr]
-    scale = 1.0 / torch.sqrt(var + norm.eps)
-    if norm.weight is not None:
-        scale = scale * norm.weight.detach().double()
-    shift = -mean * scale
-    return scale, shift if norm.bias is None else shift + norm.bias.detach().double()
 
 
 def without_dead(nodes: Sequence[Node], output: int) -> list[Node]:
