@@ -9,7 +9,7 @@ import numpy as np
 
 from itd.analysis._fixed import CheapestFixed, cheapest_fixed
 from itd.analysis.frames import Answer, Row
-from itd.analysis.predictions import distinct
+from itd.analysis.predictions import distinct_of
 from itd.analysis.sampling import Estimate, Resamples, as_resamples, estimate, proportion
 from itd.analysis.scores import correctness, preferred, require_default, require_result
 from itd.errors import ResultError
@@ -127,7 +127,7 @@ def efficiency(result: Result, *, resamples: Resamples | int | None = None, seed
         best=_dynamic(correct, macs, best, drawn),
         cheapest_as_static=_dynamic(correct, macs, as_static, drawn, than=np.full(result.n, default)),
         cheapest_as_best=_dynamic(correct, macs, as_best, drawn, than=best),
-        matched_topk=proportion(rank < distinct(pred)),
+        matched_topk=proportion(rank < distinct_of(result)),
         points=_static_points(result, correct, macs),
         cheapest_fixed=_numbered(result, cheapest_fixed(correct, macs, default, drawn)),
         macs_unknown=result.macs_unknown,

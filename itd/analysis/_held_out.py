@@ -193,7 +193,7 @@ def of_others(weights: np.ndarray, division: np.ndarray, folds: int) -> np.ndarr
 def in_parts(count: int, folds: int, correct: np.ndarray) -> Iterator[slice]:
     """A few weightings at a time, so that all folds of them do not fill the memory. correct: (C, N)."""
     parts = max(1, -(-count * folds * max(correct.shape) // _CELLS))
-    size = max(1, -(-count // (parts + parts % 2)))  # an even number of parts, for two threads
+    size = max(1, -(-count // (parts + parts % 2)))  # no single one at the end, where there are two threads
     for start in range(0, count, size):
         yield slice(start, min(start + size, count))
 
@@ -217,10 +217,10 @@ def _steps(
     right = np.zeros(division.shape, bool)
     guesses = np.zeros(division.shape, np.int16)
     is_new = _Compared() if lists.shape[2] <= COMPARED_STEPS else _Marked(division.size, int(scores.pred.max()) + 1)
-    places = np.empty(division.shape, np.int64)
+    of_fold = lists.shape[1] * np.arange(len(lists))[:, None] + division
     for k in range(lists.shape[2]):
-        for starts, fold, place in zip(lists[:, :, k] * n, division, places, strict=True):
-            np.add(starts[fold], np.arange(n), out=place)
+        places = (lists[:, :, k] * n).take(of_fold)
+        places += np.arange(n)
         right |= scores.correct.take(places)
         guesses += is_new(scores.pred.take(places))
         yield right, None if scores.rank is None else scores.rank < guesses, guesses

@@ -13,7 +13,7 @@ _TIE_CELLS = 4_000_000
 _PAIR_OVERHEAD, _PAIR_COST = 5000, 16
 """What one mean costs by itself: as so many more samples would, and in terms of one in a product of matrices."""
 _UNLIKELY = 50
-"""exp(-50) is 2e-22."""
+"""What is left out has a chance of at most exp(-50), which is 2e-22."""
 _TAKEN = -1.0
 """In place of the gain of a configuration that is in the list."""
 
@@ -40,7 +40,7 @@ def candidates(correct: np.ndarray, samples: np.ndarray) -> np.ndarray:
     right = np.take(correct, samples, axis=1)
     best = right[right.sum(1).argmax()]
     ahead, behind = np.count_nonzero(right < best, axis=1), np.count_nonzero(right > best, axis=1)
-    return np.flatnonzero((ahead <= behind) | ((np.sqrt(ahead) - np.sqrt(behind)) ** 2 < _UNLIKELY))
+    return np.flatnonzero((np.sqrt(ahead) - np.sqrt(behind)) ** 2 < _UNLIKELY)
 
 
 def greedy_lists(
@@ -71,21 +71,22 @@ class GreedyLists:
         correct: np.ndarray,
         quality: np.ndarray,
         default: int | None = None,
-        samples: np.ndarray | slice = slice(None),
+        samples: np.ndarray | None = None,
         rows: np.ndarray | None = None,
     ) -> None:
-        """correct: (C, N) bool. quality: (C, N). default: the row of the default configuration, or None. samples: which
-        n of the N lists are chosen on; default all. rows: which of the C they are of; default all."""
+        """correct: (C, N) bool. quality: (C, N). default: the row of the default configuration, or None. samples: (n,)
+        numbers of those of the N that lists are chosen on; default all. rows: which of the C they are of; default all.
+        """
         order = preferred_order(len(correct), default)
         self._order = order if rows is None else order[np.isin(order, rows)]
-        self._quality, self._samples = quality, samples
+        self._quality, self._samples = quality, slice(None) if samples is None else samples
         every: np.ndarray = np.all(correct, axis=0)
         some: np.ndarray = np.any(correct, axis=0)
-        self._always = every[samples]
-        useful = some[samples] & ~self._always  # the others change no choice
+        self._always = every[self._samples]
+        useful = some[self._samples] & ~self._always  # the others change no choice
         self._useful = None if useful.all() else np.flatnonzero(useful)
         right = correct if np.array_equal(self._order, range(len(correct))) else correct[self._order]
-        right = right if isinstance(samples, slice) else np.take(right, samples, axis=1)
+        right = right if samples is None else np.take(right, samples, axis=1)
         self._right = right if self._useful is None else np.take(right, self._useful, axis=1)
 
     def of(self, weights: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -97,7 +98,7 @@ class GreedyLists:
         # Not weights[:, useful], which would lie sample by sample and make each step slow.
         chosen_on = weights.copy() if self._useful is None else np.take(weights, self._useful, axis=1)
         left = Uncovered(chosen_on, self._right)
-        bounds = left.gains()
+        bounds = left.gains().astype(np.float64)
         ties = _Ties(self._quality, order, weights, self._samples)
         rows = np.arange(len(weights))
         pick = np.zeros(len(weights), np.int64)
@@ -125,9 +126,9 @@ class _Ties:
     """
 
     def __init__(
-        self, quality: np.ndarray, order: np.ndarray, weights: np.ndarray, samples: np.ndarray | slice = slice(None)
+        self, quality: np.ndarray, order: np.ndarray, weights: np.ndarray, samples: np.ndarray | slice
     ) -> None:
-        """quality: (C, N). order: (C,) rows of it. weights: (B, n). samples: which n of the N; default all."""
+        """quality: (C, N). order: (C,) rows of it. weights: (B, n). samples: which n of the N."""
         self._quality, self._order, self._weights, self._samples = quality, order, weights, samples
         self._total = np.maximum(weights.sum(1, dtype=np.float64), 1)
         self._pairs = 0

@@ -10,23 +10,28 @@ from __future__ import annotations
 import numpy as np
 
 _SAMPLES = 3584
-"""In one product: as many draws with replacement from as many samples stay below `_BASE`."""
+"""In one product: of a resample they hardly ever weigh `_BASE` or more, which is eight standard deviations above."""
+_FEWEST = 200
+"""Of which a product takes longer than telling two weightings apart."""
 _BASE = 4096
 """2^12: what two weightings of a row are told apart by."""
+_CACHED_CELLS = 400_000
+"""Weights at once, so that what is made of them stays in a cache."""
 
 
 class Uncovered:
     """Samples that the list of each weighting does not cover yet, and where each configuration is right on them."""
 
     def __init__(self, weights: np.ndarray, right: np.ndarray) -> None:
-        """weights: (B, n) whole numbers, how often each sample counts; written to. right: (C, n) bool."""
+        """weights: (B, n) how often each sample counts, whole numbers that sum to less than 2^24; written to. right:
+        (C, n) bool."""
         self._weights, self._right = weights, right
         self._blocks = _blocks(weights)
 
     def gains(self, configs: np.ndarray | None = None) -> np.ndarray:
-        """(B, c) float64: the weight that each configuration is right on. configs: (c,) which; default all."""
+        """(B, c) float32: the weight that each configuration is right on. configs: (c,) which; default all."""
         count = len(self._right) if configs is None else len(configs)
-        gains = np.zeros((len(self._weights), count))
+        gains = np.zeros((len(self._weights), count), np.float32)
         for block, paired in self._blocks:
             weights, right = self._weights[:, block], self._right[:, block]
             by_config = (right if configs is None else right[configs]).astype(np.float32).T
@@ -36,17 +41,17 @@ class Uncovered:
             pairs, odd = weights[::2].astype(np.float32), weights[1::2]
             pairs[: len(odd)] += np.multiply(odd, np.float32(_BASE), dtype=np.float32)
             sums = pairs @ by_config
-            of_odd = np.floor(sums / _BASE)
-            gains[::2] += sums - _BASE * of_odd
+            of_odd = np.floor(sums * np.float32(1 / _BASE))
+            gains[::2] += sums - np.float32(_BASE) * of_odd
             gains[1::2] += of_odd[: len(odd)]
         return gains
 
     def take_out(self, pick: np.ndarray) -> None:
         """Takes out what a configuration of each weighting is right on; and samples that no weighting has left, when
         half of them are gone, so that all the shedding costs one matrix. pick: (B,)."""
-        wrong = {config: ~self._right[config] for config in set(pick.tolist())}
-        for left, config in zip(self._weights, pick.tolist(), strict=True):
-            left *= wrong[config]
+        size = max(1, _CACHED_CELLS // max(1, self._weights.shape[1]))
+        for start in range(0, len(pick), size):
+            self._weights[start : start + size] *= np.logical_not(self._right[pick[start : start + size]])
         kept = np.flatnonzero(self._weights.max(0, initial=0))
         if len(kept) <= self._weights.shape[1] / 2:
             self._weights, self._right = np.take(self._weights, kept, axis=1), np.take(self._right, kept, axis=1)
@@ -55,8 +60,10 @@ class Uncovered:
 
 def _blocks(weights: np.ndarray) -> list[tuple[slice, bool]]:
     """The samples a few at a time, and whether two weightings of these can share a row. weights: (B, n)."""
-    starts = range(0, weights.shape[1], _SAMPLES)
-    if weights.dtype != np.uint8:
-        return [(slice(start, start + _SAMPLES), False) for start in starts]
-    blocks = [slice(start, start + _SAMPLES) for start in starts]
-    return [(block, int(weights[:, block].sum(1, dtype=np.uint32).max(initial=0)) < _BASE) for block in blocks]
+    blocks = []
+    for start in range(0, weights.shape[1], _SAMPLES):
+        block = weights[:, start : start + _SAMPLES]
+        pays = block.dtype == np.uint8 and block.shape[1] >= _FEWEST
+        paired = pays and int(block.sum(1, dtype=np.uint32).max(initial=0)) < _BASE
+        blocks.append((slice(start, start + _SAMPLES), paired))
+    return blocks

@@ -38,8 +38,9 @@ class _Block:
     group: int | None = None
 
     def row(self, config: int) -> _Block:
-        """The block less all configurations but one, where those can be left undecoded."""
-        if self.group is not None or self.index.order is not None:
+        """The block less all configurations but one, where those can be left undecoded: of rows that are ordered, and
+        of which a record says whether they are what was written."""
+        if self.group is not None or self.index.order is not None or self.index.part.record is None:
             return self
         return replace(self, configs=slice(config, config + 1))
 

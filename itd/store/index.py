@@ -54,13 +54,17 @@ class Index:
 
 
 def read_index(
-    part: Part, numbers: np.ndarray | None, samples: np.ndarray | None, table: pa.Table | None = None
+    part: Part,
+    numbers: np.ndarray | None,
+    samples: np.ndarray | None,
+    table: pa.Table | None = None,
+    meta: pq.FileMetaData | None = None,
 ) -> Index:
     """Reads and checks which rows a part has.
 
     numbers, samples: what must be there, where that is known. table: all columns of a part with a record, where they
-    have been read. Raises ResultError for a (sample, config) row that is missing or there twice, a sample with two
-    labels, and rows of other samples or configurations.
+    have been read; with `meta`, which is of its footer, those of the index suffice. Raises ResultError for a (sample,
+    config) row that is missing or there twice, a sample with two labels, and rows of other samples or configurations.
     """
     column = _columns(part, numbers is None, table)
     there, here, order = _arrange(part, column, samples)
@@ -82,11 +86,16 @@ def read_index(
     if (of_labels.reshape(len(there), count) != labels).any():
         raise ResultError(f"{part.path} gives one sample two labels; write the file again")
     index = Index(part, there, here, labels, order, None)
-    mask = _without_nulls(index, table)
+    mask = _without_nulls(index, table if meta is None else None, meta)
     if len(of_labels) > ROWS_AT_ONCE:
         del of_labels
         pa.default_memory_pool().release_unused()  # what its columns took: 0.2 GB of 31 million rows
     return index if mask.all() else Index(part, there, here, labels, order, mask)
+
+
+def is_long(part: Part) -> bool:
+    """Whether one column after the other is to be read of a part with a record."""
+    return part.record is not None and part.record["rows"] > ROWS_AT_ONCE
 
 
 def read_scores(index: Index) -> dict[str, np.ndarray]:
@@ -117,7 +126,7 @@ def _columns(part: Part, threads: bool, read: pa.Table | None) -> Callable[[str]
             )
         return table
 
-    if read is None and part.record is not None and part.record["rows"] > ROWS_AT_ONCE:
+    if read is None and is_long(part):
         return lambda name: as_numpy(checked(read_columns(part, [name])).column(0))
     table = checked(read_columns(part, INDEX, threads=threads) if read is None else read.select(INDEX))
     return lambda name: as_numpy(table.column(name))
@@ -177,11 +186,12 @@ def _sorted(part: Part, config: np.ndarray, sample: np.ndarray) -> tuple[np.ndar
     return numbers.astype(np.int64), order
 
 
-def _without_nulls(index: Index, table: pa.Table | None) -> np.ndarray:
+def _without_nulls(index: Index, table: pa.Table | None, meta: pq.FileMetaData | None) -> np.ndarray:
     """(n,) bool: the samples none of whose scores is null or, in a file written elsewhere, not a number."""
     mask = np.ones(len(index.samples), dtype=bool)
     ours = index.part.record is not None
-    meta = read_schema(index.part)[1] if ours and table is None else None  # its footer is the one that its record names
+    if meta is None and ours and table is None:
+        meta = read_schema(index.part)[1]  # its footer is the one that its record names
     for name in SCORES:
         if meta is not None and _null_count(meta, name) == 0:
             continue

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,11 +28,25 @@ def read_schema(part: Part) -> tuple[pa.Schema, pq.FileMetaData]:
 def read_columns(part: Part, names: Sequence[str], threads: bool = False) -> pa.Table:
     """Some columns of a part, checked against page checksums and, where there is a record, its CRC-32s."""
     with _opened(part) as file:
-        if part.record is not None:
-            check_bytes(part, file.metadata, names)
-        table = file.read(columns=list(names), use_threads=threads)
-    if table.num_rows != file.metadata.num_rows:
-        raise damaged(part, f"{table.num_rows} rows where its footer says {file.metadata.num_rows}")
+        return _read(part, file, names, threads)
+
+
+def read_with_footer(
+    part: Part, names: Sequence[str], check: Callable[[pa.Schema], Any]
+) -> tuple[pa.Table, pq.FileMetaData]:
+    """`read_columns`, and the metadata, of a part that is opened once. check: of its schema, before they are read."""
+    with _opened(part) as file:
+        check(file.schema_arrow)
+        return _read(part, file, names), file.metadata
+
+
+def _read(part: Part, file: pq.ParquetFile, names: Sequence[str], threads: bool = False) -> pa.Table:
+    meta = file.metadata
+    if part.record is not None:
+        check_bytes(part, meta, names)
+    table = file.read(columns=list(names), use_threads=threads)
+    if table.num_rows != meta.num_rows:
+        raise damaged(part, f"{table.num_rows} rows where its footer says {meta.num_rows}")
     if part.record is not None and table.num_rows != part.record["rows"]:
         raise damaged(part, f"{table.num_rows} rows where its record says {part.record['rows']}")
     return table.select(list(names))
@@ -58,12 +73,12 @@ def read_group(part: Part, name: str, group: int) -> pa.ChunkedArray:
 
 
 def read_rows(part: Part, name: str, start: int, stop: int) -> pa.ChunkedArray:
-    """Some rows of a column, checked as `read_columns` does; what comes after them is not decoded."""
+    """Some rows of a column of a part with a record, which all its bytes are checked against; what comes after the rows
+    is not decoded."""
     found: list[pa.Array] = []
     at = 0
     with _opened(part) as file:
-        if part.record is not None:
-            check_bytes(part, file.metadata, [name])
+        check_bytes(part, file.metadata, [name])
         for batch in file.iter_batches(min(stop, _ROWS_AT_ONCE), columns=[name], use_threads=False):
             if at + len(batch) > start:
                 found.append(batch.column(0)[max(0, start - at) : stop - at])

@@ -24,6 +24,7 @@ def counted(weights: np.ndarray, right: np.ndarray) -> list[list[int]]:
 @pytest.mark.parametrize("weightings", [1, 2, 5, 8])
 def test_gains_are_sums_of_whole_numbers_and_fall_as_samples_are_covered(weightings, dtype, samples, monkeypatch):
     monkeypatch.setattr(uncovered, "_SAMPLES", samples)
+    monkeypatch.setattr(uncovered, "_FEWEST", 1)
     rng = np.random.default_rng(weightings)
     weights, right = rng.poisson(1, (weightings, 40)).astype(dtype), rng.random((6, 40)) < 0.35
     left = Uncovered(weights.copy(), right)
@@ -40,20 +41,22 @@ def test_gains_are_sums_of_whole_numbers_and_fall_as_samples_are_covered(weighti
     assert widths[-1] < widths[0], "what all have covered is shed"
 
 
-@pytest.mark.parametrize("total", [4095, 4096, 9000])
+@pytest.mark.parametrize("total", [4095, 4096, 9000, 65_636])
 def test_weightings_that_are_too_heavy_for_half_a_row_have_one_each(total, monkeypatch):
-    monkeypatch.setattr(uncovered, "_SAMPLES", 100)
-    weights = np.ones((3, 150), np.uint8)
-    weights[:, :100] = 0
+    monkeypatch.setattr(uncovered, "_SAMPLES", 300)
+    monkeypatch.setattr(uncovered, "_FEWEST", 50)
+    weights = np.ones((3, 350), np.uint8)
+    weights[:, :300] = 0
     places, rest = divmod(total, 255)
     weights[:2, :places], weights[:2, places] = 255, rest
-    right = np.vstack([np.ones(150, bool), np.arange(150) % 2 == 0])
+    right = np.vstack([np.ones(350, bool), np.arange(350) % 2 == 0])
     left = Uncovered(weights, right)
     assert [paired for _, paired in left._blocks] == [total < 4096, True]
     assert left.gains().tolist() == counted(weights, right) and left.gains()[0, 0] == total + 50
 
 
-def test_what_cannot_share_a_row_is_told_before_the_sums_are_wrong():
+def test_what_cannot_share_a_row_is_told_before_the_sums_are_wrong(monkeypatch):
+    monkeypatch.setattr(uncovered, "_FEWEST", 1)
     weights, right = np.full((2, 17), 255, np.uint8), np.ones((1, 17), bool)
     assert Uncovered(weights, right).gains().tolist() == [[4335], [4335]]
 
@@ -101,6 +104,14 @@ def test_the_best_fixed_configuration_is_chosen_as_if_none_were_left_out(default
     assert all(len(candidates(right, half)) < 60 for half in _baselines.halves(n, 3))
 
 
+def test_who_may_be_first_is_asked_of_the_half_that_chooses():
+    first, second = _baselines.halves(2000, 0)
+    right = np.zeros((2, 2000), bool)
+    right[0, first], right[1, second] = True, True  # each half chooses what is wrong on all of the other
+    found, rows = _baselines.cross_measured(right, right * 1.0, np.where(right, 1, 2), [1], Resamples(2000, 20), None)
+    assert rows == (0, 1) and found[1].value == found[1].high == 0
+
+
 def test_weightings_begin_with_each_sample_once():
     resampled = np.arange(12, dtype=np.uint8).reshape(3, 4)
     weightings = _baselines._Weightings(SimpleNamespace(weights=resampled), np.array([1, 3]))
@@ -121,6 +132,7 @@ def test_lists_do_not_change_the_weights_they_are_made_with():
 
 def test_blocks_are_looked_at_anew_once_samples_are_shed(monkeypatch):
     monkeypatch.setattr(uncovered, "_SAMPLES", 20)
+    monkeypatch.setattr(uncovered, "_FEWEST", 1)
     weights = np.full((2, 80), 255, np.uint8)
     weights[:, np.arange(80) % 20 > 7] = 1  # each block weighs 2,052, and what is left of all four together 8,160
     right = np.vstack([weights[0] == 1, np.ones(80, bool)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ import pytest
 from itd.analysis import baselines
 from itd.errors import ResultError
 from itd.space import SITES, Setting, SiteSpec, build_space
-from itd.store import ResultWriter, index, open_result, verify, whole
-from itd.store.part import Part
+from itd.store import ResultWriter, index, open_result, reading, verify, whole
+from itd.store.blocks import _Block
+from itd.store.part import Part, single_part
 from itd.store.reading import read_columns, read_rows
+from itd.store.record import with_record
 from support import synthetic
 
 TYPES = {
@@ -320,11 +323,24 @@ def test_a_run_that_goes_on_reads_each_part_once(
 
 
 def test_rows_that_a_part_lacks_are_damage(folder):
-    part = Part(min(folder.glob("*.parquet")))
+    part = with_record(single_part(min(folder.glob("*.parquet"))))
     last = read_columns(part, ["pred"]).column(0).to_pylist()[23:]
     assert read_rows(part, "pred", 23, 24).to_pylist() == last
     with pytest.raises(ResultError, match="24 rows where row 24 should be"):
         read_rows(part, "pred", 22, 25)
+
+
+def test_a_row_is_decoded_alone_where_rows_are_ordered_and_a_record_vouches_for_the_rest(folder):
+    rows = index.read_index(with_record(single_part(min(folder.glob("*.parquet")))), None, None)
+    block = _Block(rows, slice(0, 6), slice(0, 4))
+    assert block.row(2) == replace(block, configs=slice(2, 3))
+    for other in (
+        replace(rows, order=np.arange(24)[::-1]),  # as a repaired part of somebody else's rows may be
+        replace(rows, part=replace(rows.part, record=None)),
+    ):
+        whole_block = _Block(other, slice(0, 6), slice(0, 4))
+        assert whole_block.row(2) is whole_block
+    assert replace(block, group=0).row(2) == replace(block, group=0)
 
 
 def test_a_row_of_rows_in_another_order_is_the_same(folder, tmp_path):
@@ -344,3 +360,18 @@ def test_a_row_is_not_read_from_a_column_that_was_changed_after_it(folder):
     path.write_bytes(data)
     with pytest.raises(ResultError, match="the bytes of column rank do not match its record"):
         result.row("rank", 0)
+
+
+def test_each_part_is_opened_once_to_know_its_rows(folder, monkeypatch):
+    opened: list[Path] = []
+    real = pq.ParquetFile
+
+    def counted(path, **how):
+        if path in parts:
+            opened.append(path)
+        return real(path, **how)
+
+    parts = sorted(folder.glob("*.parquet"))
+    monkeypatch.setattr(reading.pq, "ParquetFile", counted)
+    assert open_result(folder).n == 10
+    assert sorted(opened) == parts and len(parts) == 3
