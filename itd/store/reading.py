@@ -15,7 +15,7 @@ from itd.store.part import Part, damaged
 from itd.store.record import check_bytes, check_footer
 from itd.text import one_line
 
-_ROWS_AT_ONCE = 2**14
+_ROWS_PER_BATCH = 2**14
 """Decoded at once where the rows after them may not be wanted."""
 
 
@@ -79,7 +79,7 @@ def read_rows(part: Part, name: str, start: int, stop: int) -> pa.ChunkedArray:
     at = 0
     with _opened(part) as file:
         check_bytes(part, file.metadata, [name])
-        for batch in file.iter_batches(min(stop, _ROWS_AT_ONCE), columns=[name], use_threads=False):
+        for batch in file.iter_batches(min(stop, _ROWS_PER_BATCH), columns=[name], use_threads=False):
             if at + len(batch) > start:
                 found.append(batch.column(0)[max(0, start - at) : stop - at])
             at += len(batch)

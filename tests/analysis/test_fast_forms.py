@@ -98,7 +98,7 @@ def test_equal_lists_that_vote_once_count_for_each(configs, images, cells, monke
 @pytest.mark.parametrize("compacted", [False, True], ids=["parts", "one file"])
 @pytest.mark.parametrize("kept", [False, True])
 def test_blocks_one_row_and_the_whole_of_a_score_are_the_same(kept, compacted, tmp_path, monkeypatch):
-    monkeypatch.setattr("itd.store.reading._ROWS_AT_ONCE", 5)  # a row of the matrix begins in the middle of a batch
+    monkeypatch.setattr("itd.store.reading._ROWS_PER_BATCH", 5)  # a row of the matrix begins in the middle of a batch
     writer = synthetic.open_writer(tmp_path / "r.parquet", 8)
     units = writer.todo()
     for unit in units:
