@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -38,8 +39,10 @@ def candidates(correct: np.ndarray, samples: np.ndarray) -> np.ndarray:
     array([0, 2])
     """
     right = np.take(correct, samples, axis=1)
-    best = right[right.sum(1).argmax()]
-    ahead, behind = np.count_nonzero(right < best, axis=1), np.count_nonzero(right > best, axis=1)
+    count = np.array([np.count_nonzero(row) for row in right])
+    best = right[count.argmax()]
+    both = np.array([np.count_nonzero(row & best) for row in right])
+    ahead, behind = count.max() - both, count - both
     return np.flatnonzero((np.sqrt(ahead) - np.sqrt(behind)) ** 2 < _UNLIKELY)
 
 
@@ -130,9 +133,12 @@ class _Ties:
     ) -> None:
         """quality: (C, N). order: (C,) rows of it. weights: (B, n). samples: which n of the N."""
         self._quality, self._order, self._weights, self._samples = quality, order, weights, samples
-        self._total = np.maximum(weights.sum(1, dtype=np.float64), 1)
         self._pairs = 0
         self.known: np.ndarray | None = None
+
+    @functools.cached_property
+    def _total(self) -> np.ndarray:
+        return np.maximum(self._weights.sum(1, dtype=np.float64), 1)
 
     def first(self, gains: np.ndarray) -> np.ndarray:
         """(B,) the place of the largest gain; of several the one of highest mean, then the first. gains: (B, C)."""
