@@ -119,13 +119,13 @@ def _open_files(path: str, parts: list[Part]) -> Result:
     """Parquet files without a manifest: everything comes from their rows."""
     indices: list[Index] = []
     for part in map(with_record, parts):
-        schema, _ = read_schema(part)
+        schema, meta = read_schema(part)
         attributes = check_columns(schema, str(part.path))
         indices.append(read_index(part, indices[0].numbers if indices else None, None))
         if len(indices) == 1:
             first_attributes, columns = attributes, setting_columns(attributes)
             settings = _settings_from_rows(indices[0], columns)
-            default = default_of(schema, str(part.path))
+            default = default_of(schema, meta, str(part.path))
         elif attributes != first_attributes:
             raise ResultError(
                 f"{path}: {part.name} varies {', '.join(attributes)}, the others {', '.join(first_attributes)}"

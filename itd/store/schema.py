@@ -32,6 +32,8 @@ SETTING_TYPES: Mapping[str, pa.DataType] = {"stride": pa.float32(), "dilation": 
 FLOATS = tuple(name for name in SCORES if pa.types.is_floating(TYPES[name]))
 
 _ATTRS = b"PANDAS_ATTRS"
+_LONGEST_NAME = 200
+"""Of the program that wrote a file: longer texts are other fields of a damaged footer."""
 _ATTRS_FIELDS = fields({}, {"itd": fields({"default": maybe(whole(0, 32_767))})})
 
 
@@ -61,21 +63,37 @@ def part_schema(attributes: Sequence[str], default: int | None) -> pa.Schema:
     return pa.schema(fields, metadata={_ATTRS: json.dumps({"itd": {"default": default}})})
 
 
-def default_of(schema: pa.Schema, where: str) -> int | None:
-    """The default configuration that a file's metadata names; None where they have nothing of it.
+def default_of(schema: pa.Schema, footer: pq.FileMetaData, where: str) -> int | None:
+    """The default configuration that a file's metadata name; None where they have nothing of it.
 
+    Nothing protects the footer of a file without a record, but the metadata are in it twice: in Arrow's schema, which
+    pyarrow reads, and beside it. Where there are none at all, damage shows in the name of the program that wrote it.
     Raises ResultError, naming `where`, for metadata that are damaged: then nobody would know that they named one.
     """
-    text = (schema.metadata or {}).get(_ATTRS)
-    if text is None:
-        return None
+    own, beside = (schema.metadata or {}).get(_ATTRS), (footer.metadata or {}).get(_ATTRS)
+    text = beside if own is None else own
     try:
+        if schema.metadata and own != beside:
+            raise BadJson("what they say twice differs")
+        if not footer.metadata and not _names_its_writer(footer):
+            raise BadJson("there are none, and no program that wrote it")
+        if text is None:
+            return None
         attrs = parse_json(text, _ATTRS_FIELDS, name="PANDAS_ATTRS")
     except BadJson as error:
         raise ResultError(
             f"{where} is damaged: its metadata do not say its default configuration ({error}); make the file again"
         ) from error
     return attrs.get("itd", {}).get("default")
+
+
+def _names_its_writer(footer: pq.FileMetaData) -> bool:
+    """Whether a footer says which program wrote it; of a damaged one other texts can stand there."""
+    try:
+        name = footer.created_by or ""
+    except UnicodeDecodeError:
+        return False
+    return 0 < len(name) <= _LONGEST_NAME and _ATTRS.decode() not in name
 
 
 def part_table(

@@ -375,3 +375,27 @@ def test_each_part_is_opened_once_to_know_its_rows(folder, monkeypatch):
     monkeypatch.setattr(reading.pq, "ParquetFile", counted)
     assert open_result(folder).n == 10
     assert sorted(opened) == parts and len(parts) == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (b'{"itd": {"default": 2}}', b'{"itd": {"default": 3}}', "what they say twice differs"),
+        (b"PANDAS_ATTRS\x18", b"PANDAs_ATTRS\x18", "what they say twice differs"),
+        (b"UEFOREFTX0FUVFJT", b"UEFOREFTX1FUVFJT", "what they say twice differs"),  # Arrow's, in base64
+        (b"HsiZGVmYXVsdCI6IDJ9f", b"HsiZGVmYXVsdCI6IDN9f", "what they say twice differs"),
+        (b"\x00\x19,\x18\x0cPANDAS", b"\x01\x19,\x18\x0cPANDAS", "there are none, and no program that wrote it"),
+        (b"\x00\x19,\x18\x0cPANDAS", b"\x04\x19,\x18\x0cPANDAS", "there are none, and no program"),
+        (b"\x19,\x18\x0cPANDAS_ATTRS", b"\x19\x0c\x18\x0cPANDAS_ATTRS", "there are none, and no program"),
+    ],
+)
+def test_a_bit_of_a_file_by_itself_does_not_take_its_default_away(tmp_path, old, new, words):
+    """Each of these was another default, or none, and nothing showed it."""
+    made = synthetic.make_result(tmp_path / "r", synthetic.make_scores(6, 12), default=2, images_per_unit=12)
+    data, path = min(made.glob("*.parquet")).read_bytes(), tmp_path / "alone.parquet"
+    assert data.count(old) == 1 and sum((a ^ b).bit_count() for a, b in zip(old, new, strict=True)) == 1
+    path.write_bytes(data)
+    assert open_result(path).default == 2
+    path.write_bytes(data.replace(old, new))
+    with pytest.raises(ResultError, match=f"alone.parquet is damaged: its metadata .*{words}"):
+        open_result(path)
