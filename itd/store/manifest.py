@@ -15,7 +15,7 @@ from itd.errors import ResultError
 from itd.space import ATTRIBUTES, Space
 from itd.store.claims import require_lease
 from itd.store.fields import check_manifest
-from itd.store.files import OWN_HASH, SIDE, read_beside, read_json, sealed, sha256, to_json, write_whole
+from itd.store.files import OWN_HASH, SIDE, is_sealed, read_beside, read_json, sealed, sha256, to_json, write_whole
 from itd.store.identity import OF_DATA, as_json, identity_differences
 from itd.store.part import list_parts
 from itd.store.samples import HASH, Namer, write_samples
@@ -61,7 +61,10 @@ def _check_of_its_format(manifest: Any, name: str) -> None:
     there = manifest.get("format") if isinstance(manifest, dict) else None
     if there not in (UNSEALED, FORMAT) or isinstance(there, (bool, float)):
         shown = shorten(repr(there if isinstance(manifest, dict) else type(manifest).__name__), 20)
-        raise OtherFormatError(f"has format {shown}; this version reads formats {UNSEALED} and {FORMAT}")
+        said = f"has format {shown}; this version reads formats {UNSEALED} and {FORMAT}"
+        if not isinstance(there, int) or isinstance(there, bool) or is_sealed({**manifest, "format": FORMAT}):
+            raise BadJson(f"it {said}")  # no version writes that, or the hash is of what stood there before
+        raise OtherFormatError(said)
     if there == FORMAT and OWN_HASH not in manifest:
         raise BadJson(f"it has no {OWN_HASH}")
     check_manifest(manifest, name)

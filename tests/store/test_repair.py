@@ -229,6 +229,19 @@ def test_configurations_of_an_older_version_say_the_figures_and_not_what_they_ar
         writer(folder)
 
 
+@pytest.mark.parametrize(("old", "new"), [(b'"format": 2', b'"format": 3'), (b'"format"', b'"formav"')])
+def test_a_format_that_a_flipped_bit_made_is_damage_and_no_other_version(folder: Path, old: bytes, new: bytes) -> None:
+    before, path = open_result(folder), folder / "_itd/manifest.json"
+    data = path.read_bytes()
+    assert data.count(old) == 1 and sum((a ^ b).bit_count() for a, b in zip(old, new, strict=True)) == 1
+    path.write_bytes(data.replace(old, new))
+    with pytest.raises(ResultError, match=r"manifest\.json is damaged: it has format"):
+        open_result(folder)
+    assert any("has format" in note for note in repair(folder))
+    after = open_result(folder)
+    assert np.array_equal(after.matrix("nll"), before.matrix("nll")) and after.default == before.default
+
+
 def test_what_cannot_be_mended_is_said(folder: Path, tmp_path: Path) -> None:
     (folder / "_itd/configs.parquet").write_bytes(b"")
     (note,) = repair(folder)
