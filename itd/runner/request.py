@@ -28,7 +28,8 @@ from itd.patcher import (
 )
 from itd.patcher.families import AutoSites
 from itd.patcher.names import canonical_name, is_factory, model_slug
-from itd.runner.job import JobImages, SweepJob
+from itd.runner.job import SweepJob
+from itd.runner.job_images import JobImages
 from itd.runner.sites import sites_asked
 from itd.space import Space, SpaceList, listed_space, parse_attributes, parse_options, read_space
 from itd.weights.load import Weights, skeleton_of

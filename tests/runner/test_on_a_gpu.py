@@ -23,7 +23,7 @@ from itd.data.preprocess import DIGITS_PREPROCESS, Preprocess
 from itd.device import current
 from itd.errors import ItdWarning
 from itd.runner import worker
-from itd.runner.job import dataset_images
+from itd.runner.job_images import dataset_images
 from itd.runner.options import RunOptions, with_workers
 from itd.runner.scores import _HostCopy, sent
 from itd.store import Unit
