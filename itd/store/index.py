@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from itd.errors import ResultError
 from itd.store.part import Part
-from itd.store.reading import read_columns, read_schema
-from itd.store.schema import INDEX, SCORES
+from itd.store.reading import read_columns, read_schema, read_with_footer
+from itd.store.schema import INDEX, SCORES, check_columns
 
 ROWS_AT_ONCE = 2**20
 """Of a part with more rows one column after the other is read, as eight parts are read at a time."""
@@ -54,19 +54,15 @@ class Index:
 
 
 def read_index(
-    part: Part,
-    numbers: np.ndarray | None,
-    samples: np.ndarray | None,
-    table: pa.Table | None = None,
-    meta: pq.FileMetaData | None = None,
+    part: Part, numbers: np.ndarray | None, samples: np.ndarray | None, table: pa.Table | None = None
 ) -> Index:
     """Reads and checks which rows a part has.
 
     numbers, samples: what must be there, where that is known. table: all columns of a part with a record, where they
-    have been read; with `meta`, which is of its footer, those of the index suffice. Raises ResultError for a (sample,
-    config) row that is missing or there twice, a sample with two labels, and rows of other samples or configurations.
+    have been read. Raises ResultError for a (sample, config) row that is missing or there twice, a sample with two
+    labels, rows of other samples or configurations, and a part with a record that has other columns than a result.
     """
-    column = _columns(part, numbers is None, table)
+    column, meta = _columns(part, numbers is None, table)
     there, here, order = _arrange(part, column, samples)
     count = len(here)
     of_labels = column("label")
@@ -86,16 +82,11 @@ def read_index(
     if (of_labels.reshape(len(there), count) != labels).any():
         raise ResultError(f"{part.path} gives one sample two labels; write the file again")
     index = Index(part, there, here, labels, order, None)
-    mask = _without_nulls(index, table if meta is None else None, meta)
+    mask = _without_nulls(index, table, meta)
     if len(of_labels) > ROWS_AT_ONCE:
         del of_labels
         pa.default_memory_pool().release_unused()  # what its columns took: 0.2 GB of 31 million rows
     return index if mask.all() else Index(part, there, here, labels, order, mask)
-
-
-def is_long(part: Part) -> bool:
-    """Whether one column after the other is to be read of a part with a record."""
-    return part.record is not None and part.record["rows"] > ROWS_AT_ONCE
 
 
 def read_scores(index: Index) -> dict[str, np.ndarray]:
@@ -112,8 +103,11 @@ def read_scores(index: Index) -> dict[str, np.ndarray]:
     return {**scores, "missing": missing}
 
 
-def _columns(part: Part, threads: bool, read: pa.Table | None) -> Callable[[str], np.ndarray]:
-    """Reads a column of the index; of a part with many rows each alone, so that no two are in memory for long."""
+def _columns(
+    part: Part, threads: bool, read: pa.Table | None
+) -> tuple[Callable[[str], np.ndarray], pq.FileMetaData | None]:
+    """Reads a column of the index; of a part with many rows each alone, so that no two are in memory for long. And the
+    metadata of a part with a record that was opened for it, whose footer is the one that its record names."""
 
     def checked(table: pa.Table) -> pa.Table:
         if any(column.null_count for column in table.columns):
@@ -126,10 +120,22 @@ def _columns(part: Part, threads: bool, read: pa.Table | None) -> Callable[[str]
             )
         return table
 
-    if read is None and is_long(part):
-        return lambda name: as_numpy(checked(read_columns(part, [name])).column(0))
-    table = checked(read_columns(part, INDEX, threads=threads) if read is None else read.select(INDEX))
-    return lambda name: as_numpy(table.column(name))
+    def check(schema: pa.Schema) -> None:
+        check_columns(schema, str(part.path))
+
+    meta = None
+    if read is None and part.record is not None and part.record["rows"] > ROWS_AT_ONCE:
+        schema, meta = read_schema(part)
+        check(schema)
+        return lambda name: as_numpy(checked(read_columns(part, [name])).column(0)), meta
+    if read is not None:
+        table = read.select(INDEX)
+    elif part.record is not None:
+        table, meta = read_with_footer(part, INDEX, check)
+    else:
+        table = read_columns(part, INDEX, threads=threads)
+    table = checked(table)
+    return lambda name: as_numpy(table.column(name)), meta
 
 
 def _arrange(
@@ -190,8 +196,6 @@ def _without_nulls(index: Index, table: pa.Table | None, meta: pq.FileMetaData |
     """(n,) bool: the samples none of whose scores is null or, in a file written elsewhere, not a number."""
     mask = np.ones(len(index.samples), dtype=bool)
     ours = index.part.record is not None
-    if meta is None and ours and table is None:
-        meta = read_schema(index.part)[1]  # its footer is the one that its record names
     for name in SCORES:
         if meta is not None and _null_count(meta, name) == 0:
             continue

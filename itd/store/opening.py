@@ -13,12 +13,12 @@ from itd.errors import ResultError
 from itd.space import SITES
 from itd.store import manifest as manifests
 from itd.store.blocks import for_each
-from itd.store.index import Index, as_numpy, is_long, read_index
+from itd.store.index import Index, as_numpy, read_index
 from itd.store.part import Part, all_there, list_parts, read_latest, single_part
-from itd.store.reading import read_columns, read_schema, read_with_footer
+from itd.store.reading import read_columns, read_schema
 from itd.store.record import require_record, with_record
 from itd.store.result import ORIGIN, Origin, Result
-from itd.store.schema import INDEX, check_columns, default_of, plain, setting_columns
+from itd.store.schema import check_columns, default_of, plain, setting_columns
 
 
 def open_result(path: str | Path) -> Result:
@@ -74,13 +74,7 @@ def _open_folder(path: str, root: Path, manifest: dict[str, Any], parts: list[Pa
     numbers = as_numpy(configs.column("config"))
 
     def read(part: Part) -> Index:
-        part = require_record(part)
-        here = samples[part.first : part.last + 1]
-        if is_long(part):
-            check_columns(read_schema(part)[0], str(part.path))
-            return read_index(part, numbers, here)
-        table, meta = read_with_footer(part, INDEX, lambda schema: check_columns(schema, str(part.path)))
-        return read_index(part, numbers, here, table, meta)
+        return read_index(require_record(part), numbers, samples[part.first : part.last + 1])
 
     columns = setting_columns(manifest["attributes"])
     return _assemble(

@@ -164,7 +164,7 @@ class ResultWriter:
                     manifest = manifests.create(
                         folder, identity, space, macs, samples, images_per_unit, provenance, macs_unknown, order, namer
                     )
-                configs = manifests.load_configs(folder, manifest)
+                    configs = manifests.load_configs(folder, manifest)
             run = provenance.get("run")
             return cls(str(path), manifest, configs, samples, parts=parts, run=run, retry_missing=retry_missing)
 
@@ -296,12 +296,12 @@ class ResultWriter:
             write_synced(temp, data)  # before the manifest is read, see `itd.store.existing.clear`
             self._reopen(temp, unit, record)
             manifests.require_own(self.folder, self.manifest)
-            if (unit.first, unit.last) in self._again or self._may_write(unit):
-                place = unit.first, unit.last
+            place = unit.first, unit.last
+            if place in self._again or self._may_write(unit):
                 with noting(self.folder, place, missing_images, most_missing, len(self.samples)) as notes:
                     if put_part(temp, target, record, replacing=self._to_replace(unit)) and notes is not None:
                         save_missing(self.folder, notes)
-                self._again.pop((unit.first, unit.last), None)
+                self._again.pop(place, None)
                 self._remove_superseded(unit)
             forget_failed(self.folder, unit.first, unit.last)
 
