@@ -15,7 +15,7 @@ import numpy as np
 
 from itd.analysis.bootstrap_greedy import GreedyLists, candidates, list_votes
 from itd.analysis.frames import Answer, Row, flat
-from itd.analysis.predictions import default_rank, predictions
+from itd.analysis.predictions import default_rank, distinct_of, predictions
 from itd.analysis.sampling import Estimate, Resamples, as_resamples, estimate, halves, proportion
 from itd.analysis.scores import correctness, require_number, require_result
 from itd.analysis.threads import side_by_side
@@ -110,7 +110,7 @@ def baselines(
     drawn = as_resamples(resamples, result.n, seed)
     default = result.default_index
     said = predictions(pred, labels, first=default)
-    unique = result.keep("distinct", lambda: said.unique)
+    unique = distinct_of(result, said.unique)
     rank = default_rank(result)
     classes = num_classes or result.num_classes
     ks = sorted({1, *(k for k in vote_ks if 1 <= k <= result.configs)})

@@ -39,6 +39,9 @@ COMPARED_STEPS = 12
 OVERHEAD = 300
 """What keeping a configuration's gain costs, as so many images would."""
 _CELLS = 10_000_000
+"""Weights of other folds' images at once, a byte each."""
+_NUMBERED_CELLS = 4_000_000
+"""Predictions that are sorted at once, with an order of eight bytes each."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +169,7 @@ def numbered(pred: np.ndarray) -> np.ndarray:
     [[0, 0], [1, 0], [0, 1]]
     """
     numbers = np.empty(pred.shape, np.int16)
-    size = max(1, _CELLS // len(pred))
+    size = max(1, _NUMBERED_CELLS // len(pred))
     for start in range(0, pred.shape[1], size):
         part = pred[:, start : start + size]
         order = np.argsort(part, axis=0, kind="stable")

@@ -33,7 +33,7 @@ def candidates(correct: np.ndarray, samples: np.ndarray) -> np.ndarray:
     the sum of draws of 1, -1 and 0; Annals of Mathematical Statistics 23, 1952). Those are left out that are first in
     less than one of 10^21 resamples.
 
-    correct: (C, N) bool. samples: which of the N.
+    correct: (C, N) bool. samples: numbers of those of the N.
 
     >>> candidates(np.array([[True] * 60, [False] * 60, [True] * 30 + [False] * 30]), np.arange(60))
     array([0, 2])

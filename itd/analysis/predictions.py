@@ -65,9 +65,10 @@ def distinct(pred: np.ndarray) -> np.ndarray:
     return 1 + np.count_nonzero(by_sample[:, 1:] != by_sample[:, :-1], axis=1)
 
 
-def distinct_of(result: Result) -> np.ndarray:
-    """(N,) `distinct` of a result's predictions, counted once where it keeps what it reads."""
-    return result.keep("distinct", lambda: distinct(result.matrix("pred")))
+def distinct_of(result: Result, counted: np.ndarray | None = None) -> np.ndarray:
+    """(N,) `distinct` of a result's predictions, counted once where it keeps what it reads. counted: the same, where
+    it is there already."""
+    return result.keep("distinct", lambda: distinct(result.matrix("pred")) if counted is None else counted)
 
 
 def _majority(pred: np.ndarray, counts: np.ndarray, first: int | None) -> np.ndarray:

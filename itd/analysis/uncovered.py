@@ -10,9 +10,9 @@ from __future__ import annotations
 import numpy as np
 
 _SAMPLES = 3584
-"""In one product: of a resample they hardly ever weigh `_BASE` or more, which is eight standard deviations above."""
+"""Samples in one product: in a resample they hardly ever weigh `_BASE` or more, eight standard deviations above."""
 _FEWEST = 200
-"""Of which a product takes longer than telling two weightings apart."""
+"""Samples of which a product takes longer than telling two weightings apart."""
 _BASE = 4096
 """2^12: what two weightings of a row are told apart by."""
 _CACHED_CELLS = 400_000
